@@ -1,0 +1,21 @@
+"""One-class VAE on scikit-learn's handwritten digits; nothing to download.
+
+    python -m vae_attn.main --config=configs/digits.py        # normal: 3
+    python -m vae_attn.main --config=configs/digits.py:1      # normal: 1
+"""
+
+from vae_attn.config import default_config
+
+
+def get_config(digit: str = "3"):
+    """The config; `digit` is the normal class."""
+    config = default_config()
+    config.data.name = "digits"
+    config.data.digit = int(digit) if digit.isdigit() else digit
+    config.data.validation_fraction = 0.2
+    config.data.rotation = 10.0
+    config.data.shift = 1.5
+    config.train.batch_size = 64
+    config.train.steps = 600
+    config.train.checkpoint_every = 100
+    return config

@@ -1,0 +1,17 @@
+"""One-class VAE on MNIST, the report's first claim (its Figure 1 and Table 1).
+
+    python -m vae_attn.main --config=configs/mnist.py:3 --config.data.dir=data/mnist
+
+`data.dir` holds the four official idx files, compressed or not.
+"""
+
+from vae_attn.config import default_config
+
+
+def get_config(digit: str = "3"):
+    """The config; `digit` is the normal class."""
+    config = default_config()
+    config.data.name = "mnist"
+    config.data.dir = "data/mnist"
+    config.data.digit = int(digit) if digit.isdigit() else digit
+    return config

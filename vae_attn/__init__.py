@@ -1,0 +1,1 @@
+"""Variational autoencoders that explain themselves: attention maps for every latent, in JAX."""

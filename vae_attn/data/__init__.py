@@ -1,0 +1,1 @@
+"""Data sources; each returns images as uint8 arrays."""

@@ -1,0 +1,49 @@
+"""What every data source returns: normal images to learn from, labelled images to explain."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledImages:
+    """Images with what is known of them.
+
+    Attributes:
+      images: grey (channels 1) or RGB (channels 3), 0 to 255.
+      labels: index into `class_names`; 0 is the normal class.
+      class_names: names of the labels, `class_names[0]` the normal one.
+      names: one stable name an image, for tables and file names.
+      masks: True on anomalous pixels; None where the data has no pixel truth at all.
+      has_mask: which images have pixel truth (all False where `masks` is None). A normal
+        image whose truth is "no pixel" has one.
+    """
+
+    images: UInt8[np.ndarray, "n height width channels"]
+    labels: Int[np.ndarray, "n"]
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]
+    masks: Bool[np.ndarray, "n height width"] | None
+    has_mask: Bool[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnomalyData:
+    """A one-class data set: train and validation hold normal images only.
+
+    Attributes:
+      name: for titles and tables; says "synthetic" where the pictures are.
+      train: normal images the model learns from.
+      validation: held-out normal images: normal statistics, calibration, thresholds.
+      test: what is explained and scored.
+    """
+
+    name: str
+    train: UInt8[np.ndarray, "n_train height width channels"]
+    validation: UInt8[np.ndarray, "n_validation height width channels"]
+    test: LabelledImages

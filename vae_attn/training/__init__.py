@@ -1,0 +1,1 @@
+"""From config and data to a trained state."""
