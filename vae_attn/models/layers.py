@@ -1,0 +1,192 @@
+"""Convolutions with gradients that are fast on the CPU too, and the layers made of them.
+
+A strided convolution and a transposed one are each other's adjoint. XLA's CPU backend is slow
+where it dilates its input (the input gradient of a strided convolution, the forward pass and
+the kernel gradient of a transposed one), so both are written here in terms of two operations
+that it does well: a strided convolution, and stride^2 interleaved stride-1 convolutions.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Initializer = Callable[..., Array]
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def _strided(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_DIMENSIONS
+    )
+
+
+def _interleaved(x: Array, kernel: Array, stride: int, padding: int, size: tuple) -> Array:
+    """Adjoint of `_strided` in its input: one stride-1 convolution, then a pixel shuffle.
+
+    Output row o gathers x[i] W[t] with o + padding = stride i + t. With t = stride j + r this is
+    stride (i + j) + r, so phase r of the output is a stride-1 convolution with W[r::stride].
+    """
+    side, channels = kernel.shape[0], kernel.shape[2]
+    taps = -(-side // stride)
+    full = jnp.pad(kernel, [(0, taps * stride - side)] * 2 + [(0, 0)] * 2)
+    phases = full.reshape(taps, stride, taps, stride, channels, -1).transpose(0, 2, 5, 1, 3, 4)
+    phases = phases.reshape(taps, taps, -1, stride * stride * channels)[::-1, ::-1]
+    y = _strided(x, phases, 1, taps - 1)
+    batch, height, width, _ = y.shape
+    y = y.reshape(batch, height, width, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(batch, height * stride, width * stride, channels)
+    # Rows that no window of the strided convolution reached get no gradient.
+    missing = [max(0, padding + n - have) for n, have in zip(size, y.shape[1:3], strict=True)]
+    y = jnp.pad(y, [(0, 0), (0, missing[0]), (0, missing[1]), (0, 0)])
+    return y[:, padding : padding + size[0], padding : padding + size[1]]
+
+
+def _kernel_gradient(x: Array, g: Array, kernel: Array, stride: int, padding: int) -> Array:
+    (gradient,) = jax.vjp(lambda k: _strided(x, k, stride, padding), kernel)[1](g)
+    return gradient
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv(
+    x: Float[Array, "batch height width in"],
+    kernel: Float[Array, "side side in out"],
+    stride: int,
+    padding: int,
+) -> Float[Array, "batch new_height new_width out"]:
+    """PyTorch's Conv2d without bias: symmetric zero padding, output size rounded down."""
+    return _strided(x, kernel, stride, padding)
+
+
+def _conv_forward(x, kernel, stride, padding):
+    return conv(x, kernel, stride, padding), (x, kernel)
+
+
+def _conv_backward(stride, padding, residuals, g):
+    x, kernel = residuals
+    return (
+        conv_transpose(g, kernel, stride, padding, x.shape[1:3]),
+        _kernel_gradient(x, g, kernel, stride, padding),
+    )
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv_transpose(
+    x: Float[Array, "batch height width in"],
+    kernel: Float[Array, "side side out in"],
+    stride: int,
+    padding: int,
+    size: tuple[int, int],
+) -> Float[Array, "batch new_height new_width out"]:
+    """PyTorch's ConvTranspose2d without bias, written as the adjoint of `conv`.
+
+    Args:
+      x: the input.
+      kernel: of the strided convolution whose adjoint this is, so (out, in) swap places.
+      stride: of that convolution.
+      padding: of that convolution.
+      size: height and width of the output, (n - 1) stride - 2 padding + side in PyTorch.
+
+    Returns:
+      The output; pixels that no input reaches are 0.
+    """
+    return _interleaved(x, kernel, stride, padding, size)
+
+
+def _conv_transpose_forward(x, kernel, stride, padding, size):
+    return conv_transpose(x, kernel, stride, padding, size), (x, kernel)
+
+
+def _conv_transpose_backward(stride, padding, size, residuals, g):
+    x, kernel = residuals
+    return conv(g, kernel, stride, padding), _kernel_gradient(g, x, kernel, stride, padding)
+
+
+conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
+
+
+def torch_uniform(fan_in: int) -> Initializer:
+    """PyTorch's default for weights and biases: U(-b, b) with b = 1 / sqrt(fan_in).
+
+    That is Kaiming's uniform with a = sqrt(5). For a transposed convolution PyTorch counts
+    the kernel's output channels as fan-in; so do the layers here.
+    """
+    bound = 1.0 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def _initializers(scheme: str, fan_in: int) -> tuple[Initializer, Initializer]:
+    """Kernel's and bias' initialisers of a named scheme."""
+    if scheme == "torch":
+        return torch_uniform(fan_in), torch_uniform(fan_in)
+    if scheme == "normal":  # FactorVAE's public code: N(0, 0.02), zero bias
+        return nn.initializers.normal(0.02), nn.initializers.zeros
+    raise ValueError(f"unknown initialisation {scheme!r}")
+
+
+class Conv(nn.Module):
+    """A convolution; `stride` and `padding` as in PyTorch."""
+
+    features: int
+    side: int
+    stride: int
+    padding: int
+    initialization: str
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width in"]
+    ) -> Float[Array, "batch new_height new_width out"]:
+        """Convolves."""
+        kernel_init, bias_init = _initializers(self.initialization, self.side**2 * x.shape[-1])
+        shape = (self.side, self.side, x.shape[-1], self.features)
+        y = conv(x, self.param("kernel", kernel_init, shape), self.stride, self.padding)
+        return y + self.param("bias", bias_init, (self.features,)) if self.use_bias else y
+
+
+class ConvTranspose(nn.Module):
+    """A transposed convolution; `stride` and `padding` as in PyTorch."""
+
+    features: int
+    side: int
+    stride: int
+    padding: int
+    initialization: str
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width in"]
+    ) -> Float[Array, "batch new_height new_width out"]:
+        """Convolves."""
+        kernel_init, bias_init = _initializers(self.initialization, self.side**2 * self.features)
+        shape = (self.side, self.side, self.features, x.shape[-1])
+        kernel = self.param("kernel", kernel_init, shape)
+        size = tuple((n - 1) * self.stride - 2 * self.padding + self.side for n in x.shape[1:3])
+        y = conv_transpose(x, kernel, self.stride, self.padding, size)
+        return y + self.param("bias", bias_init, (self.features,))
+
+
+class Dense(nn.Module):
+    """A linear layer."""
+
+    features: int
+    initialization: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch in"]) -> Float[Array, "batch out"]:
+        """Multiplies and adds."""
+        kernel_init, bias_init = _initializers(self.initialization, x.shape[-1])
+        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
+        return x @ kernel + self.param("bias", bias_init, (self.features,))

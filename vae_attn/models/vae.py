@@ -1,0 +1,117 @@
+"""The variational autoencoder, its encoder split at any named layer into features and head."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vae_attn.models import layers, tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A VAE as data: its tables and what they expect.
+
+    Attributes:
+      name: the one that configs use.
+      image_shape: height, width and channels of the images, which are in [0, 1].
+      encoder: rows up to, without, the two linear heads.
+      decoder: rows from the latents to the logits of the image.
+      initialization: of the weights: `torch` (PyTorch's default) or `normal` (N(0, 0.02)).
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    encoder: tuple[tables.Row, ...]
+    decoder: tuple[tables.Row, ...]
+    initialization: str
+
+    def attention_layers(self) -> tuple[str, ...]:
+        """Names of the places whose features are spatial, in order."""
+        names = [row.name for row in self.encoder]
+        return tuple(names[: names.index("flatten")])
+
+
+class VAE(nn.Module):
+    """A variational autoencoder with Gaussian latents (Kingma & Welling 2014).
+
+    For every layer name of the encoder's table, `encode` is `head` after `features`.
+
+    Attributes:
+      architecture: the tables.
+      latents: dimension D of the latent space.
+      axis_name: device axis over which batch statistics are averaged in training.
+    """
+
+    architecture: Architecture
+    latents: int = 32
+    axis_name: str | None = None
+
+    def setup(self) -> None:
+        """Builds encoder, heads and decoder."""
+        scheme = self.architecture.initialization
+        self.encoder = tables.Layers(self.architecture.encoder, scheme, self.axis_name)
+        self.mean = layers.Dense(self.latents, scheme)
+        self.logvar = layers.Dense(self.latents, scheme)
+        self.decoder = tables.Layers(self.architecture.decoder, scheme, self.axis_name)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width channels"],
+        layer: str,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch h w k"]:
+        """Activations A at a named layer: the first half of the encoder.
+
+        `conv2` is the convolution's output before its ReLU, `conv2_relu` after it.
+        """
+        return self.encoder(images, until=layer, train=train)
+
+    def head(
+        self, features: Float[Array, "batch h w k"], layer: str, *, train: bool = False
+    ) -> tuple[Float[Array, "batch latents"], Float[Array, "batch latents"]]:
+        """Mean and log variance from the activations at a named layer: the second half."""
+        hidden = self.encoder(features, after=layer, train=train)
+        return self.mean(hidden), self.logvar(hidden)
+
+    def encode(
+        self, images: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> tuple[Float[Array, "batch latents"], Float[Array, "batch latents"]]:
+        """Mean and log variance of q(z | x)."""
+        hidden = self.encoder(images, train=train)
+        return self.mean(hidden), self.logvar(hidden)
+
+    def decode(
+        self, z: Float[Array, "batch latents"], *, train: bool = False
+    ) -> Float[Array, "batch height width channels"]:
+        """Logits of the image's pixels under p(x | z); `reconstruct` gives the pixels."""
+        return self.decoder(z, train=train)
+
+    def reconstruct(
+        self, z: Float[Array, "batch latents"]
+    ) -> Float[Array, "batch height width channels"]:
+        """The image's expectation under p(x | z), in [0, 1]."""
+        return jax.nn.sigmoid(self.decode(z))
+
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        noise: Float[Array, "batch latents"],
+        *,
+        train: bool = False,
+    ) -> tuple[
+        Float[Array, "batch height width channels"],
+        Float[Array, "batch latents"],
+        Float[Array, "batch latents"],
+    ]:
+        """Encodes, samples z = mean + exp(logvar / 2) noise, decodes.
+
+        Returns:
+          Logits of the reconstruction, mean and log variance.
+        """
+        mean, logvar = self.encode(images, train=train)
+        z = mean + jnp.exp(logvar / 2) * noise
+        return self.decode(z, train=train), mean, logvar
