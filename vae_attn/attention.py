@@ -1,0 +1,252 @@
+"""Element-wise attention: what each latent of an encoder looks at, in plain JAX.
+
+Split the encoder at any layer with spatial features A (height h, width w, K channels) into
+
+    features: images -> A              head: A -> (mean, logvar) of q(z | x)
+
+and this module gives one map for every latent z_i (Liu et al., CVPR 2020, section 3.1):
+
+    alpha_ik = mean over (p, q) of d z_i / d A_k[p, q]        (equation 2)
+    M_i      = ReLU(sum_k alpha_ik A_k)                       (equation 1)
+    M        = (1 / D) sum_i M_i                              (equation 3)
+
+`make_attention_fn` returns a jitted function from parameters and images to maps. The functions
+it is made of are pure, so they can be jitted, vmapped and differentiated again (second-order
+gradients flow through alpha). Nothing here knows of any model: `head` is any function whose
+images do not interact, such as an evaluation-mode network.
+
+The published sources disagree about the map, hence the named styles in `STYLES`:
+
+    paper              the formulas above.
+    authors_code       the public code: one map from sum_i mean_i, its gradient normalised over
+                       the whole batch, no ReLU.
+    normal_difference  equation 4: the gradient of a sampled difference to the normal images.
+    contrast           ours: alpha applied to A(x) - A(x'), x' being what the model itself holds
+                       for normal: what in the image made z_i differ from its normal counterpart.
+    contrast_signed    the same, with alpha's sign kept.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+Mean = Callable[[Float[Array, "batch h w k"]], Float[Array, "batch latents"]]
+Head = Callable[
+    [Float[Array, "batch h w k"]],
+    tuple[Float[Array, "batch latents"], Float[Array, "batch latents"]],
+]
+
+STYLES = ("paper", "authors_code", "normal_difference", "contrast", "contrast_signed")
+PER_LATENT_STYLES = ("paper", "contrast", "contrast_signed")
+
+
+def channel_weights(
+    mean: Mean, features: Float[Array, "batch h w k"], *, latent_batch_size: int | None = None
+) -> Float[Array, "batch latents k"]:
+    """Equation 2: alpha_ik, the spatial mean of d z_i / d A_k, for every latent.
+
+    Args:
+      mean: from features to latents; images must not interact.
+      features: A.
+      latent_batch_size: how many latents are differentiated at once. All, if None; fewer need
+        less memory (each takes as much as the features) and more time.
+
+    Returns:
+      alpha.
+    """
+    z, pullback = jax.vjp(mean, features)
+
+    def pooled_gradient(one_hot: Float[Array, "latents"]) -> Float[Array, "batch k"]:
+        # Images do not interact: one cotangent for the batch gives each image its own gradient.
+        (gradient,) = pullback(jnp.broadcast_to(one_hot, z.shape))
+        return gradient.mean(axis=(1, 2))
+
+    basis = jnp.eye(z.shape[1], dtype=z.dtype)
+    if latent_batch_size is None:
+        alpha = jax.vmap(pooled_gradient)(basis)
+    else:
+        alpha = jax.lax.map(pooled_gradient, basis, batch_size=latent_batch_size)
+    return jnp.swapaxes(alpha, 0, 1)
+
+
+def paper_maps(
+    mean: Mean, features: Float[Array, "batch h w k"], *, latent_batch_size: int | None = None
+) -> Float[Array, "batch latents h w"]:
+    """Equations 1 and 2: M_i = ReLU(sum_k alpha_ik A_k) for every latent."""
+    alpha = channel_weights(mean, features, latent_batch_size=latent_batch_size)
+    return jax.nn.relu(jnp.einsum("bdk,bhwk->bdhw", alpha, features))
+
+
+def contrast_maps(
+    mean: Mean,
+    features: Float[Array, "batch h w k"],
+    counterpart: Float[Array, "batch h w k"],
+    *,
+    signed: bool = False,
+    latent_batch_size: int | None = None,
+) -> Float[Array, "batch latents h w"]:
+    """Attention of the difference between an image and its normal counterpart, per latent.
+
+    Args:
+      mean: from features to latents; images must not interact.
+      features: A, of the image.
+      counterpart: B, of the image's reconstruction, or of any other normal counterpart.
+      signed: False gives M_i = sum_k |alpha_ik| |A_k - B_k|; True gives
+        M_i = |sum_k alpha_ik (A_k - B_k)|, in which channels may cancel.
+      latent_batch_size: see `channel_weights`.
+
+    Returns:
+      M_i; all 0 where image and counterpart agree.
+    """
+    alpha = channel_weights(mean, features, latent_batch_size=latent_batch_size)
+    difference = features - counterpart
+    if signed:
+        return jnp.abs(jnp.einsum("bdk,bhwk->bdhw", alpha, difference))
+    return jnp.einsum("bdk,bhwk->bdhw", jnp.abs(alpha), jnp.abs(difference))
+
+
+def authors_code_map(
+    mean: Mean, features: Float[Array, "batch h w k"], image_size: tuple[int, int]
+) -> Float[Array, "batch height width"]:
+    """The public code's map: one an image, of s = sum_i mean_i, already resized.
+
+    g = d s / d A is divided by rms(g) + 1e-5, the root mean square running over the whole
+    batch, so that (unlike every other style) an image's map depends on what else is in its
+    batch, by one common factor. alpha_k = mean of g; the map is |resize(sum_k alpha_k A_k)|.
+    """
+    z, pullback = jax.vjp(mean, features)
+    (gradient,) = pullback(jnp.ones_like(z))
+    gradient = gradient / (jnp.sqrt(jnp.mean(gradient**2)) + 1e-5)
+    alpha = gradient.mean(axis=(1, 2))
+    return jnp.abs(resize(jnp.einsum("bk,bhwk->bhw", alpha, features), image_size))
+
+
+def normal_difference_map(
+    head: Head,
+    features: Float[Array, "batch h w k"],
+    *,
+    normal_mean: Float[Array, "latents"],
+    normal_variance: Float[Array, "latents"],
+    noise: Float[Array, "samples latents"],
+) -> Float[Array, "batch h w"]:
+    """Equation 4: attention of the difference u between the image's latents and normal ones.
+
+    u_i ~ N(mean_i - normal_mean_i, exp(logvar_i) + normal_variance_i). The paper leaves open
+    how u becomes a map. Here u is reparameterised, u = difference + sqrt(variance) noise; alpha
+    is the gradient of sum_i u_i, averaged over the samples of `noise` (which all images share,
+    so that a map does not depend on its batch); u keeps its sign; M = ReLU(sum_k alpha_k A_k).
+    The normal mean has no gradient, so that with many samples, whose noise averages to 0, this
+    tends to the attention of sum_i mean_i.
+    """
+
+    def total_difference(a: Float[Array, "batch h w k"]) -> Float[Array, ""]:
+        mean, logvar = head(a)
+        deviation = jnp.sqrt(jnp.exp(logvar) + normal_variance[None])
+        u = (mean - normal_mean[None])[None] + deviation[None] * noise[:, None]
+        return u.mean(axis=0).sum()
+
+    alpha = jax.grad(total_difference)(features).mean(axis=(1, 2))
+    return jax.nn.relu(jnp.einsum("bk,bhwk->bhw", alpha, features))
+
+
+def aggregate(maps: Float[Array, "batch latents h w"]) -> Float[Array, "batch h w"]:
+    """Equation 3: the mean of the latents' maps."""
+    return maps.mean(axis=1)
+
+
+def resize(
+    maps: Float[Array, "*batch h w"], image_size: tuple[int, int]
+) -> Float[Array, "*batch height width"]:
+    """Bilinear interpolation to the image's height and width (pixel centres aligned)."""
+    return jax.image.resize(maps, (*maps.shape[:-2], *image_size), "bilinear")
+
+
+def normal_statistics(
+    mean: Float[Array, "n latents"], logvar: Float[Array, "n latents"]
+) -> tuple[Float[Array, "latents"], Float[Array, "latents"]]:
+    """Mean and variance of the latents over normal images, for `normal_difference_map`.
+
+    By the law of total variance: E[mean], and E[exp(logvar)] + Var[mean].
+    """
+    return mean.mean(axis=0), jnp.exp(logvar).mean(axis=0) + mean.var(axis=0)
+
+
+def make_attention_fn(
+    *,
+    features: Callable[[PyTree, Float[Array, "batch height width c"]], Float[Array, "batch h w k"]],
+    head: Callable[[PyTree, Float[Array, "batch h w k"]], tuple[Array, Array]],
+    style: str,
+    counterpart: Callable[[PyTree, Array], Array] | None = None,
+    normal_mean: Float[Array, "latents"] | None = None,
+    normal_variance: Float[Array, "latents"] | None = None,
+    num_samples: int = 16,
+    per_latent: bool = False,
+    latent_batch_size: int | None = None,
+) -> Callable[[PyTree, Float[Array, "batch height width c"]], Float[Array, "batch ..."]]:
+    """A jitted function `attend(params, images) -> maps` in the size of the images.
+
+    Args:
+      features: `features(params, images)` gives A, of any layer.
+      head: `head(params, A)` gives mean and logvar.
+      style: one of `STYLES`.
+      counterpart: for the contrast styles, `counterpart(params, images)` gives each image's
+        normal counterpart x', for instance its reconstruction.
+      normal_mean: for `normal_difference`, see `normal_statistics`.
+      normal_variance: likewise.
+      num_samples: for `normal_difference`, over how many fixed samples it averages.
+      per_latent: one map for every latent, (batch, latents, height, width), for the styles that
+        have them (`PER_LATENT_STYLES`), instead of one an image, (batch, height, width).
+      latent_batch_size: see `channel_weights`.
+
+    Returns:
+      The function.
+
+    Raises:
+      ValueError: for an unknown style, or where an argument that the style needs is missing.
+    """
+    if style not in STYLES:
+        raise ValueError(f"unknown attention style {style!r}; choose one of {', '.join(STYLES)}.")
+    if style.startswith("contrast") and counterpart is None:
+        raise ValueError(f"attention style {style!r} needs the argument `counterpart`.")
+    if style == "normal_difference" and (normal_mean is None or normal_variance is None):
+        raise ValueError(
+            "attention style 'normal_difference' needs `normal_mean` and `normal_variance`."
+        )
+    if per_latent and style not in PER_LATENT_STYLES:
+        raise ValueError(f"attention style {style!r} has one map an image, none per latent.")
+
+    def attend(params: PyTree, images: Float[Array, "batch height width c"]) -> Array:
+        image_size = images.shape[1:3]
+        a = features(params, images)
+
+        def mean(a: Array) -> Array:
+            return head(params, a)[0]
+
+        if style == "authors_code":
+            return authors_code_map(mean, a, image_size)
+        if style == "normal_difference":
+            maps = normal_difference_map(
+                lambda a: head(params, a),
+                a,
+                normal_mean=normal_mean,
+                normal_variance=normal_variance,
+                noise=jax.random.normal(
+                    jax.random.key(0), (num_samples, len(normal_mean)), normal_mean.dtype
+                ),
+            )
+            return resize(maps, image_size)
+        if style == "paper":
+            maps = paper_maps(mean, a, latent_batch_size=latent_batch_size)
+        else:
+            maps = contrast_maps(
+                mean,
+                a,
+                features(params, counterpart(params, images)),
+                signed=style == "contrast_signed",
+                latent_batch_size=latent_batch_size,
+            )
+        return resize(maps if per_latent else aggregate(maps), image_size)
+
+    return jax.jit(attend)

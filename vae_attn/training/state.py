@@ -1,0 +1,53 @@
+"""What a run is at one step: everything a checkpoint holds."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from vae_attn.models.vae import VAE
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Parameters and what the next step needs.
+
+    Attributes:
+      seed: of the run; with `step` it determines the next step's noise and augmentation.
+      step: number of updates made.
+      params: of the model.
+      batch_stats: running statistics of batch normalisation; empty for models without.
+      opt_state: of the optimiser.
+    """
+
+    seed: Int[Array, ""]
+    step: Int[Array, ""]
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create(*, model: VAE, tx: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step; a function of the seed alone."""
+
+    @jax.jit
+    def initialize(seed: Int[Array, ""]) -> TrainState:
+        images = jnp.zeros((1, *model.architecture.image_shape))
+        noise = jnp.zeros((1, model.latents))
+        variables = model.init(jax.random.key(seed), images, noise, train=True)
+        params = variables["params"]
+        return TrainState(
+            seed=seed,
+            step=jnp.int32(0),
+            params=params,
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=tx.init(params),
+        )
+
+    return initialize(jnp.int32(seed))

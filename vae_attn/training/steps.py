@@ -1,0 +1,106 @@
+"""One update of the VAE on one device's share of a batch."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+
+from vae_attn import losses
+from vae_attn.data.augment import Augmentation
+from vae_attn.models.vae import VAE
+from vae_attn.training.state import TrainState
+
+AXIS = "batch"
+
+Metrics = dict[str, Float[Array, ""]]
+Images = UInt8[Array, "n height width channels"]
+UpdateFn = Callable[[TrainState, Images, Int[Array, "local"]], tuple[TrainState, Metrics]]
+
+
+def example_keys(
+    seed: Int[Array, ""], step: Int[Array, ""], local_batch_size: int
+) -> Key[Array, "local"]:
+    """Random keys for this device's examples: functions of seed, step and place in the batch.
+
+    They do not depend on how many devices share the batch, so neither does the training.
+    """
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    places = lax.axis_index(AXIS) * local_batch_size + jnp.arange(local_batch_size)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, places)
+
+
+def to_unit(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Pixels from 0..255 to [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def make_update_fn(
+    *, model: VAE, tx: optax.GradientTransformation, augment: Augmentation, beta: float
+) -> UpdateFn:
+    """The update of a VAE: loss = reconstruction + beta KL, averaged over the batch.
+
+    Args:
+      model: whose batch normalisation averages over `AXIS`.
+      tx: optimiser.
+      augment: what may be done to a training image.
+      beta: weight of the KL term (1: Kingma & Welling 2014; more: beta-VAE).
+
+    Returns:
+      `update(state, images, indices)`, for one device among those that share the axis `AXIS`:
+      `images` is the whole training set, `indices` this device's share of the batch. It returns
+      the next state and the mean losses, equal on all devices.
+    """
+
+    def loss_fn(params: PyTree, state: TrainState, batch: Array, noise: Array) -> tuple:
+        (logits, mean, logvar), updated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch,
+            noise,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        reconstruction = losses.reconstruction_loss(logits=logits, images=batch).mean()
+        kl = losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1).mean()
+        loss = reconstruction + beta * kl
+        metrics = {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+        return loss, (metrics, updated.get("batch_stats", {}))
+
+    def update(
+        state: TrainState, images: Images, indices: Int[Array, "local"]
+    ) -> tuple[TrainState, Metrics]:
+        noise_keys, augment_keys = jax.vmap(jax.random.split, out_axes=1)(
+            example_keys(state.seed, state.step, len(indices))
+        )
+        batch = jax.vmap(augment)(augment_keys, to_unit(images[indices]))
+        noise = jax.vmap(lambda key: jax.random.normal(key, (model.latents,)))(noise_keys)
+        gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+            state.params, state, batch, noise
+        )
+        gradients, metrics = lax.pmean((gradients, metrics), AXIS)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    return update
+
+
+def make_loss_fn(*, model: VAE, beta: float) -> Callable[..., Float[Array, "batch"]]:
+    """`loss(variables, images)`: the objective per image at z = mean, for the validation loss."""
+
+    @jax.jit
+    def loss(variables: PyTree, images: UInt8[Array, "batch h w c"]) -> Float[Array, "batch"]:
+        x = to_unit(images)
+        mean, logvar = model.apply(variables, x, method="encode")
+        logits = model.apply(variables, mean, method="decode")
+        kl = losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1)
+        return losses.reconstruction_loss(logits=logits, images=x) + beta * kl
+
+    return loss
