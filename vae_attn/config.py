@@ -1,0 +1,158 @@
+"""The keys every experiment has, their defaults and limits, and how a workdir keeps them."""
+
+import json
+import pathlib
+
+import ml_collections
+
+from vae_attn import attention
+from vae_attn.errors import UserError
+from vae_attn.models import registry
+from vae_attn.training import parallel
+
+# Keys that may differ between two calls on one workdir: they change no parameter of the model.
+_FREE_KEYS = ("attention.", "evaluate.", "parallel.", "data.dir", "train.log_every")
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Every key with its default; a file of `configs/` changes what its experiment needs."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.num_seeds = 1
+
+    config.data = ml_collections.ConfigDict()
+    config.data.name = "digits"
+    config.data.dir = "data"  # where the data set's official files are
+    config.data.image_size = 28
+    config.data.digit = 3  # digits, mnist: the normal class
+    config.data.validation_fraction = 0.1  # of the normal training images
+    config.data.rotation = 0.0  # augmentation: largest rotation, degrees both ways
+    config.data.shift = 0.0  # augmentation: largest shift, pixels each way
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "mnist"
+    config.model.latents = 32
+
+    config.train = ml_collections.ConfigDict()
+    config.train.batch_size = 128  # over all devices
+    config.train.epochs = 100
+    config.train.steps = 0  # overrides epochs unless 0
+    config.train.learning_rate = 1e-3
+    config.train.beta = 1.0  # weight of the KL term
+    config.train.log_every = 50  # steps
+    config.train.checkpoint_every = 1000  # steps; each one also measures the validation loss
+
+    config.attention = ml_collections.ConfigDict()
+    config.attention.style = "contrast"  # of the pictures
+    config.attention.layer = "conv1"
+    config.attention.latent_batch_size = 0  # latents differentiated at once; 0 is all
+
+    config.evaluate = ml_collections.ConfigDict()
+    config.evaluate.checkpoint = "best"  # best (by validation loss) or latest
+    config.evaluate.styles = attention.STYLES
+    config.evaluate.layers = ("conv1", "conv2")
+    config.evaluate.batch_size = 64
+    config.evaluate.max_images = 0  # images of each kind to score, drawn at random; 0 is all
+
+    config.parallel = ml_collections.ConfigDict()
+    config.parallel.mode = "pmap"  # pmap or shard_map
+    return config
+
+
+def digit_variant(variant: str) -> int:
+    """The normal digit of a config string such as `configs/mnist.py:3`."""
+    if variant not in list("0123456789"):
+        raise UserError(f"the config's variant {variant!r} is no digit: give one of :0 to :9.")
+    return int(variant)
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks what a type cannot: names, ranges, layers.
+
+    Raises:
+      UserError: naming the first key that is wrong, its value and what it may be.
+    """
+    positive = ("train.batch_size", "train.log_every", "train.checkpoint_every", "model.latents")
+    for key in (*positive, "evaluate.batch_size", "train.learning_rate"):
+        _require(config, key, lambda value: value > 0, "greater than 0")
+    for key in ("train.epochs", "train.steps", "evaluate.max_images", "train.beta", "seed"):
+        _require(config, key, lambda value: value >= 0, "0 or more")
+    _require(config, "num_seeds", lambda value: value == 1, "1 (more is not supported yet)")
+    for key in ("attention.style", "evaluate.styles"):
+        styles = f"of {', '.join(attention.STYLES)}"
+        _require(config, key, lambda value: set(_listed(value)) <= {*attention.STYLES}, styles)
+    architecture = registry.architecture(config.model.name, config.data.image_size)
+    layers = architecture.attention_layers()
+    for key in ("attention.layer", "evaluate.layers"):
+        known = f"of the layers of model.name={config.model.name}: {', '.join(layers)}"
+        _require(config, key, lambda value: set(_listed(value)) <= {*layers}, known)
+    _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
+    _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
+    _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
+
+
+def _require(config, key, accepts, expected) -> None:
+    value = config
+    for part in key.split("."):
+        value = value[part]
+    if not accepts(value):
+        raise UserError(f"--config.{key}={value!r} must be {expected}.")
+
+
+def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
+def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes `config.json` into a new workdir; refuses a workdir made with another config.
+
+    Args:
+      config: of this call.
+      workdir: created if missing.
+
+    Raises:
+      UserError: if the workdir cannot be written, or was made with other values of keys that
+        change the training; the message lists them.
+    """
+    path = workdir / "config.json"
+    now = json.loads(config.to_json())
+    if path.exists():
+        _compare(now, path)
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(now, indent=2, sort_keys=True) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
+        ) from error
+
+
+def _compare(now: dict, path: pathlib.Path) -> None:
+    try:
+        before = _flat(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): repair it, or give another --workdir."
+        ) from error
+    now = _flat(now)
+    differing = [
+        f"{key} (there {before.get(key, 'absent')!r}, now {now.get(key, 'absent')!r})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS)
+    ]
+    if differing:
+        raise UserError(
+            f"{path.parent} holds a run with another config: {', '.join(differing)}. "
+            "Give another --workdir, or the values of the run that is there."
+        )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat

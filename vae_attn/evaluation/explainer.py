@@ -1,0 +1,153 @@
+"""A trained VAE as an explainer: maps and scores of uint8 images, jitted and batched."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree, UInt8
+
+from vae_attn import attention, losses
+from vae_attn.errors import UserError
+from vae_attn.evaluation.batching import map_batches
+from vae_attn.models.vae import VAE
+from vae_attn.training.steps import to_unit
+
+# The baseline beside the attention styles; it has no layer, and "image" stands in its place.
+RECONSTRUCTION_ERROR = "reconstruction_error"
+IMAGE = "image"
+
+Images = UInt8[np.ndarray, "n height width channels"]
+
+
+class Explainer:
+    """Explains images by a trained VAE.
+
+    Attributes:
+      model: the VAE.
+      variables: its parameters and batch statistics.
+      normal_mean: mean of the latents over normal images.
+      normal_variance: their variance (`attention.normal_statistics`).
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        variables: PyTree,
+        normal_images: Images,
+        *,
+        batch_size: int = 64,
+        latent_batch_size: int | None = None,
+    ) -> None:
+        """Measures the normal statistics.
+
+        Args:
+          model: the VAE.
+          variables: its parameters and batch statistics.
+          normal_images: what it was trained on (equation 4's x).
+          batch_size: images at once.
+          latent_batch_size: latents differentiated at once; None is all.
+        """
+        self.model = model
+        self.variables = variables
+        self._batch_size = batch_size
+        self._latent_batch_size = latent_batch_size
+        self._map_functions: dict[tuple[str, str, bool], Callable] = {}
+        self._encode = jax.jit(lambda v, x: model.apply(v, to_unit(x), method="encode"))
+        self._reconstruct = jax.jit(lambda v, x: _reconstruct(model, v, to_unit(x)))
+        self.normal_mean, self.normal_variance = attention.normal_statistics(
+            *(jnp.asarray(x) for x in self.encode(normal_images))
+        )
+
+    def encode(
+        self, images: Images
+    ) -> tuple[Float[np.ndarray, "n latents"], Float[np.ndarray, "n latents"]]:
+        """Mean and log variance of every image's latents."""
+        return self._batched(self._encode, images)
+
+    def reconstruct(self, images: Images) -> Float[np.ndarray, "n height width channels"]:
+        """Reconstructions from the latents' means, in [0, 1]."""
+        return self._batched(self._reconstruct, images)
+
+    def maps(
+        self, images: Images, *, style: str, layer: str
+    ) -> Float[np.ndarray, "n height width"]:
+        """One anomaly map an image.
+
+        Args:
+          images: to explain.
+          style: of `attention.STYLES`, or `reconstruction_error`, the mean over channels of
+            |x - x'|, which needs no layer.
+          layer: of the encoder.
+
+        Returns:
+          The maps; higher is more anomalous.
+
+        Raises:
+          UserError: for a layer that the model does not have.
+        """
+        if style == RECONSTRUCTION_ERROR:
+            return np.abs(self.reconstruct(images) - images / np.float32(255)).mean(axis=3)
+        return self._batched(self.map_function(style=style, layer=layer), images)
+
+    def latent_maps(
+        self, images: Images, *, style: str, layer: str
+    ) -> Float[np.ndarray, "n latents height width"]:
+        """One map for every latent of every image; see `maps`."""
+        return self._batched(self.map_function(style=style, layer=layer, per_latent=True), images)
+
+    def map_function(
+        self, *, style: str, layer: str, per_latent: bool = False
+    ) -> Callable[[PyTree, UInt8[Array, "n h w c"]], Float[Array, "n ..."]]:
+        """The jitted `attend(variables, images)` behind `maps` and `latent_maps`."""
+        known = self.model.architecture.attention_layers()
+        if layer not in known:
+            raise UserError(
+                f"layer {layer!r} is not one of model {self.model.architecture.name!r}; choose "
+                f"from {', '.join(known)} (attention.layer, evaluate.layers)."
+            )
+        key = (style, layer, per_latent)
+        if key not in self._map_functions:
+            model = self.model
+            attend = attention.make_attention_fn(
+                features=lambda v, x: model.apply(v, x, layer, method="features"),
+                head=lambda v, a: model.apply(v, a, layer, method="head"),
+                style=style,
+                counterpart=lambda v, x: _reconstruct(model, v, x),
+                normal_mean=self.normal_mean,
+                normal_variance=self.normal_variance,
+                per_latent=per_latent,
+                latent_batch_size=self._latent_batch_size,
+            )
+            self._map_functions[key] = jax.jit(lambda v, x: attend(v, to_unit(x)))
+        return self._map_functions[key]
+
+    def image_scores(self, images: Images) -> dict[str, Float[np.ndarray, "n"]]:
+        """How abnormal each image is, apart from any attention.
+
+        Returns:
+          `reconstruction_error`: the Bernoulli loss in nats; `kl`: in nats;
+          `standardised_deviation`: sum_i (mean - normal_mean)_i^2 / (variance + normal_variance)_i.
+        """
+
+        @jax.jit
+        def scores(v: PyTree, x: UInt8[Array, "batch h w c"]) -> dict[str, Array]:
+            x = to_unit(x)
+            mean, logvar = self.model.apply(v, x, method="encode")
+            logits = self.model.apply(v, mean, method="decode")
+            variance = jnp.exp(logvar) + self.normal_variance
+            return {
+                RECONSTRUCTION_ERROR: losses.reconstruction_loss(logits=logits, images=x),
+                "kl": losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1),
+                "standardised_deviation": ((mean - self.normal_mean) ** 2 / variance).sum(axis=1),
+            }
+
+        return self._batched(scores, images)
+
+    def _batched(self, fn: Callable, images: Images) -> PyTree:
+        return map_batches(lambda x: fn(self.variables, x), images, self._batch_size)
+
+
+def _reconstruct(model: VAE, variables: PyTree, x: Float[Array, "n h w c"]) -> Array:
+    mean, _ = model.apply(variables, x, method="encode")
+    return model.apply(variables, mean, method="reconstruct")

@@ -1,0 +1,130 @@
+"""Checkpoints: the two latest and the best one, each leaf with a checksum."""
+
+import logging
+import pathlib
+import zlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+from orbax.checkpoint import checkpoint_managers
+
+from vae_attn.errors import UserError
+
+_LOG = logging.getLogger("vae_attn")
+
+
+class Checkpoints:
+    """Saves and restores training states in `workdir/checkpoints`.
+
+    A checkpoint that cannot be read, or whose checksums do not match (orbax reads a flipped
+    byte without an error), is named in a warning and the one before it is used.
+    """
+
+    def __init__(self, workdir: pathlib.Path) -> None:
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(2),
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics["validation_loss"], reverse=True, n=1
+                ),
+            ]
+        )
+        self._directory = workdir.absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy,
+                # A donated buffer must not be written to while a save still reads it.
+                enable_async_checkpointing=False,
+            ),
+        )
+
+    def save(self, state: PyTree, *, step: int, validation_loss: float) -> None:
+        """Saves the state of a step, whole or not at all.
+
+        Raises:
+          UserError: if the disk refuses it.
+        """
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    checksums=ocp.args.JsonSave(_checksums(state)),
+                    validation=ocp.args.JsonSave({"loss": validation_loss}),
+                ),
+                metrics={"validation_loss": validation_loss},
+            )
+        except OSError as error:
+            raise UserError(
+                f"cannot save a checkpoint in {self._directory} ({error}): free some space and "
+                "run the same command again; it goes on from the checkpoint before."
+            ) from error
+
+    def restore(self, template: PyTree, *, which: str = "latest") -> tuple[PyTree, int] | None:
+        """The newest (or best) intact checkpoint.
+
+        Args:
+          template: a state, or shapes and dtypes of one, of the wanted structure.
+          which: `latest`, or `best` by validation loss (the latest where that one is broken).
+
+        Returns:
+          The state and its step; None where there is no checkpoint.
+
+        Raises:
+          UserError: if there are checkpoints but not one that is intact and fits `template`.
+        """
+        steps = self.steps()[::-1]
+        if which == "best" and steps:
+            best = min(steps, key=self._validation_loss)
+            steps = [best, *(step for step in steps if step != best)]
+        for step in steps:
+            try:
+                return self._restore_step(template, step), step
+            except (ValueError, OSError, KeyError) as error:
+                path = self._directory / str(step)
+                _LOG.warning("checkpoint %s is broken and passed over: %s", path, error)
+        if steps:
+            raise UserError(
+                f"no checkpoint in {self._directory} is intact and fits this config (steps "
+                f"{', '.join(map(str, steps))}; the warnings above say why): give another --workdir."
+            )
+        return None
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are kept, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()
+
+    def _validation_loss(self, step: int) -> float:
+        try:
+            args = ocp.args.Composite(validation=ocp.args.JsonRestore())
+            return self._manager.restore(step, args=args)["validation"]["loss"]
+        except (ValueError, OSError, KeyError):
+            return float("inf")
+
+    def _restore_step(self, template: PyTree, step: int) -> PyTree:
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(shapes), checksums=ocp.args.JsonRestore()
+            ),
+        )
+        found, expected = _checksums(restored["state"]), restored["checksums"]
+        wrong = sorted(name for name in found | expected if found.get(name) != expected.get(name))
+        if wrong:
+            raise ValueError(f"the checksums differ of {', '.join(wrong[:3])}")
+        return restored["state"]
+
+
+def _checksums(state: PyTree) -> dict[str, int]:
+    return {
+        jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }

@@ -1,0 +1,145 @@
+"""Trains a VAE from config and data, resuming where the workdir stands."""
+
+import logging
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from vae_attn.data import sampling
+from vae_attn.data.augment import Augmentation
+from vae_attn.data.dataset import AnomalyData
+from vae_attn.errors import UserError
+from vae_attn.evaluation.batching import map_batches
+from vae_attn.models import registry
+from vae_attn.models.vae import VAE
+from vae_attn.training import parallel, state, steps
+from vae_attn.training.checkpoints import Checkpoints
+from vae_attn.training.telemetry import Telemetry
+
+_LOG = logging.getLogger("vae_attn")
+
+
+def build_model(config: ml_collections.ConfigDict) -> VAE:
+    """The model of a config; its batch normalisation is synchronised in training."""
+    return registry.build(
+        config.model.name,
+        image_size=config.data.image_size,
+        latents=config.model.latents,
+        axis_name=steps.AXIS,
+    )
+
+
+def total_steps(config: ml_collections.ConfigDict, num_examples: int) -> int:
+    """`train.steps`, or as many as `train.epochs` passes over the training images take."""
+    return config.train.steps or -(-config.train.epochs * num_examples // config.train.batch_size)
+
+
+def restore(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, which: str
+) -> state.TrainState:
+    """The state of a trained workdir.
+
+    Args:
+      config: the run's.
+      workdir: the run's.
+      which: `best` or `latest`.
+
+    Returns:
+      The state.
+
+    Raises:
+      UserError: if there is no intact checkpoint.
+    """
+    template = jax.eval_shape(
+        lambda: state.create(model=build_model(config), tx=_optimizer(config), seed=config.seed)
+    )
+    checkpoints = Checkpoints(workdir)
+    restored = checkpoints.restore(template, which=which)
+    checkpoints.close()
+    if restored is None:
+        raise UserError(f"{workdir} holds no checkpoint: train it first (--mode=train).")
+    return restored[0]
+
+
+def train(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, data: AnomalyData
+) -> state.TrainState:
+    """Trains up to the config's number of steps, from the newest checkpoint if there is one.
+
+    Args:
+      config: see `vae_attn.config.default_config`.
+      workdir: gets checkpoints, metrics.jsonl and TensorBoard events.
+      data: its `train` and `validation` images are used.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      UserError: if the loss is no longer finite; the checkpoints up to then are kept.
+    """
+    model, tx = build_model(config), _optimizer(config)
+    update = parallel.parallelize(
+        steps.make_update_fn(
+            model=model,
+            tx=tx,
+            augment=Augmentation(rotation=config.data.rotation, shift=config.data.shift),
+            beta=config.train.beta,
+        ),
+        mode=config.parallel.mode,
+        batch_size=config.train.batch_size,
+    )
+    loss = steps.make_loss_fn(model=model, beta=config.train.beta)
+    checkpoints = Checkpoints(workdir)
+    train_state, start = state.create(model=model, tx=tx, seed=config.seed), 0
+    if (restored := checkpoints.restore(train_state)) is not None:
+        train_state, start = restored
+        _LOG.info("going on from step %d", start)
+    train_state, images = parallel.replicate((train_state, data.train))
+    total = total_steps(config, len(images))
+    telemetry = Telemetry(workdir, start_step=start, total_steps=total)
+    pending: list[dict[str, Array]] = []
+    for step in range(start, total):
+        indices = sampling.batch_indices(
+            seed=config.seed,
+            step=step,
+            batch_size=config.train.batch_size,
+            num_examples=len(images),
+        )
+        train_state, metrics = update(train_state, images, indices)
+        pending.append(metrics)
+        done = step + 1
+        at_checkpoint = done % config.train.checkpoint_every == 0 or done == total
+        if not at_checkpoint and done % config.train.log_every:
+            continue
+        means = _finite_means(pending, last_step=done)
+        pending.clear()
+        if at_checkpoint:
+            variables, batch_size = train_state.variables, config.evaluate.batch_size
+            values = map_batches(lambda x, v=variables: loss(v, x), data.validation, batch_size)
+            means["validation_loss"] = float(values.mean())
+            checkpoints.save(train_state, step=done, validation_loss=means["validation_loss"])
+        telemetry.write(done, means)
+    telemetry.close()
+    checkpoints.close()
+    return train_state
+
+
+def _optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    return optax.adam(config.train.learning_rate)
+
+
+def _finite_means(pending: list[dict[str, Array]], *, last_step: int) -> dict[str, float]:
+    """Means over the steps since the last call; stops the run where a loss is not finite."""
+    rows = jax.device_get(pending)
+    for offset, row in enumerate(rows):
+        if not np.isfinite(row["loss"]):
+            step = last_step - len(rows) + offset + 1
+            raise UserError(
+                f"the loss is {row['loss']} at step {step}: lower train.learning_rate (or mend "
+                "the data) in a new --workdir; the checkpoints before that step are kept."
+            )
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -1,0 +1,76 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard events, a bar or log lines."""
+
+import json
+import logging
+import pathlib
+import sys
+import time
+
+import tensorboardX
+from tqdm import tqdm
+
+_LOG = logging.getLogger("vae_attn")
+
+
+class Telemetry:
+    """Writes a run's metrics; of a resumed run, what lay behind the checkpoint is dropped first."""
+
+    def __init__(self, workdir: pathlib.Path, *, start_step: int, total_steps: int) -> None:
+        self._path = workdir / "metrics.jsonl"
+        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= start_step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.replace(self._path)
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start_step + 1
+        )
+        self._total = total_steps
+        self._since, self._first = time.monotonic(), start_step
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total_steps, initial=start_step, unit="step", dynamic_ncols=True
+            )
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Records the metrics of a step everywhere."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+        shown = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(shown)
+            return
+        rate = (step - self._first) / (time.monotonic() - self._since)
+        _LOG.info(
+            "step %d/%d: %s (%.2f steps/s, %.0f s to go)",
+            *(step, self._total, shown, rate, (self._total - step) / rate),
+        )
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._events.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
+    """The curves of a run: for every metric its steps and values."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for line in _lines(workdir / "metrics.jsonl"):
+        row = json.loads(line)
+        step = row.pop("step")
+        for name, value in row.items():
+            steps, values = curves.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(value)
+    return curves
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    """The whole lines of a file that may be missing, or end in the middle of a line."""
+    if not path.exists():
+        return []
+    return [line[:-1] for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
