@@ -5,7 +5,7 @@
 `data.dir` holds the four official idx files, compressed or not.
 """
 
-from vae_attn.config import default_config
+from vae_attn.config import default_config, digit_variant
 
 
 def get_config(digit: str = "3"):
@@ -13,5 +13,8 @@ def get_config(digit: str = "3"):
     config = default_config()
     config.data.name = "mnist"
     config.data.dir = "data/mnist"
-    config.data.digit = int(digit) if digit.isdigit() else digit
+    config.data.digit = digit_variant(digit)
+    config.train.batch_size = 128
+    config.train.epochs = 100
+    config.train.learning_rate = 1e-3
     return config

@@ -28,9 +28,7 @@ class Telemetry:
         self._since, self._first = time.monotonic(), start_step
         self._bar = None
         if sys.stderr.isatty():
-            self._bar = tqdm(
-                total=total_steps, initial=start_step, unit="step", dynamic_ncols=True
-            )
+            self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Records the metrics of a step everywhere."""

@@ -1,0 +1,192 @@
+"""Scores a one-class VAE: which images are abnormal, and where."""
+
+import json
+import logging
+import pathlib
+
+import ml_collections
+import numpy as np
+from jaxtyping import Bool, Float
+
+from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.data.defects import draw_defects
+from vae_attn.evaluation import bootstrap, localization
+from vae_attn.evaluation.explainer import IMAGE, RECONSTRUCTION_ERROR, Explainer
+
+_LOG = logging.getLogger("vae_attn")
+_CHUNK = 512  # images whose maps are in memory at once
+# Share of normal validation pixels above the threshold that is chosen without the test set.
+_FALSE_POSITIVE_RATE = 0.01
+
+_COLUMNS = {  # of the table, with the heading of each
+    "pixel_auroc": "pixel AUROC",
+    "pixel_auroc_low": "95% from",
+    "pixel_auroc_high": "to",
+    "best_iou_test": "best IoU*",
+    "iou": "IoU",
+    "aupro": "AUPRO",
+    "average_precision": "pixel AP",
+    "pointing_game": "pointing game",
+    "share_below_chance": "maps < 0.5",
+    "image_auroc": "image AUROC (mass)",
+    "image_auroc_max": "image AUROC (max)",
+}
+
+
+def evaluate(
+    config: ml_collections.ConfigDict, explainer: Explainer, data: AnomalyData
+) -> dict[str, float]:
+    """Scores every style and layer of `config.evaluate`, and the reconstruction error beside.
+
+    Localisation is scored on the test images that have masks; where the data has none, on
+    defects drawn on its normal test images (`data.defects`).
+
+    Args:
+      config: see `vae_attn.config.default_config`.
+      explainer: the trained model.
+      data: its `validation` and `test` images are used.
+
+    Returns:
+      Flat keys `style/layer/metric`. Localisation: those of `LocalizationState.compute`, a
+      bootstrap interval of the pixel AUROC, `iou` at the threshold that 1% of the pixels of
+      normal validation images exceed, `pointing_game`, and `share_below_chance`, of maps whose
+      own pixel AUROC is under 0.5. Images, normal against the rest of the test set:
+      `image_auroc` by the map's mean, `image_auroc_max` by its maximum; keys `score/image/...`
+      for scores that have no map.
+    """
+    test = subsample(data.test, config.evaluate.max_images, config.seed)
+    located = located_images(data, config.evaluate.max_images, config.seed)
+    abnormal = test.labels > 0
+    metrics = {
+        f"{name}/{IMAGE}/image_auroc": _image_auroc(scores, abnormal)
+        for name, scores in explainer.image_scores(test.images).items()
+    }
+    combinations = [(RECONSTRUCTION_ERROR, IMAGE)]
+    combinations += [(s, lay) for s in config.evaluate.styles for lay in config.evaluate.layers]
+    for style, layer in combinations:
+        scores = _localization(explainer, style, layer, data, located)
+        by_image = _map_scores(explainer, style, layer, test)
+        scores["image_auroc_max"] = _image_auroc(by_image[1], abnormal)
+        if style != RECONSTRUCTION_ERROR:  # whose image score is the likelihood above
+            scores["image_auroc"] = _image_auroc(by_image[0], abnormal)
+        _LOG.info("%s at %s: pixel AUROC %.3f", style, layer, scores["pixel_auroc"])
+        metrics |= {f"{style}/{layer}/{name}": value for name, value in scores.items()}
+    return metrics
+
+
+def subsample(images: LabelledImages, max_images: int, seed: int) -> LabelledImages:
+    """At most `max_images` (0: all) of the images, drawn at random, in their order."""
+    if not max_images or len(images) <= max_images:
+        return images
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[:max_images])
+    return take(images, chosen)
+
+
+def take(images: LabelledImages, chosen: np.ndarray) -> LabelledImages:
+    """The chosen images, by index or by a mask."""
+    indices = np.arange(len(images))[chosen]
+    return LabelledImages(
+        images=images.images[indices],
+        labels=images.labels[indices],
+        class_names=images.class_names,
+        names=tuple(images.names[i] for i in indices),
+        masks=None if images.masks is None else images.masks[indices],
+        has_mask=images.has_mask[indices],
+    )
+
+
+def located_images(data: AnomalyData, max_images: int, seed: int) -> LabelledImages:
+    """Test images with masks; where the data has none, defects drawn on normal test images."""
+    if data.test.masks is not None:
+        return subsample(take(data.test, data.test.has_mask), max_images, seed)
+    normal = data.test.images[data.test.labels == 0]
+    return subsample(draw_defects(normal, seed=seed), max_images, seed)
+
+
+def _localization(
+    explainer: Explainer, style: str, layer: str, data: AnomalyData, located: LabelledImages
+) -> dict[str, float]:
+    normal = localization.LocalizationState.empty()
+    for start in range(0, len(data.validation), _CHUNK):
+        images = data.validation[start : start + _CHUNK]
+        maps = explainer.maps(images, style=style, layer=layer)
+        normal = normal.add(scores=maps, masks=np.zeros(maps.shape, bool))
+    threshold = localization.threshold_from_normal(
+        normal=normal, false_positive_rate=_FALSE_POSITIVE_RATE
+    )
+    state = localization.LocalizationState.empty()
+    aurocs, pointing = [], []
+    for start in range(0, len(located), _CHUNK):
+        images, masks = (x[start : start + _CHUNK] for x in (located.images, located.masks))
+        maps = explainer.maps(images, style=style, layer=layer)
+        state = state.add(scores=maps, masks=masks)
+        aurocs.append(localization.per_image_auroc(scores=maps, masks=masks))
+        pointing.append(localization.pointing_game(scores=maps, masks=masks))
+    interval = bootstrap.bootstrap_pixel_scores(state)["pixel_auroc"]
+    return state.compute() | {
+        "pixel_auroc_low": interval.low,
+        "pixel_auroc_high": interval.high,
+        "iou": state.iou(threshold=threshold),
+        "pointing_game": float(np.nanmean(np.concatenate(pointing))),
+        "share_below_chance": localization.share_below_chance(np.concatenate(aurocs)),
+    }
+
+
+def _map_scores(
+    explainer: Explainer, style: str, layer: str, test: LabelledImages
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """Every image's mean and maximum over its map."""
+    mass, peak = [], []
+    for start in range(0, len(test), _CHUNK):
+        maps = explainer.maps(test.images[start : start + _CHUNK], style=style, layer=layer)
+        mass.append(maps.mean(axis=(1, 2)))
+        peak.append(maps.max(axis=(1, 2)))
+    return np.concatenate(mass), np.concatenate(peak)
+
+
+def _image_auroc(scores: Float[np.ndarray, "n"], abnormal: Bool[np.ndarray, "n"]) -> float:
+    value = localization.image_auroc(scores=scores, labels=abnormal)
+    return float("nan") if value is None else value
+
+
+def write(metrics: dict[str, float], folder: pathlib.Path, *, title: str) -> pathlib.Path:
+    """Writes `metrics.json` and, beside it, `table.md`.
+
+    Args:
+      metrics: of `evaluate`.
+      folder: created if missing.
+      title: of the table.
+
+    Returns:
+      Path of the table.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dict(sorted(metrics.items())), indent=2)
+    (folder / "metrics.json").write_text(text + "\n")
+    header, *rows = table(metrics)
+    lines = [f"# {title}", ""]
+    lines += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    lines += [
+        "",
+        "\\* the threshold is the best one on the test set, as in the paper; `IoU` takes the one "
+        f"that {_FALSE_POSITIVE_RATE:.0%} of the pixels of normal validation images exceed.",
+    ]
+    path = folder / "table.md"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def table(metrics: dict[str, float]) -> list[list[str]]:
+    """Rows of cells: a header, then one row a style and layer, in the order of `metrics`."""
+    rows = list(dict.fromkeys(key.rsplit("/", 1)[0] for key in metrics))
+    return [
+        ["style", "layer", *_COLUMNS.values()],
+        *(
+            [*row.split("/"), *(_cell(metrics.get(f"{row}/{column}")) for column in _COLUMNS)]
+            for row in rows
+        ),
+    ]
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

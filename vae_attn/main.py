@@ -1,0 +1,92 @@
+"""Trains a VAE, scores its attention maps and shows them.
+
+    python -m vae_attn.main --config=configs/mnist.py:3 [--workdir=DIR] [--mode=MODE]
+        [--config.KEY=VALUE ...]
+
+The same command on the same workdir goes on where it stopped.
+"""
+
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from vae_attn.errors import UserError
+
+MODES = ("all", "train", "evaluate", "explain")
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file of configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config name>.")
+_MODE = flags.DEFINE_enum(
+    "mode", "all", MODES, "train; evaluate: score the maps; explain: draw figures and the page."
+)
+
+_LOG = logging.getLogger("vae_attn")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with one sentence instead of a traceback for what a config cannot take.
+
+    Args:
+      argv: the command line, program name first.
+
+    Returns:
+      The program's name alone, since there are no positional arguments.
+
+    Raises:
+      UserError: for an unknown key, a value of the wrong type, a missing or broken config file.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+        config = _CONFIG.value
+    except KeyError as error:  # ml_collections: 'stepz'\nDid you mean "steps" instead of "stepz"?
+        key, *hint = str(error.args[0]).replace("'", "").split("\n")
+        given = next((arg for arg in argv if key in arg), f"key {key}")
+        raise UserError(f"{given}: the config has no key {key!r}. {' '.join(hint)}") from error
+    except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
+        # The last line of a message tells what happened; those before it, where.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        first = lines[0].removesuffix(" Error whilst parsing config file:")
+        message = first if len(lines) == 1 else f"{first} {lines[-1]}"
+        raise UserError(f"the command line cannot be used: {message}") from error
+    if config is None:
+        raise UserError("--config is missing: give one, such as --config=configs/digits.py.")
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: every option starts with --.")
+    return rest
+
+
+def default_workdir() -> pathlib.Path:
+    """`runs/<name>`, the config file's stem with the variant behind a colon appended."""
+    path, _, variant = flags.FLAGS["config"].config_filename.partition(":")
+    stem = pathlib.Path(path).stem
+    return pathlib.Path("runs") / (f"{stem}_{variant}" if variant else stem)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the mode that the flags ask for."""
+    del argv
+    # Imported here, so that a wrong flag is told at once.
+    from vae_attn import experiment
+
+    workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
+    experiment.run(_CONFIG.value, workdir, mode=_MODE.value)
+
+
+def run() -> None:
+    """The program: user errors end it with one sentence and exit code 2."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    _LOG.setLevel(logging.INFO)
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except UserError as error:
+        print(f"vae_attn: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()
