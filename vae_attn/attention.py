@@ -151,6 +151,11 @@ def normal_difference_map(
     return jax.nn.relu(jnp.einsum("bk,bhwk->bhw", alpha, features))
 
 
+def needs_counterparts(style: str) -> bool:
+    """Whether a style compares an image with its normal counterpart."""
+    return style.startswith("contrast")
+
+
 def aggregate(maps: Float[Array, "batch latents h w"]) -> Float[Array, "batch h w"]:
     """Equation 3: the mean of the latents' maps."""
     return maps.mean(axis=1)
@@ -178,21 +183,18 @@ def make_attention_fn(
     features: Callable[[PyTree, Float[Array, "batch height width c"]], Float[Array, "batch h w k"]],
     head: Callable[[PyTree, Float[Array, "batch h w k"]], tuple[Array, Array]],
     style: str,
-    counterpart: Callable[[PyTree, Array], Array] | None = None,
     normal_mean: Float[Array, "latents"] | None = None,
     normal_variance: Float[Array, "latents"] | None = None,
     num_samples: int = 16,
     per_latent: bool = False,
     latent_batch_size: int | None = None,
-) -> Callable[[PyTree, Float[Array, "batch height width c"]], Float[Array, "batch ..."]]:
-    """A jitted function `attend(params, images) -> maps` in the size of the images.
+) -> Callable[..., Float[Array, "batch ..."]]:
+    """A jitted function `attend(params, images, counterparts) -> maps` in the images' size.
 
     Args:
       features: `features(params, images)` gives A, of any layer.
       head: `head(params, A)` gives mean and logvar.
       style: one of `STYLES`.
-      counterpart: for the contrast styles, `counterpart(params, images)` gives each image's
-        normal counterpart x', for instance its reconstruction.
       normal_mean: for `normal_difference`, see `normal_statistics`.
       normal_variance: likewise.
       num_samples: for `normal_difference`, over how many fixed samples it averages.
@@ -201,15 +203,14 @@ def make_attention_fn(
       latent_batch_size: see `channel_weights`.
 
     Returns:
-      The function.
+      The function. `counterparts` are the images' normal counterparts x', for instance their
+      reconstructions, for the contrast styles (`needs_counterparts`); the others take none.
 
     Raises:
       ValueError: for an unknown style, or where an argument that the style needs is missing.
     """
     if style not in STYLES:
         raise ValueError(f"unknown attention style {style!r}; choose one of {', '.join(STYLES)}.")
-    if style.startswith("contrast") and counterpart is None:
-        raise ValueError(f"attention style {style!r} needs the argument `counterpart`.")
     if style == "normal_difference" and (normal_mean is None or normal_variance is None):
         raise ValueError(
             "attention style 'normal_difference' needs `normal_mean` and `normal_variance`."
@@ -217,7 +218,14 @@ def make_attention_fn(
     if per_latent and style not in PER_LATENT_STYLES:
         raise ValueError(f"attention style {style!r} has one map an image, none per latent.")
 
-    def attend(params: PyTree, images: Float[Array, "batch height width c"]) -> Array:
+    def attend(
+        params: PyTree,
+        images: Float[Array, "batch height width c"],
+        counterparts: Float[Array, "batch height width c"] | None = None,
+    ) -> Array:
+        if needs_counterparts(style) != (counterparts is not None):
+            verb = "takes no" if counterparts is not None else "needs"
+            raise ValueError(f"attention style {style!r} {verb} counterparts of the images.")
         image_size = images.shape[1:3]
         a = features(params, images)
 
@@ -243,7 +251,7 @@ def make_attention_fn(
             maps = contrast_maps(
                 mean,
                 a,
-                features(params, counterpart(params, images)),
+                features(params, counterparts),
                 signed=style == "contrast_signed",
                 latent_batch_size=latent_batch_size,
             )

@@ -45,6 +45,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.attention = ml_collections.ConfigDict()
     config.attention.style = "contrast"  # of the pictures
     config.attention.layer = "conv1"
+    # What contrast compares an image with: its reconstruction pulled closer to both the image
+    # and the prior by this many steps (`counterparts.project`); 0 is the reconstruction itself.
+    config.attention.projection_steps = 10
     config.attention.latent_batch_size = 0  # latents differentiated at once; 0 is all
 
     config.evaluate = ml_collections.ConfigDict()
@@ -75,7 +78,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     positive = ("train.batch_size", "train.log_every", "train.checkpoint_every", "model.latents")
     for key in (*positive, "evaluate.batch_size", "train.learning_rate"):
         _require(config, key, lambda value: value > 0, "greater than 0")
-    for key in ("train.epochs", "train.steps", "evaluate.max_images", "train.beta", "seed"):
+    for key in (
+        "train.epochs",
+        "train.steps",
+        "evaluate.max_images",
+        "train.beta",
+        "seed",
+        "attention.projection_steps",
+    ):
         _require(config, key, lambda value: value >= 0, "0 or more")
     _require(config, "num_seeds", lambda value: value == 1, "1 (more is not supported yet)")
     for key in ("attention.style", "evaluate.styles"):

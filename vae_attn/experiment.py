@@ -39,6 +39,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
         loop.build_model(config),
         state.variables,
         data.train,
+        projection_steps=config.attention.projection_steps,
         batch_size=config.evaluate.batch_size,
         latent_batch_size=config.attention.latent_batch_size or None,
     )

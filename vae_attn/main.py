@@ -27,7 +27,7 @@ _LOG = logging.getLogger("vae_attn")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with one sentence instead of a traceback for what a config cannot take.
+    """The parser of absl, with one sentence instead of a traceback for what a config cannot take.
 
     Args:
       argv: the command line, program name first.

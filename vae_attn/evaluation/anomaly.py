@@ -1,8 +1,10 @@
 """Scores a one-class VAE: which images are abnormal, and where."""
 
+import functools
 import json
 import logging
 import pathlib
+from collections.abc import Callable, Iterator
 
 import ml_collections
 import numpy as np
@@ -11,7 +13,7 @@ from jaxtyping import Bool, Float
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.defects import draw_defects
 from vae_attn.evaluation import bootstrap, localization
-from vae_attn.evaluation.explainer import IMAGE, RECONSTRUCTION_ERROR, Explainer
+from vae_attn.evaluation.explainer import BASELINES, IMAGE, RECONSTRUCTION_ERROR, Explainer
 
 _LOG = logging.getLogger("vae_attn")
 _CHUNK = 512  # images whose maps are in memory at once
@@ -61,14 +63,23 @@ def evaluate(
         f"{name}/{IMAGE}/image_auroc": _image_auroc(scores, abnormal)
         for name, scores in explainer.image_scores(test.images).items()
     }
-    combinations = [(RECONSTRUCTION_ERROR, IMAGE)]
+    # The counterparts, which take longest, are computed once for all styles and layers.
+    _LOG.info("counterparts of %d images", len(data.validation) + len(test) + len(located))
+    compared = [
+        (images, explainer.counterparts(images))
+        for images in (data.validation, located.images, test.images)
+    ]
+    combinations = [(baseline, IMAGE) for baseline in BASELINES]
     combinations += [(s, lay) for s in config.evaluate.styles for lay in config.evaluate.layers]
     for style, layer in combinations:
-        scores = _localization(explainer, style, layer, data, located)
-        by_image = _map_scores(explainer, style, layer, test)
-        scores["image_auroc_max"] = _image_auroc(by_image[1], abnormal)
+        normal, found, tested = (
+            functools.partial(_maps, explainer, style, layer, *images) for images in compared
+        )
+        scores = _localization(normal, found, located.masks)
+        mass, peak = (np.concatenate(x) for x in zip(*map(_mass_and_peak, tested()), strict=True))
+        scores["image_auroc_max"] = _image_auroc(peak, abnormal)
         if style != RECONSTRUCTION_ERROR:  # whose image score is the likelihood above
-            scores["image_auroc"] = _image_auroc(by_image[0], abnormal)
+            scores["image_auroc"] = _image_auroc(mass, abnormal)
         _LOG.info("%s at %s: pixel AUROC %.3f", style, layer, scores["pixel_auroc"])
         metrics |= {f"{style}/{layer}/{name}": value for name, value in scores.items()}
     return metrics
@@ -103,25 +114,36 @@ def located_images(data: AnomalyData, max_images: int, seed: int) -> LabelledIma
     return subsample(draw_defects(normal, seed=seed), max_images, seed)
 
 
+def _maps(
+    explainer: Explainer, style: str, layer: str, images: np.ndarray, counterparts: np.ndarray
+) -> Iterator[Float[np.ndarray, "chunk height width"]]:
+    """The maps of all images, a chunk at a time, so that memory does not grow with them."""
+    for start in range(0, len(images), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        yield explainer.maps(
+            images[chunk], style=style, layer=layer, counterparts=counterparts[chunk]
+        )
+
+
 def _localization(
-    explainer: Explainer, style: str, layer: str, data: AnomalyData, located: LabelledImages
+    normal: Callable[[], Iterator[np.ndarray]],
+    found: Callable[[], Iterator[np.ndarray]],
+    masks: Bool[np.ndarray, "n height width"],
 ) -> dict[str, float]:
-    normal = localization.LocalizationState.empty()
-    for start in range(0, len(data.validation), _CHUNK):
-        images = data.validation[start : start + _CHUNK]
-        maps = explainer.maps(images, style=style, layer=layer)
-        normal = normal.add(scores=maps, masks=np.zeros(maps.shape, bool))
+    """Scores of the maps `found()` against their masks; `normal()` sets the threshold."""
+    normal_state = localization.LocalizationState.empty()
+    for maps in normal():
+        normal_state = normal_state.add(scores=maps, masks=np.zeros(maps.shape, bool))
     threshold = localization.threshold_from_normal(
-        normal=normal, false_positive_rate=_FALSE_POSITIVE_RATE
+        normal=normal_state, false_positive_rate=_FALSE_POSITIVE_RATE
     )
     state = localization.LocalizationState.empty()
     aurocs, pointing = [], []
-    for start in range(0, len(located), _CHUNK):
-        images, masks = (x[start : start + _CHUNK] for x in (located.images, located.masks))
-        maps = explainer.maps(images, style=style, layer=layer)
-        state = state.add(scores=maps, masks=masks)
-        aurocs.append(localization.per_image_auroc(scores=maps, masks=masks))
-        pointing.append(localization.pointing_game(scores=maps, masks=masks))
+    for number, maps in enumerate(found()):
+        truth = masks[number * _CHUNK : number * _CHUNK + len(maps)]
+        state = state.add(scores=maps, masks=truth)
+        aurocs.append(localization.per_image_auroc(scores=maps, masks=truth))
+        pointing.append(localization.pointing_game(scores=maps, masks=truth))
     interval = bootstrap.bootstrap_pixel_scores(state)["pixel_auroc"]
     return state.compute() | {
         "pixel_auroc_low": interval.low,
@@ -132,16 +154,8 @@ def _localization(
     }
 
 
-def _map_scores(
-    explainer: Explainer, style: str, layer: str, test: LabelledImages
-) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """Every image's mean and maximum over its map."""
-    mass, peak = [], []
-    for start in range(0, len(test), _CHUNK):
-        maps = explainer.maps(test.images[start : start + _CHUNK], style=style, layer=layer)
-        mass.append(maps.mean(axis=(1, 2)))
-        peak.append(maps.max(axis=(1, 2)))
-    return np.concatenate(mass), np.concatenate(peak)
+def _mass_and_peak(maps: Float[np.ndarray, "n h w"]) -> tuple[np.ndarray, np.ndarray]:
+    return maps.mean(axis=(1, 2)), maps.max(axis=(1, 2))
 
 
 def _image_auroc(scores: Float[np.ndarray, "n"], abnormal: Bool[np.ndarray, "n"]) -> float:

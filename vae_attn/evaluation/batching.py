@@ -9,25 +9,26 @@ from jaxtyping import PyTree, Shaped
 
 
 def map_batches(
-    fn: Callable[[Shaped[np.ndarray, "batch ..."]], PyTree],
-    inputs: Shaped[np.ndarray, "n ..."],
+    fn: Callable[[PyTree[Shaped[np.ndarray, "batch ..."]]], PyTree],
+    inputs: PyTree[Shaped[np.ndarray, "n ..."]],
     batch_size: int,
 ) -> PyTree:
     """`fn(inputs)`, one batch at a time; the last batch is filled up and cut again.
 
     Args:
       fn: from a batch to arrays whose first axis is the batch; examples must not interact.
-      inputs: at least one example.
+      inputs: arrays of at least one example, with first axis n.
       batch_size: examples at once.
 
     Returns:
       Numpy arrays with first axis n.
     """
+    num_examples = len(jax.tree.leaves(inputs)[0])
     parts = []
-    for start in range(0, len(inputs), batch_size):
-        batch = np.asarray(inputs[start : start + batch_size])
-        missing = batch_size - len(batch)
-        filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-        outputs = jax.device_get(fn(filled))
-        parts.append(jax.tree.map(operator.itemgetter(slice(len(batch))), outputs))
+    for start in range(0, num_examples, batch_size):
+        # The last example again and again, where there are too few.
+        indices = np.minimum(np.arange(start, start + batch_size), num_examples - 1)
+        batch = jax.tree.map(lambda x, i=indices: np.asarray(x[i]), inputs)
+        kept = slice(min(batch_size, num_examples - start))
+        parts.append(jax.tree.map(operator.itemgetter(kept), jax.device_get(fn(batch))))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)

@@ -8,13 +8,17 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from vae_attn import attention, losses
+from vae_attn import counterparts as counterparts_lib
 from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
 from vae_attn.models.vae import VAE
 from vae_attn.training.steps import to_unit
 
-# The baseline beside the attention styles; it has no layer, and "image" stands in its place.
+# The baselines beside the attention styles, |x - x'| for the two kinds of counterpart x'; they
+# have no layer, and "image" stands in its place.
 RECONSTRUCTION_ERROR = "reconstruction_error"
+PROJECTION_ERROR = "projection_error"
+BASELINES = (RECONSTRUCTION_ERROR, PROJECTION_ERROR)
 IMAGE = "image"
 
 Images = UInt8[np.ndarray, "n height width channels"]
@@ -36,6 +40,7 @@ class Explainer:
         variables: PyTree,
         normal_images: Images,
         *,
+        projection_steps: int = 0,
         batch_size: int = 64,
         latent_batch_size: int | None = None,
     ) -> None:
@@ -45,6 +50,7 @@ class Explainer:
           model: the VAE.
           variables: its parameters and batch statistics.
           normal_images: what it was trained on (equation 4's x).
+          projection_steps: of `counterparts.project`; 0 takes the reconstruction.
           batch_size: images at once.
           latent_batch_size: latents differentiated at once; None is all.
         """
@@ -54,7 +60,11 @@ class Explainer:
         self._latent_batch_size = latent_batch_size
         self._map_functions: dict[tuple[str, str, bool], Callable] = {}
         self._encode = jax.jit(lambda v, x: model.apply(v, to_unit(x), method="encode"))
-        self._reconstruct = jax.jit(lambda v, x: _reconstruct(model, v, to_unit(x)))
+        self._decoded = {
+            steps: jax.jit(lambda v, x, steps=steps: _decoded(model, v, to_unit(x), steps))
+            for steps in (0, projection_steps)
+        }
+        self._projection_steps = projection_steps
         self.normal_mean, self.normal_variance = attention.normal_statistics(
             *(jnp.asarray(x) for x in self.encode(normal_images))
         )
@@ -67,18 +77,27 @@ class Explainer:
 
     def reconstruct(self, images: Images) -> Float[np.ndarray, "n height width channels"]:
         """Reconstructions from the latents' means, in [0, 1]."""
-        return self._batched(self._reconstruct, images)
+        return self._batched(self._decoded[0], images)
+
+    def counterparts(self, images: Images) -> Float[np.ndarray, "n height width channels"]:
+        """Normal counterparts: projections, or reconstructions if `projection_steps` is 0."""
+        return self._batched(self._decoded[self._projection_steps], images)
 
     def maps(
-        self, images: Images, *, style: str, layer: str
+        self,
+        images: Images,
+        *,
+        style: str,
+        layer: str,
+        counterparts: Float[np.ndarray, "n height width channels"] | None = None,
     ) -> Float[np.ndarray, "n height width"]:
         """One anomaly map an image.
 
         Args:
           images: to explain.
-          style: of `attention.STYLES`, or `reconstruction_error`, the mean over channels of
-            |x - x'|, which needs no layer.
-          layer: of the encoder.
+          style: of `attention.STYLES`, or of `BASELINES`, the mean over channels of |x - x'|.
+          layer: of the encoder; the baselines need none.
+          counterparts: of the images, where they are at hand; otherwise they are computed.
 
         Returns:
           The maps; higher is more anomalous.
@@ -87,19 +106,37 @@ class Explainer:
           UserError: for a layer that the model does not have.
         """
         if style == RECONSTRUCTION_ERROR:
-            return np.abs(self.reconstruct(images) - images / np.float32(255)).mean(axis=3)
-        return self._batched(self.map_function(style=style, layer=layer), images)
+            return _error(images, self.reconstruct(images))
+        if counterparts is None and (
+            style == PROJECTION_ERROR or attention.needs_counterparts(style)
+        ):
+            counterparts = self.counterparts(images)
+        if style == PROJECTION_ERROR:
+            return _error(images, counterparts)
+        return self._attend(self.map_function(style=style, layer=layer), images, counterparts)
 
     def latent_maps(
         self, images: Images, *, style: str, layer: str
     ) -> Float[np.ndarray, "n latents height width"]:
         """One map for every latent of every image; see `maps`."""
-        return self._batched(self.map_function(style=style, layer=layer, per_latent=True), images)
+        needs = attention.needs_counterparts(style)
+        counterparts = self.counterparts(images) if needs else None
+        attend = self.map_function(style=style, layer=layer, per_latent=True)
+        return self._attend(attend, images, counterparts)
+
+    def _attend(
+        self, attend: Callable, images: Images, counterparts: np.ndarray | None
+    ) -> np.ndarray:
+        if counterparts is None:
+            return self._batched(attend, images)
+        return map_batches(
+            lambda batch: attend(self.variables, *batch), (images, counterparts), self._batch_size
+        )
 
     def map_function(
         self, *, style: str, layer: str, per_latent: bool = False
-    ) -> Callable[[PyTree, UInt8[Array, "n h w c"]], Float[Array, "n ..."]]:
-        """The jitted `attend(variables, images)` behind `maps` and `latent_maps`."""
+    ) -> Callable[..., Float[Array, "n ..."]]:
+        """The jitted `attend(variables, images, counterparts)` behind the maps."""
         known = self.model.architecture.attention_layers()
         if layer not in known:
             raise UserError(
@@ -113,13 +150,14 @@ class Explainer:
                 features=lambda v, x: model.apply(v, x, layer, method="features"),
                 head=lambda v, a: model.apply(v, a, layer, method="head"),
                 style=style,
-                counterpart=lambda v, x: _reconstruct(model, v, x),
                 normal_mean=self.normal_mean,
                 normal_variance=self.normal_variance,
                 per_latent=per_latent,
                 latent_batch_size=self._latent_batch_size,
             )
-            self._map_functions[key] = jax.jit(lambda v, x: attend(v, to_unit(x)))
+            self._map_functions[key] = jax.jit(
+                lambda v, x, *counterparts: attend(v, to_unit(x), *counterparts)
+            )
         return self._map_functions[key]
 
     def image_scores(self, images: Images) -> dict[str, Float[np.ndarray, "n"]]:
@@ -148,6 +186,13 @@ class Explainer:
         return map_batches(lambda x: fn(self.variables, x), images, self._batch_size)
 
 
-def _reconstruct(model: VAE, variables: PyTree, x: Float[Array, "n h w c"]) -> Array:
+def _decoded(model: VAE, variables: PyTree, x: Float[Array, "n h w c"], steps: int) -> Array:
+    def decode(z: Array) -> Array:
+        return model.apply(variables, z, method="reconstruct")
+
     mean, _ = model.apply(variables, x, method="encode")
-    return model.apply(variables, mean, method="reconstruct")
+    return decode(counterparts_lib.project(decode, x, mean, steps=steps))
+
+
+def _error(images: Images, decoded: np.ndarray) -> np.ndarray:
+    return np.abs(decoded - images / np.float32(255)).mean(axis=3)

@@ -89,7 +89,7 @@ class Checkpoints:
         if steps:
             raise UserError(
                 f"no checkpoint in {self._directory} is intact and fits this config (steps "
-                f"{', '.join(map(str, steps))}; the warnings above say why): give another --workdir."
+                f"{', '.join(map(str, steps))}; the warnings say why): give another --workdir."
             )
         return None
 
