@@ -57,11 +57,10 @@ def bootstrap_pixel_scores(
     # The images as they are, scored from the same coarse bins: a resample of one each.
     coarse, *replicates = _coarse_scores(state, np.vstack([np.ones((1, n)), counts]))
     replicates = [scores for scores in replicates if scores is not None]
+    shifts = {key: exact[key] - coarse[key] for key in coarse}
     return {
-        key: _interval(
-            [scores[key] + exact[key] - coarse[key] for scores in replicates], confidence
-        )
-        for key in coarse
+        key: _interval([scores[key] + shift for scores in replicates], confidence)
+        for key, shift in shifts.items()
     }
 
 

@@ -52,7 +52,7 @@ def bin_of(score: float) -> int:
 
 
 def lower_edge(bin_index: int) -> float:
-    """Lowest float32 of a bin: `score >= lower_edge(b)` holds exactly for bins b and up."""
+    """Lowest float32 of a bin: as a threshold it splits the scores just below that bin."""
     ordered = np.array([bin_index], np.uint32) << _DROPPED_BITS
     bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered)
     return float(bits.view(np.float32)[0])
