@@ -1,5 +1,7 @@
 """Localisation scores against scikit-learn and against their definitions, pixel by pixel."""
 
+import itertools
+
 import numpy as np
 import pytest
 from sklearn import metrics
@@ -22,7 +24,7 @@ def _masks(rng, shape=SHAPE):
 
 
 def _ties(rng, masks):
-    # Multiples of 1/4 below 8 are float32 lower edges of bins, so nothing is rounded.
+    # No two multiples of 1/4 up to 16 share a bin, so nothing is lost.
     return (np.round(rng.normal(masks * 1.5, 2.0) * 4) / 4).clip(-8, 8).astype(np.float32)
 
 
@@ -45,9 +47,9 @@ def batch(request):
 
 
 def _to_the_bin(scores):
-    """Scores rounded down to 11 bits of mantissa, by arithmetic instead of by bits."""
+    """Scores cut to 11 bits of mantissa, by arithmetic instead of by bits."""
     mantissa, exponent = np.frexp(scores.astype(np.float64))
-    return np.ldexp(np.floor(mantissa * 4096) / 4096, exponent)
+    return np.ldexp(np.trunc(mantissa * 4096) / 4096, exponent)
 
 
 def _state(scores, masks):
@@ -81,7 +83,7 @@ def _aupro(scores, masks, limit=0.3):
         overlap = np.mean([np.mean(region >= threshold) for region in regions])
         points.append((np.mean(scores[~masks] >= threshold), overlap))
     area = 0.0
-    for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x0 < limit and x1 > x0:
             end = min(x1, limit)
             at_end = y0 + (y1 - y0) * (end - x0) / (x1 - x0)
@@ -108,8 +110,7 @@ def test_pixel_scores_agree_with_scikit_learn_to_the_bin(batch):
     assert result["aupro"] == pytest.approx(_aupro(binned, masks), abs=1e-12)
     iou, threshold = _best_iou(binned, masks)
     assert result["best_iou_test"] == pytest.approx(iou, abs=1e-12)
-    # A negative bin's lowest float32 lies just above where rounding down puts it.
-    assert result["best_threshold_test"] == pytest.approx(threshold, rel=1e-6)
+    np.testing.assert_array_equal(scores >= result["best_threshold_test"], binned >= threshold)
 
 
 def test_bins_cost_little_on_continuous_scores():
@@ -151,8 +152,9 @@ def test_bins_are_monotone_and_span_every_finite_float():
         edge = np.float32(score_histogram.lower_edge(int(index)))
         assert edge <= value
         assert score_histogram.bin_of(float(edge)) == index
-        below = np.nextafter(edge, np.float32(-np.inf))
-        assert score_histogram.bin_of(float(below)) == index - 1
+        if edge > -largest:
+            below = np.nextafter(edge, -largest)
+            assert score_histogram.bin_of(float(below)) == index - 1
         assert abs(value - edge) <= abs(value) / 2048 + 1e-38
 
 
@@ -246,7 +248,7 @@ def test_few_scores_keep_their_fine_bins():
     state = _state(np.where(masks, 1.0, -1.0).astype(np.float32), masks)
     (image,) = state.images
     assert image.shift == 0
-    assert image.bins.tolist() == [score_histogram.bin_of(-1), score_histogram.bin_of(1)]
+    assert image.bins.tolist() == [score_histogram.bin_of(-1.0), score_histogram.bin_of(1.0)]
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.01, 0.1, 0.5, 0.999])
@@ -259,7 +261,7 @@ def test_threshold_from_normal_is_the_lowest_that_keeps_the_rate(rate):
     )
     kept = [value for value in np.unique(scores) if np.mean(scores >= value) <= rate]
     if kept:
-        assert threshold == min(kept)
+        np.testing.assert_array_equal(scores >= threshold, scores >= min(kept))
     else:
         assert threshold > scores.max()
 

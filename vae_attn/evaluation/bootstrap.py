@@ -147,7 +147,7 @@ def _coarse_scores(
                 negatives=negative,
                 positives=positive,
                 region_overlap=overlap,
-                num_regions=float(num_regions[index]),
+                num_regions=int(num_regions[index]),
             )[0]
 
 

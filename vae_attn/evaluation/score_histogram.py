@@ -87,8 +87,8 @@ class ImageHistogram:
         return ImageHistogram(
             shift=shift,
             bins=bins[starts],
-            negatives=np.add.reduceat(self.negatives, starts),
-            positives=np.add.reduceat(self.positives, starts),
+            negatives=np.add.reduceat(self.negatives, starts, dtype=np.int32),
+            positives=np.add.reduceat(self.positives, starts, dtype=np.int32),
             region_overlap=np.add.reduceat(self.region_overlap, starts),
             num_regions=self.num_regions,
         )
@@ -129,7 +129,7 @@ def scores_of_histogram(
     negatives: Int64[np.ndarray, "bins"] | Float64[np.ndarray, "bins"],
     positives: Int64[np.ndarray, "bins"] | Float64[np.ndarray, "bins"],
     region_overlap: Float64[np.ndarray, "bins"],
-    num_regions: float,
+    num_regions: int,
 ) -> tuple[dict[str, float], int]:
     """Pixel scores of ascending bins, and the index of the bin where the IoU is best.
 
