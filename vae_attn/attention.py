@@ -204,7 +204,7 @@ def make_attention_fn(
 
     Returns:
       The function. `counterparts` are the images' normal counterparts x', for instance their
-      reconstructions, for the contrast styles (`needs_counterparts`); the others take none.
+      reconstructions, for the contrast styles (`needs_counterparts`); the others ignore them.
 
     Raises:
       ValueError: for an unknown style, or where an argument that the style needs is missing.
@@ -223,9 +223,8 @@ def make_attention_fn(
         images: Float[Array, "batch height width c"],
         counterparts: Float[Array, "batch height width c"] | None = None,
     ) -> Array:
-        if needs_counterparts(style) != (counterparts is not None):
-            verb = "takes no" if counterparts is not None else "needs"
-            raise ValueError(f"attention style {style!r} {verb} counterparts of the images.")
+        if needs_counterparts(style) and counterparts is None:
+            raise ValueError(f"attention style {style!r} needs counterparts of the images.")
         image_size = images.shape[1:3]
         a = features(params, images)
 

@@ -11,6 +11,7 @@ import pathlib
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from vae_attn.errors import UserError
@@ -77,10 +78,13 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """The program: user errors end it with one sentence and exit code 2."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
-    )
+    # Our own lines only: the root logger, which absl takes, also carries orbax' many.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    _LOG.addHandler(handler)
     _LOG.setLevel(logging.INFO)
+    _LOG.propagate = False
+    absl_logging.set_verbosity(absl_logging.WARNING)
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
