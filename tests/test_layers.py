@@ -1,0 +1,90 @@
+"""Convolutions against XLA's own, and their gradients by finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.test_util import check_grads
+
+from vae_attn.models import layers
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+CASES = [  # side, stride, padding, height, width: all that the four tables use, and odd sizes
+    (4, 2, 1, 14, 14),
+    (4, 2, 1, 25, 25),
+    (5, 2, 1, 12, 12),
+    (4, 1, 0, 4, 4),
+    (7, 2, 3, 21, 16),
+    (3, 1, 1, 6, 5),
+    (1, 2, 0, 8, 7),
+    (3, 3, 0, 11, 11),
+]
+
+
+def random_arrays(*shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def assert_same_with_gradients(fast, plain, x, kernel):
+    def values(fn):
+        out, pullback = jax.vjp(fn, x, kernel)
+        return out, *pullback(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
+
+    for found, expected in zip(jax.jit(values, static_argnums=0)(fast), values(plain), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "stride", "padding", "height", "width"), CASES)
+def test_conv_and_its_gradients_equal_plain_xla(side, stride, padding, height, width):
+    x, kernel = random_arrays((2, height, width, 3), (side, side, 3, 5))
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
+        )
+
+    assert_same_with_gradients(lambda x, k: layers.conv(x, k, stride, padding), plain, x, kernel)
+
+
+@pytest.mark.parametrize(("side", "stride", "padding", "height", "width"), CASES)
+def test_conv_transpose_equals_a_dilated_convolution(side, stride, padding, height, width):
+    """The definition: zeros between the inputs, then a convolution with the flipped kernel."""
+    size = tuple((n - 1) * stride - 2 * padding + side for n in (height, width))
+    x, kernel = random_arrays((2, height, width, 3), (side, side, 5, 3))
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            jnp.swapaxes(kernel[::-1, ::-1], 2, 3),
+            (1, 1),
+            [(side - 1 - padding,) * 2] * 2,
+            lhs_dilation=(stride, stride),
+            dimension_numbers=DIMENSIONS,
+        )
+
+    def fast(x, kernel):
+        return layers.conv_transpose(x, kernel, stride, padding, size)
+
+    assert_same_with_gradients(fast, plain, x, kernel)
+
+
+def test_second_order_gradients_by_finite_differences():
+    x, kernel = random_arrays((1, 6, 6, 2), (4, 4, 2, 2))
+
+    def curved(x, kernel):
+        return jnp.sin(layers.conv(jnp.sin(x), jnp.asarray(kernel), 2, 1)).sum()
+
+    check_grads(curved, (x, kernel), order=2, modes=["rev"], rtol=2e-2, atol=2e-2, eps=1e-2)
+
+
+def test_torch_initialisation_fills_its_interval():
+    module = layers.ConvTranspose(features=8, side=4, stride=2, padding=1, initialization="torch")
+    params = module.init(jax.random.key(0), jnp.zeros((1, 5, 5, 64)))["params"]
+    bound = 1 / np.sqrt(8 * 4 * 4)  # PyTorch counts the output channels of this layer
+    kernel = np.asarray(params["kernel"])
+    assert np.abs(kernel).max() <= bound
+    assert np.abs(kernel).max() > 0.99 * bound
+    assert abs(kernel.std() - bound / np.sqrt(3)) < 0.02 * bound
+    assert np.abs(params["bias"]).max() <= bound
