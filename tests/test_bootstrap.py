@@ -73,6 +73,17 @@ def test_coarse_replicates_are_shifted_onto_the_exact_score(monkeypatch):
         np.testing.assert_allclose(interval, [exact[key]] * 2, atol=1e-12)
 
 
+def test_the_shift_leaves_no_interval_beyond_one(monkeypatch):
+    scores, masks = _images(n=8, side=32, levels=4096)
+    scores = np.abs(scores) + np.where(masks, 8, 0).astype(np.float32)
+    scores[~masks] *= 8 / scores[~masks].max() * 0.999
+    monkeypatch.setattr("vae_attn.evaluation.score_histogram.MAX_COARSE_BINS", 2)
+    state = _state(scores, masks)
+    assert state.compute()["best_iou_test"] == 1
+    for interval in bootstrap.bootstrap_pixel_scores(state).values():
+        assert interval.low <= interval.high <= 1
+
+
 def test_too_many_common_bins_are_widened(monkeypatch):
     scores, masks = _images(levels=64)
     state = _state(scores, masks)
@@ -82,6 +93,7 @@ def test_too_many_common_bins_are_widened(monkeypatch):
     wide = bootstrap.bootstrap_pixel_scores(state)
     for key in KEYS:
         np.testing.assert_allclose(wide[key], fine[key], atol=0.02)
+        assert wide[key] != fine[key]
 
 
 def test_intervals_hold_the_score_and_narrow_with_less_confidence():

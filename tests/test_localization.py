@@ -204,10 +204,10 @@ def test_order_and_batches_of_images_do_not_matter(batch):
 
 def test_add_leaves_the_old_state_as_it_was():
     masks = np.eye(4, dtype=bool)[None]
-    old = _state(np.ones((1, 4, 4), np.float32), masks)
-    before = old.compute()
-    old.add(scores=np.zeros((1, 4, 4), np.float32), masks=~masks)
-    assert old.compute() == before
+    scores = np.ones((1, 4, 4), np.float32)
+    old = _state(scores, masks)
+    old.add(scores=scores, masks=~masks)
+    _same(old, _state(scores, masks))
     assert not LocalizationState.empty().negatives.any()
 
 
@@ -241,6 +241,13 @@ def test_an_image_keeps_at_most_2048_bins_and_50_kilobytes():
     )
     np.testing.assert_array_equal(image.bins[image.positives > 0], wide)
     np.testing.assert_array_equal(image.positives[image.positives > 0], counts)
+
+
+@pytest.mark.parametrize(("distinct", "widened"), [(2048, False), (2049, True)])
+def test_bins_are_widened_only_where_they_must_be(distinct, widened):
+    scores = np.resize(1 + np.arange(distinct) / 2048, (1, 50, 50)).astype(np.float32)
+    (image,) = _state(scores, np.zeros(scores.shape, bool)).images
+    assert (image.shift > 0) == widened
 
 
 def test_few_scores_keep_their_fine_bins():
