@@ -76,7 +76,14 @@ def load(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; set data.dir to a folder that holds {LAYOUT}")
     listing, problems = _list_files(root)
-    arrays = _arrays(root, listing, problems, image_size=image_size, channels=channels)(cache_dir)
+    arrays = _arrays(
+        root,
+        listing,
+        problems,
+        image_size=image_size,
+        channels=channels,
+        cache_dir=cache_dir,
+    )
     n_train = len(listing.train)
     order = np.random.default_rng(seed).permutation(n_train)
     n_validation = held_out_count(n_train, validation_fraction)
@@ -118,10 +125,12 @@ def _arrays(
     *,
     image_size: int,
     channels: int | None,
-):
-    """Returns a function of the cache folder that gives the decoded images and masks."""
+    cache_dir: str | os.PathLike | None,
+) -> dict[str, np.ndarray]:
+    """The resized images (training, then test) and masks, decoded or from the cache."""
     pictures = listing.train + listing.test
-    masks = [listing.masks[path] for path in listing.test if path in listing.masks]
+    masked = [index for index, path in enumerate(pictures) if path in listing.masks]
+    masks = [listing.masks[pictures[index]] for index in masked]
 
     def build() -> dict[str, np.ndarray]:
         decoded = _decode(listing, problems, image_size=image_size, channels=channels)
@@ -129,18 +138,14 @@ def _arrays(
             raise problems_error(root, problems, layout=LAYOUT)
         return decoded
 
-    def arrays(cache_dir: str | os.PathLike | None) -> dict[str, np.ndarray]:
-        if problems:
-            return build()  # raises, with what decoding finds added
-        # The masks' places count too: a mask fits one image's size and not another's.
-        places = [pictures.index(path) for path in listing.masks]
-        key = cache.content_key(
-            pictures + masks, kind="folder", size=image_size, channels=channels, places=places
-        )
-        names = ("images", "masks") if masks else ("images",)
-        return cache.load_or_build(key, names, build, cache_dir=cache_dir)
-
-    return arrays
+    if problems:
+        return build()  # raises, with what decoding finds added
+    # The masks' places count too: a mask fits one image's size and not another's.
+    key = cache.content_key(
+        pictures + masks, kind="folder", size=image_size, channels=channels, masked=masked
+    )
+    names = ("images", "masks") if masks else ("images",)
+    return cache.load_or_build(key, names, build, cache_dir=cache_dir)
 
 
 def _decode(
@@ -275,6 +280,8 @@ def _match_masks(
         problems += [_left_over(mask, test, root) for mask in left]
     for entry in visible_entries(truth):
         if entry.name in classes[1:]:
+            continue
+        if entry.name == _NORMAL and entry.is_dir() and not visible_entries(entry):
             continue
         if entry.name == _NORMAL:
             problems.append(f"{entry}: normal images have no masks; remove it")
