@@ -154,12 +154,10 @@ def _decode(
     """Reads every image and mask; appends what is wrong to `problems`."""
 
     def read_image(path: pathlib.Path):
-        picture = images.read_image(path, channels=channels)
-        return images.resize_image(picture, image_size), picture.shape[:2]
+        return images.read_resized_image(path, image_size, channels=channels)
 
     def read_mask(path: pathlib.Path):
-        mask = images.read_mask(path)
-        return images.resize_mask(mask, image_size), mask.shape
+        return images.read_resized_mask(path, image_size)
 
     paths = listing.train + listing.test
     pictures, unreadable = images.read_many(read_image, paths)
@@ -173,8 +171,8 @@ def _decode(
             continue
         if decoded[path] is not None and decoded[path][1] != mask[1]:
             problems.append(
-                f"{listing.masks[path]}: {_size(mask[1])} pixels, but {path} has "
-                f"{_size(decoded[path][1])}; draw the mask at the image's size"
+                f"{listing.masks[path]}: {images.size_text(mask[1])} pixels, but {path} has "
+                f"{images.size_text(decoded[path][1])}; draw the mask at the image's size"
             )
         if not mask[0].any():
             problems.append(
@@ -300,7 +298,3 @@ def _left_over(mask: pathlib.Path, test: list[pathlib.Path], root: pathlib.Path)
             f"if it is the mask of {owner}, move it to {root / 'ground_truth' / owner.parent.name}"
         )
     return f"{mask}: belongs to no image of {root / 'test' / mask.parent.name}; {hint}"
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"

@@ -109,6 +109,27 @@ def resize_mask(
     return resized
 
 
+def read_resized_image(
+    path: pathlib.Path, size: int, *, channels: int | None = None
+) -> tuple[UInt8[np.ndarray, "{size} {size} channels"], tuple[int, int]]:
+    """`read_image`, then `resize_image`; returns the (height, width) it had as well."""
+    image = read_image(path, channels=channels)
+    return resize_image(image, size), image.shape[:2]
+
+
+def read_resized_mask(
+    path: pathlib.Path, size: int
+) -> tuple[Bool[np.ndarray, "{size} {size}"], tuple[int, int]]:
+    """`read_mask`, then `resize_mask`; returns the (height, width) it had as well."""
+    mask = read_mask(path)
+    return resize_mask(mask, size), mask.shape
+
+
+def size_text(shape: tuple[int, int]) -> str:
+    """A (height, width) as image programs write it: "width x height"."""
+    return f"{shape[1]} x {shape[0]}"
+
+
 def read_many(
     read: Callable[[pathlib.Path], _Result], paths: Sequence[pathlib.Path]
 ) -> tuple[list[_Result | None], list[str]]:

@@ -8,13 +8,13 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
 from vae_attn.data import cache, images
 from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.data.frame_labels import parse_frame_labels, read_frame_labels
 from vae_attn.data.layout import (
     check_settings,
     data_name,
@@ -24,6 +24,8 @@ from vae_attn.data.layout import (
 )
 from vae_attn.errors import UserError
 
+__all__ = ["LAYOUT", "SOURCE", "load", "read_frame_labels", "read_masks"]
+
 SOURCE = "http://www.svcl.ucsd.edu/projects/anomaly/dataset.htm"
 LAYOUT = (
     "UCSDped1/Train/Train001/001.tif, Test/Test001/001.tif, Test/Test003_gt/001.bmp for the clips "
@@ -31,9 +33,6 @@ LAYOUT = (
 )
 
 _LABELS = "UCSDped1.m"
-_FRAMES_STATEMENT = re.compile(r"TestVideoFile\{\s*end\s*\+\s*1\s*\}\.gt_frame\s*=\s*\[(.*)\]\s*;?")
-_OTHER_STATEMENT = re.compile(r"(TestVideoFile\s*=\s*\{\s*\}\s*;?)?")
-_RANGE = re.compile(r"(\d+)(?:\s*:\s*(\d+))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +78,14 @@ def load(
     check_settings(image_size=image_size, validation_fraction=validation_fraction)
     root = _find_root(pathlib.Path(data_dir))
     train, test, problems = _list_clips(root)
-    labels, wrong = _parse_labels(root / "Test" / _LABELS, [len(clip.frames) for clip in test])
+    counts = [len(clip.frames) for clip in test]
+    labels, wrong = parse_frame_labels(root / "Test" / _LABELS, counts)
     problems += wrong
+    if wrong:
+        labels = []  # half-read labels would only contradict the masks
     arrays = _arrays(root, train, test, labels, problems, image_size, cache_dir)
     held_out = _validation_clips(test, labels, validation_fraction, seed)
-    clip_of_frame = np.repeat(np.arange(len(test)), [len(clip.frames) for clip in test])
+    clip_of_frame = np.repeat(np.arange(len(test)), counts)
     in_validation = np.isin(clip_of_frame, held_out)
     return AnomalyData(
         name=data_name("UCSD Ped1", root, root.resolve().parent),
@@ -91,29 +93,6 @@ def load(
         validation=np.asarray(arrays["test"][in_validation & ~np.concatenate(labels)]),
         test=_labelled(test, labels, arrays, ~in_validation),
     )
-
-
-def read_frame_labels(
-    path: pathlib.Path, frame_counts: Sequence[int]
-) -> tuple[Bool[np.ndarray, "..."], ...]:
-    """Reads which frames are anomalous from a Ped1 `.m` file, without executing anything.
-
-    Args:
-      path: the file; the i-th statement `TestVideoFile{end+1}.gt_frame = [5:90, 140:200];` tells
-        the anomalous frames of the i-th test clip, counted from 1, ends included.
-      frame_counts: the number of frames of each clip.
-
-    Returns:
-      One array a clip, True on anomalous frames.
-
-    Raises:
-      UserError: all lines that cannot be understood, ranges beyond a clip, and a number of clips
-        other than that of `frame_counts`.
-    """
-    labels, problems = _parse_labels(path, frame_counts)
-    if problems:
-        raise problems_error(path, problems, layout="one range or more a test clip, from 1")
-    return tuple(labels)
 
 
 def read_masks(mask_dir: pathlib.Path) -> Bool[np.ndarray, "frames height width"]:
@@ -127,7 +106,7 @@ def read_masks(mask_dir: pathlib.Path) -> Bool[np.ndarray, "frames height width"
     masks, unreadable = images.read_many(images.read_mask, paths)
     problems += unreadable
     problems += [
-        f"{path}: {_size(mask.shape)} pixels, but {paths[0].name} has {_size(masks[0].shape)}"
+        f"{path}: {images.size_text(mask.shape)} pixels, but {paths[0].name} has {images.size_text(masks[0].shape)}"
         for path, mask in zip(paths, masks, strict=True)
         if mask is not None and masks[0] is not None and mask.shape != masks[0].shape
     ]
@@ -199,56 +178,6 @@ def _numbered(folder: pathlib.Path, suffix: str, problems: list[str]) -> list[pa
     return paths
 
 
-def _parse_labels(
-    path: pathlib.Path, frame_counts: Sequence[int]
-) -> tuple[list[np.ndarray], list[str]]:
-    """Labels a clip, and what is wrong with the file."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        return [], [f"{path}: cannot be read ({error.strerror}); it tells the anomalous frames"]
-    labels: list[np.ndarray] = []
-    problems: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        statement = line.split("%")[0].strip()
-        frames = _FRAMES_STATEMENT.fullmatch(statement)
-        if frames:
-            count = frame_counts[len(labels)] if len(labels) < len(frame_counts) else None
-            label, wrong = _parse_ranges(frames[1], count)
-            labels.append(label)
-            problems += [f"{path}, line {number}: {what}" for what in wrong]
-        elif not _OTHER_STATEMENT.fullmatch(statement):
-            problems.append(
-                f"{path}, line {number}: {statement!r} is not understood; write "
-                "TestVideoFile{end+1}.gt_frame = [first:last];"
-            )
-    if len(labels) != len(frame_counts):
-        problems.append(
-            f"{path}: tells of {len(labels)} test clips, but there are {len(frame_counts)}; "
-            "restore the file or the clips"
-        )
-    return labels, problems
-
-
-def _parse_ranges(text: str, count: int | None) -> tuple[np.ndarray, list[str]]:
-    """`5:90, 140:200` as an array of `count` frames; None stands for a clip that is not there."""
-    label = np.zeros(count or 0, bool)
-    problems = []
-    for part in filter(None, (piece.strip() for piece in re.split(r"[,;]", text))):
-        found = _RANGE.fullmatch(part)
-        if not found:
-            problems.append(f"{part!r} is no range; write first:last")
-            continue
-        first, last = int(found[1]), int(found[2] or found[1])
-        if not 1 <= first <= last:
-            problems.append(f"the range {part} has to count up from 1 or later")
-        elif count is not None and last > count:
-            problems.append(f"the range {part} goes beyond the clip's {count} frames")
-        else:
-            label[first - 1 : last] = True
-    return label, problems
-
-
 def _arrays(
     root: pathlib.Path,
     train: list[_Clip],
@@ -292,12 +221,10 @@ def _decode(
     """Reads every frame and mask; appends what is wrong to `problems`."""
 
     def read_frame(path: pathlib.Path):
-        frame = images.read_image(path, channels=1)
-        return images.resize_image(frame, size), frame.shape[:2]
+        return images.read_resized_image(path, size, channels=1)
 
     def read_mask(path: pathlib.Path):
-        mask = images.read_mask(path)
-        return images.resize_mask(mask, size), mask.shape
+        return images.read_resized_mask(path, size)
 
     def read_all(read, paths):
         results, unreadable = images.read_many(read, paths)
@@ -330,8 +257,8 @@ def _contradictions(clip: _Clip, label: np.ndarray | None, frames: dict, masks: 
             continue
         if frames[frame][1] != masks[mask][1]:
             problems.append(
-                f"{mask}: {_size(masks[mask][1])} pixels, but {frame} has "
-                f"{_size(frames[frame][1])}; restore the mask"
+                f"{mask}: {images.size_text(masks[mask][1])} pixels, but {frame} has "
+                f"{images.size_text(frames[frame][1])}; restore the mask"
             )
         if label is not None and index < len(label) and masks[mask][0].any() != label[index]:
             wrong.append(mask.stem)
@@ -380,7 +307,3 @@ def _labelled(
         masks=masks,
         has_mask=has_mask[keep],
     )
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"
