@@ -106,7 +106,8 @@ def read_masks(mask_dir: pathlib.Path) -> Bool[np.ndarray, "frames height width"
     masks, unreadable = images.read_many(images.read_mask, paths)
     problems += unreadable
     problems += [
-        f"{path}: {images.size_text(mask.shape)} pixels, but {paths[0].name} has {images.size_text(masks[0].shape)}"
+        f"{path}: {images.size_text(mask.shape)} pixels, but {paths[0].name} has "
+        f"{images.size_text(masks[0].shape)}; restore the mask"
         for path, mask in zip(paths, masks, strict=True)
         if mask is not None and masks[0] is not None and mask.shape != masks[0].shape
     ]
