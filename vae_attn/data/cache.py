@@ -112,11 +112,11 @@ def _open_all(files: dict[str, pathlib.Path]) -> dict[str, np.ndarray] | None:
 def _open(file: pathlib.Path) -> np.memmap | None:
     """The mapped array, or None where the file is missing, cut short or no array at all."""
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(file, mode="r")
         size = file.stat().st_size
     except (OSError, ValueError, EOFError):
         return None
-    if not isinstance(array, np.memmap) or size != array.offset + array.nbytes:
+    if size != array.offset + array.nbytes:
         return None
     return array
 
