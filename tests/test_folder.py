@@ -156,7 +156,7 @@ def test_any_format_size_and_mask_name(root):
 
 def test_hidden_files_are_ignored(root):
     for place in ("train", "train/good", "test", "test/crack", "ground_truth/dent", "."):
-        for name in (".DS_Store", "._000.png", "Thumbs.db", "desktop.ini"):
+        for name in (".DS_Store", "._000.png", "Thumbs.db", "desktop.ini", "000.png~"):
             (root / place / name).write_bytes(b"\0")
     assert len(_load(root).test) == 7
 

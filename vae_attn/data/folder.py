@@ -129,8 +129,7 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
     """The resized images (training, then test) and masks, decoded or from the cache."""
     pictures = listing.train + listing.test
-    masked = [index for index, path in enumerate(pictures) if path in listing.masks]
-    masks = [listing.masks[pictures[index]] for index in masked]
+    masks = [listing.masks[path] for path in pictures if path in listing.masks]
 
     def build() -> dict[str, np.ndarray]:
         decoded = _decode(listing, problems, image_size=image_size, channels=channels)
@@ -140,9 +139,8 @@ def _arrays(
 
     if problems:
         return build()  # raises, with what decoding finds added
-    # The masks' places count too: a mask fits one image's size and not another's.
     key = cache.content_key(
-        pictures + masks, kind="folder", size=image_size, channels=channels, masked=masked
+        pictures + masks, kind="folder", size=image_size, channels=channels, masks=len(masks)
     )
     names = ("images", "masks") if masks else ("images",)
     return cache.load_or_build(key, names, build, cache_dir=cache_dir)
