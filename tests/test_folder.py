@@ -1,0 +1,295 @@
+"""One's own folder: what loads, and what a stranger is told about one that does not."""
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_attn.data import folder
+from vae_attn.errors import UserError
+
+SIZE = 16
+
+
+def _image(path: pathlib.Path, level: int, *, mode: str = "RGB", sides=(24, 20)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, sides, level if mode == "L" else (level, 0, 255 - level)).save(path)
+
+
+def _mask(path: pathlib.Path, *, sides=(24, 20), box=(4, 4, 16, 12)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = Image.new("L", sides)
+    if box:
+        mask.paste(255, box)
+    mask.save(path)
+
+
+@pytest.fixture
+def root(tmp_path) -> pathlib.Path:
+    """A sound data set: 10 training images, 2 good, 2 with a crack, 3 with a dent."""
+    root = tmp_path / "screws"
+    for i in range(10):
+        _image(root / f"train/good/{i:03d}.png", 10 * i)
+    for i in range(2):
+        _image(root / f"test/good/{i:03d}.png", 100 + i)
+        _image(root / f"test/crack/{i:03d}.png", 110 + i)
+        _mask(root / f"ground_truth/crack/{i:03d}_mask.png", box=(0, 0, 12 + 6 * i, 10))
+    for i in range(3):
+        _image(root / f"test/dent/{i:03d}.png", 120 + i)
+        _mask(root / f"ground_truth/dent/{i:03d}_mask.png", box=(0, 10, 24, 20))
+    return root
+
+
+def _load(root: pathlib.Path, **options):
+    options.setdefault("cache_dir", root.parent / "cache")
+    return folder.load(root, image_size=SIZE, **options)
+
+
+def _problems(root: pathlib.Path, **options) -> list[str]:
+    """The lines of the one error, without its heading; the cache must not hide or keep it."""
+    with pytest.raises(UserError) as caught:
+        _load(root, **options)
+    assert not list((root.parent / "cache").glob("*"))
+    heading, *lines = str(caught.value).split("\n  ")
+    assert heading.startswith(f"{root}: {len(lines)} problem")
+    assert heading.endswith(":")
+    return lines
+
+
+def test_sound_data(root):
+    data = _load(root)
+    assert data.name == "screws"
+    assert data.train.shape == (8, SIZE, SIZE, 3)
+    assert data.validation.shape == (2, SIZE, SIZE, 3)
+    levels = np.concatenate([data.train, data.validation])[:, 0, 0, 0]
+    assert sorted(levels.tolist()) == list(range(0, 100, 10))
+    test = data.test
+    assert test.class_names == ("good", "crack", "dent")
+    assert test.labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert test.names[:3] == ("good/000", "good/001", "crack/000")
+    assert test.images[:, 0, 0, 0].tolist() == [100, 101, 110, 111, 120, 121, 122]
+    assert test.has_mask.all()
+    assert not test.masks[:2].any()
+    assert test.masks[2].mean() == pytest.approx(0.25)
+    assert test.masks[3, : SIZE // 2].mean() == pytest.approx(0.75)
+    assert test.masks[4:, SIZE // 2 :].all()
+    assert not test.masks[4:, : SIZE // 2].any()
+
+
+def test_split_follows_the_seed(root):
+    def held_out(seed):
+        data = _load(root, seed=seed, validation_fraction=0.3)
+        return data.validation[:, 0, 0, 0].tolist()
+
+    assert held_out(0) == held_out(0)
+    assert len(held_out(0)) == 3
+    assert len({tuple(held_out(seed)) for seed in range(5)}) > 1
+
+
+def test_second_load_decodes_nothing(root, monkeypatch):
+    first = _load(root)
+    monkeypatch.setattr(folder, "_decode", lambda *_, **__: pytest.fail("decoded again"))
+    second = _load(root)
+    np.testing.assert_array_equal(first.train, second.train)
+    np.testing.assert_array_equal(first.test.masks, second.test.masks)
+    assert isinstance(second.test.images, np.memmap)
+
+
+def test_a_changed_image_is_decoded_anew(root):
+    _load(root)
+    _image(root / "test/good/000.png", 7)
+    assert _load(root).test.images[0, 0, 0, 0] == 7
+
+
+def test_masks_that_change_places_are_checked_anew(root):
+    """The same files under other names are no hit: sizes were compared for the old places."""
+    shutil.rmtree(root / "test/dent")
+    shutil.rmtree(root / "ground_truth/dent")
+    _image(root / "test/crack/001.png", 111, sides=(30, 30))
+    _mask(root / "ground_truth/crack/001_mask.png", sides=(30, 30))
+    _load(root)
+    masks = root / "ground_truth/crack"
+    (masks / "000_mask.png").rename(masks / "x.png")
+    (masks / "001_mask.png").rename(masks / "000_mask.png")
+    (masks / "x.png").rename(masks / "001_mask.png")
+    with pytest.raises(UserError, match="2 problems"):
+        _load(root)
+
+
+def test_without_ground_truth(root):
+    shutil.rmtree(root / "ground_truth")
+    test = _load(root).test
+    assert test.masks is None
+    assert not test.has_mask.any()
+    assert test.labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(None, 1), (1, 1), (3, 3)])
+def test_grey_images(root, channels, expected):
+    for path in root.glob("t*/*/*.png"):
+        _image(path, 50, mode="L")
+    assert _load(root, channels=channels).train.shape[-1] == expected
+
+
+def test_one_colour_image_makes_all_rgb(root):
+    for path in root.glob("train/*/*.png"):
+        _image(path, 50, mode="L")
+    data = _load(root)
+    assert data.train.shape[-1] == 3
+    assert (data.train == 50).all()
+    assert (_load(root, channels=1).train == 50).all()
+
+
+def test_any_format_size_and_mask_name(root):
+    for i, suffix in enumerate(["jpg", "JPEG", "bmp", "tif", "TIFF"]):
+        _image(root / f"train/good/extra{i}.{suffix}", 60, sides=(40 + i, 31))
+    (root / "test/crack/000.png").unlink()
+    _image(root / "test/crack/000.bmp", 110, sides=(50, 40))
+    (root / "ground_truth/crack/000_mask.png").unlink()
+    _mask(root / "ground_truth/crack/000.tif", sides=(50, 40))
+    data = _load(root)
+    assert len(data.train) + len(data.validation) == 15
+    assert data.test.masks[2].any()
+
+
+def test_hidden_files_are_ignored(root):
+    for place in ("train", "train/good", "test", "test/crack", "ground_truth/dent", "."):
+        for name in (".DS_Store", "._000.png", "Thumbs.db", "desktop.ini", "000.png~"):
+            (root / place / name).write_bytes(b"\0")
+    assert len(_load(root).test) == 7
+
+
+def test_marker_names_the_data_synthetic(root):
+    (root / "SYNTHETIC").write_text("drawn")
+    assert _load(root).name == "screws (synthetic)"
+
+
+def test_missing_mask(root):
+    (root / "ground_truth/dent/001_mask.png").unlink()
+    (line,) = _problems(root)
+    assert line.startswith(f"{root}/test/dent/001.png: has no mask")
+    assert f"{root}/ground_truth/dent/001_mask.png" in line
+
+
+def test_missing_mask_folder(root):
+    shutil.rmtree(root / "ground_truth/dent")
+    (line,) = _problems(root)
+    assert line.startswith(f"{root}/ground_truth/dent: no such folder")
+    assert "3 images" in line
+
+
+def test_extra_doubled_and_good_masks(root):
+    _mask(root / "ground_truth/crack/009_mask.png")
+    _mask(root / "ground_truth/crack/000.png")
+    _mask(root / "ground_truth/good/000_mask.png")
+    _mask(root / "ground_truth/scratch/000_mask.png")
+    lines = _problems(root)
+    assert len(lines) == 4
+    text = "\n".join(lines)
+    assert f"{root}/ground_truth/crack/009_mask.png: belongs to no image" in text
+    assert f"{root}/ground_truth/crack/000_mask.png: a second mask" in text
+    assert f"{root}/ground_truth/good: normal images have no masks" in text
+    assert f"{root}/ground_truth/scratch: belongs to no folder" in text
+
+
+def test_mask_of_another_defect_type(root):
+    moved = root / "ground_truth/dent/002_mask.png"
+    moved.rename(root / "ground_truth/crack/002_mask.png")
+    extra, missing = _problems(root)
+    assert extra.startswith(f"{root}/ground_truth/crack/002_mask.png: belongs to no image of")
+    assert f"if it is the mask of {root}/test/dent/002.png, move it to" in extra
+    assert missing.startswith(f"{root}/test/dent/002.png: has no mask")
+
+
+def test_mask_of_another_size(root):
+    _mask(root / "ground_truth/dent/001_mask.png", sides=(20, 24))
+    (line,) = _problems(root)
+    assert line.startswith(f"{root}/ground_truth/dent/001_mask.png: 20 x 24 pixels, but ")
+    assert "24 x 20" in line
+
+
+def test_black_mask(root):
+    _mask(root / "ground_truth/dent/001_mask.png", box=None)
+    (line,) = _problems(root)
+    assert line.startswith(f"{root}/ground_truth/dent/001_mask.png: all black")
+
+
+def test_unreadable_images_and_masks(root):
+    cut = root / "train/good/003.png"
+    cut.write_bytes(cut.read_bytes()[:50])
+    (root / "test/good/000.png").write_text("no image")
+    (root / "ground_truth/crack/000_mask.png").write_bytes(b"")
+    lines = _problems(root)
+    assert [line.split(":")[0] for line in lines] == [
+        f"{root}/train/good/003.png",
+        f"{root}/test/good/000.png",
+        f"{root}/ground_truth/crack/000_mask.png",
+    ]
+
+
+def test_empty_folders(root):
+    for path in root.glob("train/good/*"):
+        path.unlink()
+    (root / "test/hole").mkdir()
+    (root / "ground_truth/hole").mkdir()
+    lines = _problems(root)
+    for place in ("train/good", "test/hole", "ground_truth/hole"):
+        assert any(line.startswith(f"{root}/{place}: empty") for line in lines)
+
+
+def test_misplaced_and_unknown_files(root):
+    (root / "train/good/notes.txt").write_text("x")
+    (root / "train/good/more").mkdir()
+    _image(root / "train/crack/000.png", 1)
+    _image(root / "test/000.png", 1)
+    _image(root / "test/dent/000.jpg", 1)
+    lines = _problems(root)
+    named = {line.split(":")[0].removeprefix(f"{root}/") for line in lines}
+    assert named == {
+        "train/good/notes.txt",
+        "train/good/more",
+        "train/crack",
+        "test/000.png",
+        "test/dent/000.png",
+    }
+
+
+@pytest.mark.parametrize("place", ["train", "test"])
+def test_missing_parts_of_the_layout(root, place):
+    shutil.rmtree(root / place)
+    lines = _problems(root)
+    assert any(line.startswith(f"{root}/{place}") and "no such folder" in line for line in lines)
+
+
+def test_one_training_image_is_too_few(root):
+    for path in sorted(root.glob("train/good/*"))[1:]:
+        path.unlink()
+    (line,) = _problems(root)
+    assert "only training image" in line
+
+
+def test_all_problems_at_once(root):
+    (root / "ground_truth/dent/001_mask.png").unlink()
+    _mask(root / "ground_truth/dent/002_mask.png", sides=(9, 9))
+    (root / "train/good/003.png").write_text("no image")
+    assert len(_problems(root)) == 3
+
+
+def test_missing_folder_and_impossible_settings(root, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: no such folder; set data\.dir .*train/good"):
+        folder.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"data\.channels is 2"):
+        _load(root, channels=2)
+    with pytest.raises(UserError, match=r"data\.validation_fraction is 1\.0"):
+        _load(root, validation_fraction=1.0)
+    with pytest.raises(UserError, match=r"data\.image_size is 0"):
+        folder.load(root, image_size=0)
+
+
+def test_cut_cache_entry_is_not_used(root):
+    first = _load(root)
+    (file,) = (root.parent / "cache").glob("*-images.npy")
+    file.write_bytes(file.read_bytes()[:-100])
+    np.testing.assert_array_equal(_load(root).train, first.train)

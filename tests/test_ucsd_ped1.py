@@ -1,0 +1,315 @@
+"""UCSD Ped1: the official layout, its labels and masks, and everything that can be wrong."""
+
+import os
+import pathlib
+import re
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_attn.data import synthetic, ucsd_ped1
+from vae_attn.errors import UserError
+
+SIZE = 40
+MASK_CLIPS = (3, 4, 14, 18, 19, 21, 22, 23, 24, 32)  # of the real data set
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> pathlib.Path:
+    root = tmp_path_factory.mktemp("ped1") / "data"
+    synthetic.write_ucsd_ped1(root, small=True)
+    return root
+
+
+@pytest.fixture
+def root(drawn, tmp_path) -> pathlib.Path:
+    """A twin of one's own to break: 3 training and 6 test clips of 12 frames, masks of 2 4 6."""
+    shutil.copytree(drawn, tmp_path / "data")
+    return tmp_path / "data/UCSDped1"
+
+
+def _load(root, **options):
+    options.setdefault("cache_dir", root.parent / "cache")
+    return ucsd_ped1.load(root, image_size=SIZE, **options)
+
+
+def _problems(root) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        _load(root)
+    assert not (root.parent / "cache").exists()
+    heading, *lines = str(caught.value).split("\n  ")
+    assert heading.startswith(f"{root}: {len(lines)} problem")
+    return lines
+
+
+def _clip(name: str) -> int:
+    return int(re.fullmatch(r"Test(\d{3})/\d{3}", name)[1])
+
+
+def test_twin(root):
+    data = _load(root)
+    assert data.name == "UCSD Ped1 (synthetic)"
+    assert data.train.shape == (36, SIZE, SIZE, 1)
+    test = data.test
+    assert test.images.shape == (60, SIZE, SIZE, 1)  # five of the six test clips
+    assert test.class_names == ("normal", "anomalous")
+    clips = [_clip(name) for name in test.names]
+    assert sorted(set(clips)) != [1, 2, 3, 4, 5, 6]
+    assert {2, 4, 6} < set(clips)  # clips with masks stay
+    assert test.has_mask.tolist() == [clip in (2, 4, 6) for clip in clips]
+    marked = test.masks.any(axis=(1, 2))
+    assert (marked[test.has_mask] == test.labels[test.has_mask]).all()
+    assert not marked[~test.has_mask].any()
+
+
+def test_labels_frames_and_masks_belong_together(root):
+    """Against the files themselves, one by one, resized by Pillow and by hand."""
+    test = _load(root).test
+    lines = (root / "Test/UCSDped1.m").read_text().splitlines()[1:]
+    rows = np.floor((np.arange(SIZE) + 0.5) * 158 / SIZE).astype(int)
+    columns = np.floor((np.arange(SIZE) + 0.5) * 238 / SIZE).astype(int)
+    for index, name in enumerate(test.names):
+        clip, frame = name.split("/")
+        ranges = re.findall(r"(\d+):(\d+)", lines[_clip(name) - 1])
+        assert test.labels[index] == any(int(a) <= int(frame) <= int(b) for a, b in ranges)
+        with Image.open(root / "Test" / f"{name}.tif") as picture:
+            small = picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        np.testing.assert_array_equal(test.images[index, ..., 0], small)
+        if test.has_mask[index]:
+            mask = np.asarray(Image.open(root / f"Test/{clip}_gt/{frame}.bmp")) > 0
+            np.testing.assert_array_equal(test.masks[index], mask[np.ix_(rows, columns)])
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.34, 0.5])
+def test_validation_is_whole_clips_normal_frames(root, fraction):
+    data = _load(root, validation_fraction=fraction)
+    in_test = {_clip(name) for name in data.test.names}
+    held_out = set(range(1, 7)) - in_test
+    assert len(held_out) == round(6 * fraction)
+    assert held_out <= {1, 3, 5}  # without masks first
+    assert len(data.test) == 12 * len(in_test)
+    lines = (root / "Test/UCSDped1.m").read_text().splitlines()[1:]
+    normal = []
+    for clip in sorted(held_out):
+        ranges = re.findall(r"(\d+):(\d+)", lines[clip - 1])
+        for number in range(1, 13):
+            if not any(int(a) <= number <= int(b) for a, b in ranges):
+                path = root / f"Test/Test{clip:03d}/{number:03d}.tif"
+                with Image.open(path) as picture:
+                    normal.append(
+                        np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+                    )
+    np.testing.assert_array_equal(data.validation[..., 0], np.stack(normal))
+
+
+def test_clips_with_masks_are_held_out_only_when_the_others_run_out(root):
+    data = _load(root, validation_fraction=0.67)
+    held_out = set(range(1, 7)) - {_clip(name) for name in data.test.names}
+    assert len(held_out) == 4
+    assert {1, 3, 5} < held_out
+
+
+def test_draw_follows_the_seed(root):
+    def first(seed):
+        return _load(root, seed=seed).test.names
+
+    assert first(3) == first(3)
+    assert len({first(seed) for seed in range(8)}) > 1
+
+
+def test_clips_without_normal_frames_are_not_held_out(root):
+    path = root / "Test/UCSDped1.m"
+    lines = path.read_text().splitlines()
+    for clip in (1, 3):
+        lines[clip] = "TestVideoFile{end+1}.gt_frame = [1:12];"
+    path.write_text("\n".join(lines))
+    for seed in range(4):
+        assert 5 not in {_clip(name) for name in _load(root, seed=seed).test.names}
+
+
+def test_second_load_decodes_nothing(root, monkeypatch):
+    first = _load(root)
+    monkeypatch.setattr(ucsd_ped1, "_decode", lambda *_: pytest.fail("decoded again"))
+    second = _load(root)
+    np.testing.assert_array_equal(first.test.masks, second.test.masks)
+    assert isinstance(second.train, np.memmap)
+
+
+def test_parent_folder_and_left_over_files(root):
+    for place in (".", "Train", "Test", "Train/Train001", "Test/Test002", "Test/Test002_gt"):
+        for name in (".DS_Store", "._001.tif", "._001.bmp"):
+            (root / place / name).write_bytes(b"\0")
+    (root / "Test/UCSDped1.m~").write_text("older")
+    assert len(_load(root.parent, cache_dir=root.parent / "cache").test) == 60
+
+
+def test_without_any_masks(root):
+    for clip in (2, 4, 6):
+        shutil.rmtree(root / f"Test/Test{clip:03d}_gt")
+    test = _load(root).test
+    assert test.masks is None
+    assert not test.has_mask.any()
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: holds no UCSD Ped1; .*svcl\.ucsd\.edu.*\.m"):
+        ucsd_ped1.load(tmp_path / "nowhere")
+
+
+def test_mask_count_and_gap(root):
+    (root / "Test/Test002_gt/012.bmp").unlink()
+    (line,) = _problems(root)
+    assert line.startswith(f"{root}/Test/Test002_gt: 11 masks for the 12 frames of Test002")
+
+
+def test_missing_frame_in_the_middle(root):
+    (root / "Train/Train001/005.tif").unlink()
+    (line,) = _problems(root)
+    assert line.startswith(f"{root}/Train/Train001/005.tif: missing")
+
+
+def test_mask_size_and_label_contradiction(root):
+    Image.new("L", (158, 238)).save(root / "Test/Test002_gt/001.bmp")
+    Image.new("L", (238, 158)).save(root / "Test/Test004_gt/005.bmp")
+    size, contradiction = _problems(root)
+    assert size.startswith(f"{root}/Test/Test002_gt/001.bmp: 158 x 238 pixels, but ")
+    assert contradiction.startswith(f"{root}/Test/Test004_gt: masks and UCSDped1.m disagree")
+    assert "005" in contradiction
+
+
+def test_unreadable_frames(root):
+    (root / "Train/Train002/003.tif").write_bytes(b"")
+    cut = root / "Test/Test001/004.tif"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    (root / "Test/Test006_gt/001.bmp").write_text("no image")
+    assert [line.split(":")[0].removeprefix(f"{root}/") for line in _problems(root)] == [
+        "Train/Train002/003.tif",
+        "Test/Test001/004.tif",
+        "Test/Test006_gt/001.bmp",
+    ]
+
+
+def test_empty_unknown_and_missing_clips(root):
+    shutil.rmtree(root / "Train/Train002")
+    (root / "Train/Train004").mkdir()
+    (root / "Test/Test009_gt").mkdir()
+    (root / "Test/Test001/notes.txt").write_text("x")
+    named = [line.split(":")[0].removeprefix(f"{root}/") for line in _problems(root)]
+    assert named == [
+        "Train/Train002",
+        "Train/Train004",
+        "Test/Test009_gt",
+        "Test/Test001/notes.txt",
+    ]
+
+
+def test_problems_of_all_kinds_at_once(root):
+    (root / "Test/UCSDped1.m").unlink()
+    (root / "Test/Test002_gt/012.bmp").unlink()
+    (root / "Train/Train002/003.tif").write_bytes(b"")
+    assert len(_problems(root)) == 3
+
+
+@pytest.mark.parametrize("clips", [-1, 1])
+def test_labels_of_fewer_or_more_clips(root, clips):
+    path = root / "Test/UCSDped1.m"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:clips] if clips < 0 else lines + lines[-1:]))
+    (line,) = _problems(root)
+    assert line.startswith(f"{path}: tells of {6 + clips} test clips, but there are 6")
+
+
+def _labels(tmp_path, text, counts):
+    path = tmp_path / "UCSDped1.m"
+    path.write_text(text)
+    return ucsd_ped1.read_frame_labels(path, counts)
+
+
+def test_label_syntax(tmp_path):
+    text = (
+        "% anomalous frames\r\nTestVideoFile = {};\r\n\r\n"
+        "TestVideoFile{end+1}.gt_frame = [2:3, 5:5];  % two ranges\r\n"
+        "TestVideoFile{end + 1}.gt_frame=[1 : 2 4];\n"
+        "TestVideoFile{end+1}.gt_frame = [];\n"
+    )
+    found = _labels(tmp_path, text, [6, 4, 3])
+    assert [np.flatnonzero(label).tolist() for label in found] == [[1, 2, 4], [0, 1, 3], []]
+    assert [len(label) for label in found] == [6, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "reason"),
+    [
+        ("1:7", "goes beyond the clip's 6 frames"),
+        ("0:3", "count up from 1"),
+        ("4:2", "count up from 1"),
+        ("a:b", "is no range"),
+        ("1:2:6", "is no range"),
+        ("-1:3", "is no range"),
+    ],
+)
+def test_bad_ranges_name_the_line(tmp_path, ranges, reason):
+    text = f"TestVideoFile = {{}};\nTestVideoFile{{end+1}}.gt_frame = [{ranges}];\n"
+    with pytest.raises(UserError, match=rf"UCSDped1\.m, line 2: .*{reason}"):
+        _labels(tmp_path, text, [6])
+
+
+def test_nothing_in_the_label_file_is_executed(tmp_path):
+    victim = tmp_path / "victim"
+    text = f"TestVideoFile{{end+1}}.gt_frame = [__import__('os').mkdir('{victim}')];\n!touch x\n"
+    with pytest.raises(UserError, match="2 problems") as caught:
+        _labels(tmp_path, text, [6])
+    assert "line 1" in str(caught.value)
+    assert "line 2" in str(caught.value)
+    assert not victim.exists()
+
+
+def test_read_masks(root):
+    masks = ucsd_ped1.read_masks(root / "Test/Test002_gt")
+    assert masks.shape == (12, 158, 238)
+    assert masks.any(axis=(1, 2)).tolist() == [3 <= i < 10 for i in range(12)]
+    Image.new("L", (5, 5)).save(root / "Test/Test002_gt/002.bmp")
+    (root / "Test/Test002_gt/003.bmp").write_text("no image")
+    with pytest.raises(UserError, match="2 problems"):
+        ucsd_ped1.read_masks(root / "Test/Test002_gt")
+
+
+def _with_drawn_frames(root: pathlib.Path, archive: pathlib.Path) -> None:
+    """The real masks and labels, with frames whose grey level tells their clip."""
+    (root / "Test").mkdir(parents=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(root / "Test", filter="data")
+    for split, clips in (("Train", 2), ("Test", 36)):
+        for clip in range(1, clips + 1):
+            folder = root / split / f"{split}{clip:03d}"
+            folder.mkdir(parents=True)
+            frame = Image.new("L", (238, 158), 5 * clip)
+            frame.save(folder / "001.tif", compression="tiff_lzw")
+            for number in range(2, 201):
+                os.link(folder / "001.tif", folder / f"{number:03d}.tif")
+
+
+def test_real_masks_and_labels(shared_data, tmp_path):
+    root = tmp_path / "UCSDped1"
+    _with_drawn_frames(root, shared_data / "ucsd_ped1_masks.tar.xz")
+    labels = ucsd_ped1.read_frame_labels(root / "Test/UCSDped1.m", [200] * 36)
+    assert sum(int(label.sum()) for label in labels) == 4045
+    data = ucsd_ped1.load(tmp_path, cache_dir=tmp_path / "cache")
+    assert data.name == "UCSD Ped1"
+    test = data.test
+    assert test.images.shape == (29 * 200, 100, 100, 1)  # 7 of the 36 clips validate
+    assert test.has_mask.sum() == 2000
+    clips = np.array([_clip(name) for name in test.names])
+    assert set(clips[test.has_mask]) == set(MASK_CLIPS)
+    assert (test.images[:, 50, 50, 0] == 5 * clips).all()
+    marked = test.masks.any(axis=(1, 2))
+    assert (marked[test.has_mask] == test.labels[test.has_mask]).all()
+    held_out = sorted(set(range(1, 37)) - set(clips.tolist()))
+    normal = [200 - int(labels[clip - 1].sum()) for clip in held_out]
+    levels, counts = np.unique(data.validation[:, 0, 0, 0], return_counts=True)
+    assert dict(zip(levels // 5, counts, strict=True)) == {
+        clip: count for clip, count in zip(held_out, normal, strict=True) if count
+    }

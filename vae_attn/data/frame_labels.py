@@ -1,0 +1,89 @@
+"""Which frames of a clip are anomalous: the `.m` file of UCSD Ped1, read as data, never run."""
+
+import pathlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool
+
+from vae_attn.data.layout import problems_error
+
+_FRAMES = re.compile(r"TestVideoFile\{\s*end\s*\+\s*1\s*\}\.gt_frame\s*=\s*\[(.*)\]\s*;?")
+_NO_FRAMES = re.compile(r"(TestVideoFile\s*=\s*\{\s*\}\s*;?)?")
+_RANGE = re.compile(r"(\d+)(?::(\d+))?")
+
+
+def read_frame_labels(
+    path: pathlib.Path, frame_counts: Sequence[int]
+) -> tuple[Bool[np.ndarray, "_"], ...]:
+    """Reads which frames are anomalous from a Ped1 `.m` file, without executing anything.
+
+    Args:
+      path: the file; the i-th statement `TestVideoFile{end+1}.gt_frame = [5:90, 140:200];` tells
+        the anomalous frames of the i-th test clip, counted from 1, ends included.
+      frame_counts: the number of frames of each clip.
+
+    Returns:
+      One array a clip, True on anomalous frames.
+
+    Raises:
+      UserError: all lines that cannot be understood, ranges beyond a clip, and a number of clips
+        other than that of `frame_counts`.
+    """
+    labels, problems = parse_frame_labels(path, frame_counts)
+    if problems:
+        raise problems_error(path, problems, layout="one range or more a test clip, from 1")
+    return tuple(labels)
+
+
+def parse_frame_labels(
+    path: pathlib.Path, frame_counts: Sequence[int]
+) -> tuple[list[Bool[np.ndarray, "_"]], list[str]]:
+    """As `read_frame_labels`, but returns what is wrong with the file beside the labels."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return [], [f"{path}: cannot be read ({error.strerror}); it tells the anomalous frames"]
+    labels: list[np.ndarray] = []
+    problems: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        statement = line.split("%")[0].strip()
+        frames = _FRAMES.fullmatch(statement)
+        if frames:
+            count = frame_counts[len(labels)] if len(labels) < len(frame_counts) else None
+            label, wrong = _parse_ranges(frames[1], count)
+            labels.append(label)
+            problems += [f"{path}, line {number}: {what}" for what in wrong]
+        elif not _NO_FRAMES.fullmatch(statement):
+            problems.append(
+                f"{path}, line {number}: {statement!r} is not understood; write "
+                "TestVideoFile{end+1}.gt_frame = [first:last];"
+            )
+    if len(labels) != len(frame_counts):
+        problems.append(
+            f"{path}: tells of {len(labels)} test clips, but there are {len(frame_counts)}; "
+            "restore the file or the clips"
+        )
+    return labels, problems
+
+
+def _parse_ranges(text: str, count: int | None) -> tuple[np.ndarray, list[str]]:
+    """`5:90, 140:200` as an array of `count` frames; None stands for a clip that is not there."""
+    label = np.zeros(count or 0, bool)
+    problems = []
+    for part in re.split(r"[,;\s]+", re.sub(r"\s*:\s*", ":", text.strip())):
+        if not part:
+            continue
+        found = _RANGE.fullmatch(part)
+        if not found:
+            problems.append(f"{part!r} is no range; write first:last")
+            continue
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not 1 <= first <= last:
+            problems.append(f"the range {part} has to count up from 1 or later")
+        elif count is not None and last > count:
+            problems.append(f"the range {part} goes beyond the clip's {count} frames")
+        else:
+            label[first - 1 : last] = count is not None
+    return label, problems
