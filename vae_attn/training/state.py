@@ -14,15 +14,16 @@ class TrainState:
     """Parameters and what the next step needs.
 
     Attributes:
-      seed: of the run; with `step` it determines the next step's noise and augmentation.
-      step: number of updates made.
+      seed: of the run, a scalar; with `step` it determines the next step's noise and augmentation.
+      step: number of updates made, a scalar.
       params: of the model.
       batch_stats: running statistics of batch normalisation; empty for models without.
       opt_state: of the optimiser.
     """
 
-    seed: Int[Array, ""]
-    step: Int[Array, ""]
+    # Not typed by shape: transformations of a tree put other things than arrays into its leaves.
+    seed: PyTree
+    step: PyTree
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
