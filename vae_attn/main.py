@@ -8,6 +8,7 @@ The same command on the same workdir goes on where it stopped.
 
 import logging
 import pathlib
+import re
 import sys
 
 from absl import app, flags
@@ -41,22 +42,29 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     try:
         rest = flags.FLAGS(argv)
-        config = _CONFIG.value
-    except KeyError as error:  # ml_collections: 'stepz'\nDid you mean "steps" instead of "stepz"?
-        key, *hint = str(error.args[0]).replace("'", "").split("\n")
-        given = next((arg for arg in argv if key in arg), f"key {key}")
-        raise UserError(f"{given}: the config has no key {key!r}. {' '.join(hint)}") from error
-    except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:
-        # The last line of a message tells what happened; those before it, where.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        first = lines[0].removesuffix(" Error whilst parsing config file:")
-        message = first if len(lines) == 1 else f"{first} {lines[-1]}"
-        raise UserError(f"the command line cannot be used: {message}") from error
-    if config is None:
-        raise UserError("--config is missing: give one, such as --config=configs/digits.py.")
+        if _CONFIG.value is None:
+            raise UserError("--config is missing: give one, such as --config=configs/digits.py.")
+        _ = _CONFIG.value["seed"]  # a config file that failed to load says so only when it is used
+    except UserError:
+        raise
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(_one_sentence(error, argv)) from error
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: every option starts with --.")
     return rest
+
+
+def _one_sentence(error: Exception, argv: list[str]) -> str:
+    """What absl and ml_collections say in several lines, some of them a traceback."""
+    text = str(error).encode().decode("unicode_escape")
+    if match := re.search(r"'(\w+)'?\s*Did you mean \"(\w+)\"", text):
+        wrong, right = match.groups()
+        given = next((argument for argument in argv if wrong in argument), wrong)
+        return f"{given}: the config has no key {wrong!r}. Did you mean {right!r}?"
+    # The first line tells where, the last one what.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0].removesuffix(" Error whilst parsing config file:")
+    return f"the command line cannot be used: {' '.join(dict.fromkeys([first, lines[-1]]))}"
 
 
 def default_workdir() -> pathlib.Path:

@@ -38,6 +38,7 @@ def grid(
     *,
     title: str,
     masks: dict[str, Bool[np.ndarray, "n height width"]] | None = None,
+    labels: dict[str, list[str]] | None = None,
     note: str = "",
 ) -> Figure:
     """A labelled grid of images.
@@ -48,6 +49,7 @@ def grid(
       columns: heading of each column.
       title: of the figure.
       masks: for the rows named, regions to outline.
+      labels: for the rows named, small print over each image.
       note: small print under the grid.
 
     Returns:
@@ -70,6 +72,8 @@ def grid(
                 axis.contour(masks[name][column], levels=[0.5], colors="#39d353", linewidths=1.2)
             if row == 0:
                 axis.set_title(columns[column], fontsize=8)
+            if labels and name in labels:
+                axis.set_title(labels[name][column], fontsize=7, pad=2)
         axes[row, 0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
     figure.suptitle(title, fontsize=10)
     figure.text(0.5, 0.005, note, fontsize=7, ha="center", va="bottom", color="0.35")

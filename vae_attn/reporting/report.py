@@ -143,24 +143,23 @@ def _latents(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, s
     mean, logvar = explainer.encode(shown.images)
     deviation = (mean - explainer.normal_mean) / np.sqrt(np.exp(logvar) + explainer.normal_variance)
     order = np.argsort(-np.abs(deviation), axis=1)[:, :_LATENTS_SHOWN]
-    scale = float(np.quantile(np.take_along_axis(maps, order[..., None, None], 1), 0.995)) or 1.0
-    rows = {}
-    for i, label in enumerate(shown.labels):
-        images = np.repeat(shown.images[i : i + 1], _LATENTS_SHOWN, axis=0)
-        overlays = figures.overlay(images, maps[i, order[i]], scale)
-        original = np.broadcast_to(shown.images[i : i + 1] / 255, (1, *overlays.shape[1:]))
-        chosen_latents = ", ".join(f"z{k}" for k in order[i])
-        heading = f"{shown.class_names[label]}\n{chosen_latents[:24]}..."
-        rows[heading] = np.concatenate([original, overlays])
-    columns = ["input", *(f"deviation #{rank}" for rank in range(1, _LATENTS_SHOWN + 1))]
-    figure = figures.grid(
-        rows,
-        columns,
-        title=f"{data.name}: maps of single latents, {style} at {config.attention.layer}",
-    )
+    maps = np.take_along_axis(maps, order[..., None, None], axis=1)
+    scale = _quantile(maps)
+    rows, marks = {}, {}
+    for image, image_maps, latents, deviations, label in zip(
+        shown.images, maps, order, deviation, shown.labels, strict=True
+    ):
+        overlays = figures.overlay(np.repeat(image[None], len(latents), axis=0), image_maps, scale)
+        original = np.broadcast_to(image[None] / 255, (1, *overlays.shape[1:]))
+        name = shown.class_names[label]
+        rows[name] = np.concatenate([original, overlays])
+        marks[name] = [name, *(f"z{k} {deviations[k]:+.1f} sd" for k in latents)]
+    title = f"{data.name}: maps of single latents, {style} at {config.attention.layer}"
+    columns = [""] * (1 + order.shape[1])
+    figure = figures.grid(rows, columns, title=title, labels=marks)
     caption = (
-        "For each image its latents that deviate most from the normal images' (in standard "
-        "deviations), and what each of them looks at. One colour scale for all."
+        "For each image the latents that deviate most from the normal images' (in standard "
+        "deviations, sd), and what each of them looks at. One colour scale for all."
     )
     return figure, "What single latents look at", caption
 
@@ -183,7 +182,7 @@ def _colour_scale(config, explainer: Explainer, data: AnomalyData, style: str) -
     return _quantile(maps)
 
 
-def _quantile(maps: Float[np.ndarray, "n h w"]) -> float:
+def _quantile(maps: Float[np.ndarray, "*shape"]) -> float:
     return float(np.quantile(maps, _SCALE_QUANTILE)) or 1.0
 
 

@@ -1,0 +1,120 @@
+"""The program as a user meets it: its errors, and runs that are killed."""
+
+import importlib.util
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from vae_attn.training import loop
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "vae_attn.main", *map(str, arguments)]
+
+
+def run(*arguments):
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+
+
+DIGITS = "--config=configs/digits.py"
+MNIST = "--config=configs/mnist.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config is missing: give one"),
+        ([DIGITS, "--config.train.stepz=3"], "no key 'stepz'. Did you mean 'steps'?"),
+        ([DIGITS, "--config.train.steps=many"], "--config.train.steps=many"),
+        ([DIGITS + ":x"], "the config's variant 'x' is no digit"),
+        ([DIGITS, "--config.attention.layer=conv9"], "--config.attention.layer='conv9' must be of"),
+        ([DIGITS, "--config.train.learning_rate=-1"], "must be greater than 0"),
+        ([DIGITS, "--workdir=/proc/nowhere"], "--workdir=/proc/nowhere cannot be written"),
+        ([MNIST, "--config.data.dir=/no/such"], "/no/such"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        ([DIGITS, "stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_one_clear_sentence(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("vae_attn: ")
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_corrupt_file_is_named(tmp_path):
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / f"{name}-ubyte").write_bytes(b"no idx file")
+    result = run(MNIST, f"--config.data.dir={tmp_path}", f"--workdir={tmp_path}/run")
+    assert result.returncode == 2
+    assert f"{tmp_path}/t" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def final_state(workdir):
+    state = loop.restore(config_of_digits(), workdir, which="latest")
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def config_of_digits():
+    spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def test_killed_run_ends_as_the_uninterrupted_one(tmp_path):
+    """kill -9 at a random moment behind the first checkpoint, then the same command again."""
+    options = [DIGITS, "--mode=train", "--config.train.steps=12", "--config.train.batch_size=8"]
+    options += ["--config.train.checkpoint_every=3", "--config.train.log_every=1"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(*options, f"--workdir={whole}").returncode == 0
+
+    process = subprocess.Popen(
+        command(*options, f"--workdir={killed}"),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (killed / "checkpoints" / "3").exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(random.uniform(0, 2))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    result = run(*options, f"--workdir={killed}")
+    assert result.returncode == 0, result.stderr
+    assert "going on from step" in result.stderr
+    expected = final_state(whole)
+    found = final_state(killed)
+    assert found.keys() == expected.keys()
+    assert found[".step"] == 12
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_importing_needs_neither_tensorflow_nor_torch():
+    code = (
+        "import sys, vae_attn.main, vae_attn.experiment, vae_attn.config, vae_attn.attention;"
+        "assert not {'tensorflow', 'torch', 'tensorflow_datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, check=True)
