@@ -1,0 +1,29 @@
+# make demo: set up and run the main job on data that needs no download.
+# make test: set up and run all tests.
+# Choose the interpreter with PYTHON=python3.13, and the environment's folder with VENV=...
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint
+
+demo: $(VENV)/installed
+	$(BIN)/python -m vae_attn.main --config=configs/digits.py
+	@echo "Open runs/digits/report/index.html"
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@
