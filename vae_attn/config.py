@@ -6,12 +6,20 @@ import pathlib
 import ml_collections
 
 from vae_attn import attention
+from vae_attn.data import mvtec_ad
 from vae_attn.errors import UserError
 from vae_attn.models import registry
 from vae_attn.training import parallel
 
 # Keys that may differ between two calls on one workdir: they change no parameter of the model.
-_FREE_KEYS = ("attention.", "evaluate.", "parallel.", "data.dir", "train.log_every")
+_FREE_KEYS = (
+    "attention.",
+    "evaluate.",
+    "parallel.",
+    "data.dir",
+    "data.cache_dir",
+    "train.log_every",
+)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -23,15 +31,25 @@ def default_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict()
     config.data.name = "digits"
     config.data.dir = "data"  # where the data set's official files are
+    config.data.cache_dir = ""  # of decoded images and downloaded weights; "" is ~/.cache/vae_attn
     config.data.image_size = 28
+    config.data.channels = 0  # folder: 1 grey, 3 colour, 0 what the model takes
     config.data.digit = 3  # digits, mnist: the normal class
+    config.data.category = ""  # mvtec_ad: one of its categories, or a group of them
     config.data.validation_fraction = 0.1  # of the normal training images
     config.data.rotation = 0.0  # augmentation: largest rotation, degrees both ways
     config.data.shift = 0.0  # augmentation: largest shift, pixels each way
+    config.data.mirror_horizontal = False  # augmentation: left and right may be exchanged
+    config.data.mirror_vertical = False  # augmentation: top and bottom may be exchanged
+    config.data.images_per_epoch = 0  # augmented images; 0 is as many as there are
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "mnist"
     config.model.latents = 32
+    # ImageNet weights of the ResNet18 of model.name=mvtec_ad: "", the path of a .pth or
+    # .safetensors file or of its folder, or "download" for torchvision's official file.
+    config.model.pretrained = ""
+    config.model.freeze_trunk = False  # keep the pretrained weights and statistics as they are
 
     config.train = ml_collections.ConfigDict()
     config.train.batch_size = 128  # over all devices
@@ -69,6 +87,28 @@ def digit_variant(variant: str) -> int:
     return int(variant)
 
 
+def set_category(config: ml_collections.ConfigDict, category: str) -> None:
+    """Sets MVTec-AD's category, and the mirrors that it permits (`mvtec_ad.MIRRORS`).
+
+    Args:
+      config: changed in place.
+      category: of MVTec-AD; or a group of them (`mvtec_ad.GROUPS`), whose runs come here again.
+
+    Raises:
+      UserError: for an unknown category; the message lists all.
+    """
+    if category not in (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS):
+        raise UserError(
+            f"{category!r} is no category of MVTec-AD: give one of "
+            f"{', '.join(mvtec_ad.CATEGORIES)}, or {' or '.join(mvtec_ad.GROUPS)}."
+        )
+    config.data.category = category
+    if category in mvtec_ad.MIRRORS:
+        mirror = mvtec_ad.MIRRORS[category]
+        config.data.mirror_horizontal = mirror.horizontal
+        config.data.mirror_vertical = mirror.vertical
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks what a type cannot: names, ranges, layers.
 
@@ -82,6 +122,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "train.epochs",
         "train.steps",
         "evaluate.max_images",
+        "data.images_per_epoch",
         "train.beta",
         "seed",
         "attention.projection_steps",
@@ -99,6 +140,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
     _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
     _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
+    _require(config, "data.channels", lambda v: v in (0, 1, 3), "1 (grey), 3 (colour) or 0 (auto)")
+    categories = (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS) if config.data.name == "mvtec_ad" else ()
+    known = f"one of {', '.join(categories)}" if categories else "empty unless data.name=mvtec_ad"
+    _require(config, "data.category", lambda v: v in (categories or ("",)), known)
+    if config.model.name != "mvtec_ad":
+        known = "empty unless model.name=mvtec_ad, whose trunk is the ResNet18"
+        _require(config, "model.pretrained", lambda v: not v, known)
+    if not config.model.pretrained:
+        known = "False unless model.pretrained gives the weights to keep"
+        _require(config, "model.freeze_trunk", lambda v: not v, known)
 
 
 def _require(config, key, accepts, expected) -> None:
@@ -116,6 +167,9 @@ def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
 def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes `config.json` into a new workdir; refuses a workdir made with another config.
 
+    A workdir without a checkpoint counts as new: a run that ended before its first one, for
+    want of its weights say, may come again with a config that mends it.
+
     Args:
       config: of this call.
       workdir: created if missing.
@@ -126,7 +180,7 @@ def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) ->
     """
     path = workdir / "config.json"
     now = json.loads(config.to_json())
-    if path.exists():
+    if path.exists() and any(workdir.glob("checkpoints/[0-9]*")):
         _compare(now, path)
         return
     try:

@@ -64,6 +64,24 @@ TABLE4_CATEGORIES: tuple[str, ...] = (
     "transistor",
 )
 
+# What may stand in place of a category, for one run of each.
+GROUPS: dict[str, tuple[str, ...]] = {"all": CATEGORIES, "table4": TABLE4_CATEGORIES}
+
+
+def present(data_dir: str | os.PathLike, group: str) -> tuple[str, ...]:
+    """The categories of a group (a key of `GROUPS`) whose folders are in `data_dir`.
+
+    Raises:
+      UserError: there is none.
+    """
+    found = tuple(c for c in GROUPS[group] if (pathlib.Path(data_dir) / c).is_dir())
+    if not found:
+        raise UserError(
+            f"{data_dir}: holds no category of MVTec-AD; download it from {SOURCE}, unpack it and "
+            "set data.dir to the folder that holds the categories"
+        )
+    return found
+
 
 def load(
     data_dir: str | os.PathLike,

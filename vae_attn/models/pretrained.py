@@ -24,6 +24,10 @@ FILE_NAME = "resnet18-f37072fd.pth"  # torchvision's ResNet18_Weights.IMAGENET1K
 URL = f"https://download.pytorch.org/models/{FILE_NAME}"
 SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
 
+# What the weights were trained on: images in [0, 1], less this mean, over this deviation (RGB).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # features, stride of the first block
 _NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _FORMAT = "vae_attn resnet18 1"

@@ -150,11 +150,13 @@ class Layers(nn.Module):
       rows: the table.
       initialization: initialisation of its weights: `torch` or `normal`.
       axis_name: device axis over which batch statistics are averaged in training.
+      frozen: names of rows that run as in evaluation, in training too.
     """
 
     rows: tuple[Row, ...]
     initialization: str = "torch"
     axis_name: str | None = None
+    frozen: tuple[str, ...] = ()
 
     def setup(self) -> None:
         """Builds the rows that have weights, each under its row's name."""
@@ -201,7 +203,7 @@ class Layers(nn.Module):
         start = names.index(after) + 1 if after is not None else 0
         stop = names.index(until) + 1 if until is not None else len(names)
         for row in self.rows[start:stop]:
-            x = self._run(row, x, train)
+            x = self._run(row, x, train and row.name not in self.frozen)
         return x
 
     def _run(self, row: Row, x: Array, train: bool) -> Array:

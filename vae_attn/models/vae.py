@@ -20,6 +20,8 @@ class Architecture:
       encoder: rows up to, without, the two linear heads.
       decoder: rows from the latents to the logits of the image.
       initialization: of the weights: `torch` (PyTorch's default) or `normal` (N(0, 0.02)).
+      input_mean: a channel, subtracted from the images at the encoder's entrance; empty for none.
+      input_std: a channel, by which they are then divided.
     """
 
     name: str
@@ -27,9 +29,11 @@ class Architecture:
     encoder: tuple[tables.Row, ...]
     decoder: tuple[tables.Row, ...]
     initialization: str
+    input_mean: tuple[float, ...] = ()
+    input_std: tuple[float, ...] = ()
 
     def attention_layers(self) -> tuple[str, ...]:
-        """Names of the places whose features are spatial, in order."""
+        """Names of the places whose features are spatial, in order: the rows of the trunk."""
         names = [row.name for row in self.encoder]
         return tuple(names[: names.index("flatten")])
 
@@ -43,16 +47,20 @@ class VAE(nn.Module):
       architecture: the tables.
       latents: dimension D of the latent space.
       axis_name: device axis over which batch statistics are averaged in training.
+      freeze_trunk: whether the trunk's batch normalisation keeps its running statistics in
+        training too. What keeps its parameters is `training.trunk.freeze`.
     """
 
     architecture: Architecture
     latents: int = 32
     axis_name: str | None = None
+    freeze_trunk: bool = False
 
     def setup(self) -> None:
         """Builds encoder, heads and decoder."""
         scheme = self.architecture.initialization
-        self.encoder = tables.Layers(self.architecture.encoder, scheme, self.axis_name)
+        frozen = self.architecture.attention_layers() if self.freeze_trunk else ()
+        self.encoder = tables.Layers(self.architecture.encoder, scheme, self.axis_name, frozen)
         self.mean = layers.Dense(self.latents, scheme)
         self.logvar = layers.Dense(self.latents, scheme)
         self.decoder = tables.Layers(self.architecture.decoder, scheme, self.axis_name)
@@ -68,7 +76,7 @@ class VAE(nn.Module):
 
         `conv2` is the convolution's output before its ReLU, `conv2_relu` after it.
         """
-        return self.encoder(images, until=layer, train=train)
+        return self.encoder(self._normalized(images), until=layer, train=train)
 
     def head(
         self, features: Float[Array, "batch h w k"], layer: str, *, train: bool = False
@@ -81,8 +89,15 @@ class VAE(nn.Module):
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> tuple[Float[Array, "batch latents"], Float[Array, "batch latents"]]:
         """Mean and log variance of q(z | x)."""
-        hidden = self.encoder(images, train=train)
+        hidden = self.encoder(self._normalized(images), train=train)
         return self.mean(hidden), self.logvar(hidden)
+
+    def _normalized(self, images: Array) -> Array:
+        """What the trunk's weights expect; the images outside the encoder stay in [0, 1]."""
+        if not self.architecture.input_mean:
+            return images
+        mean, std = self.architecture.input_mean, self.architecture.input_std
+        return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
 
     def decode(
         self, z: Float[Array, "batch latents"], *, train: bool = False

@@ -16,7 +16,7 @@ from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
 from vae_attn.models import registry
 from vae_attn.models.vae import VAE
-from vae_attn.training import parallel, state, steps
+from vae_attn.training import parallel, state, steps, trunk
 from vae_attn.training.checkpoints import Checkpoints
 from vae_attn.training.telemetry import Telemetry
 
@@ -30,12 +30,19 @@ def build_model(config: ml_collections.ConfigDict) -> VAE:
         image_size=config.data.image_size,
         latents=config.model.latents,
         axis_name=steps.AXIS,
+        imagenet_input=bool(config.model.pretrained),
+        freeze_trunk=config.model.freeze_trunk,
     )
 
 
 def total_steps(config: ml_collections.ConfigDict, num_examples: int) -> int:
-    """`train.steps`, or as many as `train.epochs` passes over the training images take."""
-    return config.train.steps or -(-config.train.epochs * num_examples // config.train.batch_size)
+    """`train.steps`, or as many as `train.epochs` take.
+
+    An epoch sees every training image once; or `data.images_per_epoch` of them, each augmented
+    anew, where that is given.
+    """
+    images = config.train.epochs * (config.data.images_per_epoch or num_examples)
+    return config.train.steps or -(-images // config.train.batch_size)
 
 
 def restore(
@@ -54,8 +61,9 @@ def restore(
     Raises:
       UserError: if there is no intact checkpoint.
     """
+    model = build_model(config)
     template = jax.eval_shape(
-        lambda: state.create(model=build_model(config), tx=_optimizer(config), seed=config.seed)
+        lambda: state.create(model=model, tx=_optimizer(config, model), seed=config.seed)
     )
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(template, which=which)
@@ -79,14 +87,16 @@ def train(
       The state after the last step.
 
     Raises:
-      UserError: if the loss is no longer finite; the checkpoints up to then are kept.
+      UserError: if the loss is no longer finite; the checkpoints up to then are kept. Before the
+        first step, if the pretrained weights cannot be had.
     """
-    model, tx = build_model(config), _optimizer(config)
+    model = build_model(config)
+    tx = _optimizer(config, model)
     update = parallel.parallelize(
         steps.make_update_fn(
             model=model,
             tx=tx,
-            augment=Augmentation(rotation=config.data.rotation, shift=config.data.shift),
+            augment=_augmentation(config),
             beta=config.train.beta,
         ),
         mode=config.parallel.mode,
@@ -98,6 +108,8 @@ def train(
     if (restored := checkpoints.restore(train_state)) is not None:
         train_state, start = restored
         _LOG.info("going on from step %d", start)
+    elif config.model.pretrained:
+        train_state = trunk.put(train_state, trunk.load_pretrained(config))
     train_state, images = parallel.replicate((train_state, data.train))
     total = total_steps(config, len(images))
     telemetry = Telemetry(workdir, start_step=start, total_steps=total)
@@ -128,8 +140,18 @@ def train(
     return train_state
 
 
-def _optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    return optax.adam(config.train.learning_rate)
+def _optimizer(config: ml_collections.ConfigDict, model: VAE) -> optax.GradientTransformation:
+    tx = optax.adam(config.train.learning_rate)
+    return trunk.freeze(tx, model.architecture) if model.freeze_trunk else tx
+
+
+def _augmentation(config: ml_collections.ConfigDict) -> Augmentation:
+    return Augmentation(
+        rotation=config.data.rotation,
+        shift=config.data.shift,
+        mirror_horizontal=config.data.mirror_horizontal,
+        mirror_vertical=config.data.mirror_vertical,
+    )
 
 
 def _finite_means(pending: list[dict[str, Array]], *, last_step: int) -> dict[str, float]:
