@@ -6,8 +6,10 @@ import pathlib
 import ml_collections
 
 from vae_attn import config as config_lib
-from vae_attn.data import registry
-from vae_attn.evaluation import anomaly
+from vae_attn.data import mvtec_ad, registry
+from vae_attn.data.dataset import AnomalyData
+from vae_attn.errors import UserError
+from vae_attn.evaluation import anomaly, summary
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import report
 from vae_attn.training import loop
@@ -18,6 +20,9 @@ _LOG = logging.getLogger("vae_attn")
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) -> None:
     """Trains, evaluates, explains, or all of it.
 
+    Where `data.category` is a group of categories, each has its own run in `workdir/<category>`,
+    and `workdir/table.md` shows all of them.
+
     Args:
       config: see `vae_attn.config.default_config`.
       workdir: of the run; an existing one is gone on with.
@@ -27,13 +32,32 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
       UserError: for whatever the user can mend.
     """
     config_lib.validate(config)
+    if config.data.category not in mvtec_ad.GROUPS:
+        _run_one(config, workdir, mode)
+        return
+    group = config.data.category
+    categories = mvtec_ad.present(config.data.dir, group)
+    if missing := [c for c in mvtec_ad.GROUPS[group] if c not in categories]:
+        _LOG.warning("%s lacks, and the runs leave out: %s", config.data.dir, ", ".join(missing))
+    names = {}
+    for category in categories:
+        one = config.copy_and_resolve_references()
+        config_lib.set_category(one, category)
+        names[category] = _run_one(one, workdir / category, mode)
+    if mode in ("all", "evaluate"):
+        _LOG.info("all categories: %s", summary.write(config, workdir, names))
+
+
+def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) -> str:
+    """One run; returns its data set's name."""
     data = registry.load(config)
+    _check_model_fits(config, data)
     config_lib.save_or_compare(config, workdir)
     _LOG.info("%s: %d normal images to train on, in %s", data.name, len(data.train), workdir)
     if mode in ("all", "train"):
         loop.train(config, workdir, data)
     if mode == "train":
-        return
+        return data.name
     state = loop.restore(config, workdir, which=config.evaluate.checkpoint)
     explainer = Explainer(
         loop.build_model(config),
@@ -50,3 +74,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     if mode in ("all", "explain"):
         page = report.write(config, workdir, explainer, data)
         _LOG.info("pictures and tables: %s", page)
+    return data.name
+
+
+def _check_model_fits(config: ml_collections.ConfigDict, data: AnomalyData) -> None:
+    found, expected = data.train.shape[1:], loop.build_model(config).architecture.image_shape
+    if found != expected:
+        found, expected = (" x ".join(map(str, shape)) for shape in (found, expected))
+        raise UserError(
+            f"the images of data.name={config.data.name} are {found} (height, width, channels), "
+            f"and model.name={config.model.name} takes {expected}: choose another model.name, "
+            "data.image_size or, for data.name=folder, data.channels."
+        )

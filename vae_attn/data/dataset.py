@@ -41,9 +41,12 @@ class AnomalyData:
       train: normal images the model learns from.
       validation: held-out normal images: normal statistics, calibration, thresholds.
       test: what is explained and scored.
+      draws_defects: whether `data.defects` may draw masked defects on normal test images, which
+        takes bright strokes on black; for data that has no masks.
     """
 
     name: str
     train: UInt8[np.ndarray, "n_train height width channels"]
     validation: UInt8[np.ndarray, "n_validation height width channels"]
     test: LabelledImages
+    draws_defects: bool = False

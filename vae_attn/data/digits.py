@@ -47,6 +47,7 @@ def load(digit: int, *, validation_fraction: float = 0.2, seed: int = 0) -> Anom
     labels, class_names = one_class_labels(digits[test], digit)
     return AnomalyData(
         name=f"scikit-learn digits, digit {digit}",
+        draws_defects=True,
         train=images[kept],
         validation=images[validation],
         test=LabelledImages(

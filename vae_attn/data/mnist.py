@@ -61,6 +61,7 @@ def load(
     labels, class_names = one_class_labels(test_digits, digit)
     return AnomalyData(
         name=f"MNIST, digit {digit}",
+        draws_defects=True,
         train=train_images[np.sort(shuffled[num_validation:])],
         validation=train_images[np.sort(shuffled[:num_validation])],
         test=LabelledImages(

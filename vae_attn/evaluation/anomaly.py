@@ -49,7 +49,7 @@ def evaluate(
     """Scores every style and layer of `config.evaluate`, and the reconstruction error beside.
 
     Localisation is scored on the test images that have masks; where the data has none, on
-    defects drawn on its normal test images (`data.defects`).
+    defects drawn on its normal test images (`data.defects`) if that is possible, else not at all.
 
     Args:
       config: see `vae_attn.config.default_config`.
@@ -74,21 +74,24 @@ def evaluate(
     # The counterparts, which take longest, are computed once for all styles and layers.
     _LOG.info("counterparts of %d images", len(data.validation) + len(test) + len(located))
     compared = [
-        (images, explainer.counterparts(images))
+        (images, explainer.counterparts(images) if len(images) else images)
         for images in (data.validation, located.images, test.images)
     ]
+    if not len(located):
+        _LOG.info("no masks: where the defects are is not scored, only which images have some")
     combinations = [(baseline, IMAGE) for baseline in BASELINES]
     combinations += [(s, lay) for s in config.evaluate.styles for lay in config.evaluate.layers]
     for style, layer in combinations:
         normal, found, tested = (
             functools.partial(_maps, explainer, style, layer, *images) for images in compared
         )
-        scores = _localization(normal, found, located.masks)
+        scores = _localization(normal, found, located.masks) if len(located) else {}
         mass, peak = (np.concatenate(x) for x in zip(*map(_mass_and_peak, tested()), strict=True))
         scores["image_auroc_max"] = _image_auroc(peak, abnormal)
         if style != RECONSTRUCTION_ERROR:  # whose image score is the likelihood above
             scores["image_auroc"] = _image_auroc(mass, abnormal)
-        _LOG.info("%s at %s: pixel AUROC %.3f", style, layer, scores["pixel_auroc"])
+        if located_score := scores.get("pixel_auroc"):
+            _LOG.info("%s at %s: pixel AUROC %.3f", style, layer, located_score)
         metrics |= {f"{style}/{layer}/{name}": value for name, value in scores.items()}
     return metrics
 
@@ -115,8 +118,11 @@ def take(images: LabelledImages, chosen: np.ndarray) -> LabelledImages:
 
 
 def located_images(data: AnomalyData, max_images: int, seed: int) -> LabelledImages:
-    """Test images with masks; where the data has none, defects drawn on normal test images."""
-    if data.test.masks is not None:
+    """Test images with masks; where the data has none, defects drawn on normal test images.
+
+    Empty where there are no masks and defects cannot be drawn.
+    """
+    if data.test.masks is not None or not data.draws_defects:
         return subsample(take(data.test, data.test.has_mask), max_images, seed)
     normal = data.test.images[data.test.labels == 0]
     return subsample(draw_defects(normal, seed=seed), max_images, seed)
@@ -185,11 +191,15 @@ def write(metrics: dict[str, float], folder: pathlib.Path, *, title: str) -> pat
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(sorted(metrics.items())), indent=2)
     (folder / "metrics.json").write_text(text + "\n")
-    header, *rows = table(metrics)
+    return write_table(table(metrics), folder / "table.md", title=title)
+
+
+def write_table(rows: list[list[str]], path: pathlib.Path, *, title: str) -> pathlib.Path:
+    """Writes rows of cells, the first of them the header, as Markdown, with `TABLE_NOTE`."""
+    header, *rows = rows
     lines = [f"# {title}", ""]
     lines += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
     lines += ["", TABLE_NOTE.replace("*", "\\*")]
-    path = folder / "table.md"
     path.write_text("\n".join(lines) + "\n")
     return path
 

@@ -40,11 +40,11 @@ def write(
     Returns:
       Path of the page.
     """
-    drawn = {
-        "classes": _classes(config, explainer, data),
-        "defects": _defects(config, explainer, data),
-        "latents": _latents(config, explainer, data),
-    }
+    drawn = {"classes": _classes(config, explainer, data)}
+    located = anomaly.located_images(data, 0, config.seed)
+    if located.labels.any():
+        drawn["defects"] = _defects(config, explainer, data, located)
+    drawn["latents"] = _latents(config, explainer, data)
     if curves := read_metrics(workdir):
         caption = "Losses of the training steps (means between two points) and of the validation "
         drawn["training"] = (figures.curves(curves), "Training", caption + "images.")
@@ -55,6 +55,8 @@ def write(
             ("localisation", "pixel_auroc", "Where: pixel AUROC"),
             ("detection", "image_auroc", "Which: image AUROC"),
         ):
+            if not any(np.isfinite(v) for k, v in metrics.items() if k.endswith(f"/{metric}")):
+                continue
             figure = figures.bars(metrics, metric, title=heading, chance=0.5)
             caption = "Baselines without attention in grey; the dotted line is a coin."
             drawn[name] = (figure, heading, caption)
@@ -106,9 +108,10 @@ def _classes(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, s
     )
 
 
-def _defects(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, str, str]:
+def _defects(
+    config, explainer: Explainer, data: AnomalyData, located: LabelledImages
+) -> tuple[Figure, str, str]:
     """Maps beside the truth, on random images with masks."""
-    located = anomaly.located_images(data, 0, config.seed)
     rng = np.random.default_rng(config.seed)
     labels = [label for label in sorted(set(located.labels.tolist())) if label > 0]
     count = max(1, 10 // len(labels))
@@ -136,7 +139,8 @@ def _latents(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, s
     style = style if style in attention.PER_LATENT_STYLES else "paper"
     rng = np.random.default_rng(config.seed + 1)
     labels = sorted(set(data.test.labels.tolist()))
-    labels = [0, *rng.permutation([label for label in labels if label])[:4].tolist()]
+    abnormal = rng.permutation([label for label in labels if label])[:4].tolist()
+    labels = [0, *abnormal] if 0 in labels else abnormal
     chosen = [int(rng.choice(np.flatnonzero(data.test.labels == label))) for label in labels]
     shown = anomaly.take(data.test, np.array(chosen))
     maps = explainer.latent_maps(shown.images, style=style, layer=config.attention.layer)

@@ -1,0 +1,37 @@
+"""The VAE of configs/mvtec_ad.py on one's own images, in MVTec-AD's layout.
+
+    python -m vae_attn.main --config=configs/folder.py --config.data.dir=my_images
+
+`data.dir` holds train/good/*, test/good/*, test/<defect>/* and, where the defects' places are
+known, ground_truth/<defect>/<name of the image>_mask.png: png, jpg, bmp or tif, grey or colour, of
+any size. Without ground_truth it is scored which images are abnormal, and not where.
+
+Mirrors, which may turn a good object into a bad one, are off; allow them with
+`--config.data.mirror_horizontal=True` and `--config.data.mirror_vertical=True`. Without an
+accelerator take `--config.model.name=convnet --config.data.image_size=128
+--config.attention.layer=conv2 --config.evaluate.layers="('conv1','conv2','conv3','conv4')"`.
+Time: not measured.
+"""
+
+from vae_attn.config import default_config
+
+
+def get_config():
+    """The config."""
+    config = default_config()
+    config.data.name = "folder"
+    config.data.image_size = 256
+    config.data.validation_fraction = 0.2
+    config.data.images_per_epoch = 10_000
+    config.data.rotation = 30.0
+    config.model.name = "mvtec_ad"
+    config.model.latents = 32
+    config.train.batch_size = 8
+    config.train.epochs = 300
+    config.train.learning_rate = 1e-4
+    config.train.checkpoint_every = 5000
+    config.attention.layer = "layer2"
+    config.attention.latent_batch_size = 8
+    config.evaluate.layers = ("layer1", "layer2", "layer3", "layer4")
+    config.evaluate.batch_size = 8
+    return config

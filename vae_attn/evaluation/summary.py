@@ -1,0 +1,36 @@
+"""One table over the runs of several categories."""
+
+import json
+import pathlib
+
+import ml_collections
+
+from vae_attn.evaluation import anomaly
+from vae_attn.evaluation.explainer import IMAGE, RECONSTRUCTION_ERROR
+
+
+def write(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, names: dict[str, str]
+) -> pathlib.Path:
+    """Writes `workdir/table.md` from the scores of the runs in `workdir/<category>`.
+
+    A category has two rows: the style and layer of `config.attention`, which are set before any
+    score is seen, and the reconstruction error.
+
+    Args:
+      config: that all runs share.
+      workdir: of the group.
+      names: the runs' categories, with the names of their data sets.
+
+    Returns:
+      Path of the table.
+    """
+    style, layer = config.attention.style, config.attention.layer
+    shown = ([style, layer], [RECONSTRUCTION_ERROR, IMAGE])
+    rows = []
+    for category, name in names.items():
+        metrics = json.loads((workdir / category / "evaluation" / "metrics.json").read_text())
+        header, *scored = anomaly.table(metrics)
+        rows += [[name, *row] for row in scored if row[:2] in shown]
+    title = f"{len(names)} categories: {style} at {layer}, beside the reconstruction error"
+    return anomaly.write_table([["category", *header], *rows], workdir / "table.md", title=title)
