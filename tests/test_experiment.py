@@ -13,6 +13,7 @@ from vae_attn.config import default_config
 from vae_attn.data import registry as data_registry
 from vae_attn.errors import UserError
 from vae_attn.evaluation import anomaly
+from vae_attn.evaluation.calibration import Variant
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.models import registry, tables
 from vae_attn.models.vae import Architecture
@@ -64,7 +65,22 @@ def explained(finished):
     config, workdir = finished
     data = data_registry.load(config)
     state = loop.restore(config, workdir, which="best")
-    return Explainer(loop.build_model(config), state.variables, data.train), data
+    return explainer_of(config, state.variables, data), data
+
+
+def explainer_of(config, variables, data, **options):
+    return Explainer(
+        loop.build_model(config),
+        variables,
+        data.train,
+        data.validation,
+        variant=Variant("contrast", ("conv1", "conv2"), "ratio"),
+        **options,
+    )
+
+
+def raw(explainer, images, style, layer):
+    return explainer.maps(images, styles=(style,), layers=(layer,))[style, layer]
 
 
 def test_workdir_holds_what_the_readme_says(finished):
@@ -94,18 +110,19 @@ def test_scores_against_scikit_learn(finished, explained):
     """The whole chain once more by hand: maps of the defects, labels of the test images."""
     config, workdir = finished
     _, data = explained
-    explainer = Explainer(
-        explained[0].model, explained[0].variables, data.train, projection_steps=2
-    )
+    explainer = explainer_of(config, explained[0].variables, data, projection_steps=2)
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
-    located = anomaly.located_images(data, 60, config.seed)
-    maps = explainer.maps(located.images, style="contrast", layer="conv2")
+    located = anomaly.defects(data, 60, config.seed)
+    maps = raw(explainer, located.images, "contrast", "conv2")
     expected = sklearn.metrics.roc_auc_score(located.masks.ravel(), maps.ravel())
     assert metrics["contrast/conv2/pixel_auroc"] == pytest.approx(expected, abs=2e-3)
     peaks = [mask.ravel()[m.argmax()] for m, mask in zip(maps, located.masks, strict=True)]
     assert metrics["contrast/conv2/pointing_game"] == pytest.approx(np.mean(peaks), abs=0.02)
-    test = anomaly.subsample(data.test, 60, config.seed)
-    mass = explainer.maps(test.images, style="paper", layer="conv1").mean(axis=(1, 2))
+    fused = explainer.anomaly_maps(located.images)
+    expected = sklearn.metrics.roc_auc_score(located.masks.ravel(), fused.ravel())
+    assert metrics["contrast/fused.ratio/pixel_auroc"] == pytest.approx(expected, abs=2e-3)
+    test = data.test.sample(60, config.seed)
+    mass = raw(explainer, test.images, "paper", "conv1").mean(axis=(1, 2))
     expected = sklearn.metrics.roc_auc_score(test.labels > 0, mass)
     assert metrics["paper/conv1/image_auroc"] == pytest.approx(expected, abs=1e-3)
 
@@ -155,10 +172,14 @@ def test_unwritable_workdir(finished, tmp_path):
 def test_batches_do_not_change_maps(explained):
     explainer, data = explained
     images = data.test.images[:7]
-    for style in ("paper", "contrast", "reconstruction_error"):
-        whole = explainer.maps(images, style=style, layer="conv1")
-        parts = [explainer.maps(images[i : i + 1], style=style, layer="conv1") for i in range(7)]
-        np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-4, atol=1e-6)
+    whole = explainer.maps(images, styles=("paper", "contrast"), layers=("conv1",))
+    parts = [
+        explainer.maps(images[i : i + 1], styles=("paper", "contrast"), layers=("conv1",))
+        for i in range(7)
+    ]
+    for key, maps in whole.items():
+        joined = np.concatenate([part[key] for part in parts])
+        np.testing.assert_allclose(maps, joined, rtol=1e-4, atol=1e-6)
 
 
 def test_latent_maps_average_to_the_map(explained):
@@ -166,7 +187,7 @@ def test_latent_maps_average_to_the_map(explained):
     images = data.test.images[:3]
     latent_maps = explainer.latent_maps(images, style="contrast", layer="conv2")
     assert latent_maps.shape == (3, 4, 28, 28)
-    expected = explainer.maps(images, style="contrast", layer="conv2")
+    expected = raw(explainer, images, "contrast", "conv2")
     np.testing.assert_allclose(latent_maps.mean(axis=1), expected, rtol=1e-3, atol=1e-6)
 
 
@@ -184,14 +205,15 @@ def test_image_scores_by_their_formulas(explained):
     p, x = explainer.reconstruct(images).astype(np.float64), images / 255
     cross_entropy = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum((1, 2, 3))
     np.testing.assert_allclose(scores["reconstruction_error"], cross_entropy, rtol=1e-4)
-    error = explainer.maps(images, style="reconstruction_error", layer="")
+    baselines = explainer.baseline_maps(images, explainer.counterparts(images))
+    error = baselines["reconstruction_error", "image"]
     np.testing.assert_allclose(error, np.abs(p - x)[..., 0], atol=1e-6)
 
 
 def test_layer_that_the_model_has_not(explained):
     explainer, data = explained
     with pytest.raises(UserError, match="layer 'conv7' is not one of model 'mnist'; choose from"):
-        explainer.maps(data.test.images[:1], style="paper", layer="conv7")
+        raw(explainer, data.test.images[:1], "paper", "conv7")
 
 
 def test_overlay_leaves_calm_pixels_grey_and_uses_one_scale():

@@ -24,6 +24,7 @@ The published sources disagree about the map, hence the named styles in `STYLES`
     contrast           ours: alpha applied to A(x) - A(x'), x' being what the model itself holds
                        for normal: what in the image made z_i differ from its normal counterpart.
     contrast_signed    the same, with alpha's sign kept.
+    feature_difference a baseline without any latent: the mean over channels of |A(x) - A(x')|.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,14 @@ Head = Callable[
     tuple[Float[Array, "batch latents"], Float[Array, "batch latents"]],
 ]
 
-STYLES = ("paper", "authors_code", "normal_difference", "contrast", "contrast_signed")
+STYLES = (
+    "paper",
+    "authors_code",
+    "normal_difference",
+    "contrast",
+    "contrast_signed",
+    "feature_difference",
+)
 PER_LATENT_STYLES = ("paper", "contrast", "contrast_signed")
 
 
@@ -153,7 +161,7 @@ def normal_difference_map(
 
 def needs_counterparts(style: str) -> bool:
     """Whether a style compares an image with its normal counterpart."""
-    return style.startswith("contrast")
+    return style.startswith("contrast") or style == "feature_difference"
 
 
 def aggregate(maps: Float[Array, "batch latents h w"]) -> Float[Array, "batch h w"]:
@@ -244,6 +252,9 @@ def make_attention_fn(
                 ),
             )
             return resize(maps, image_size)
+        if style == "feature_difference":
+            difference = jnp.abs(a - features(params, counterparts))
+            return resize(difference.mean(axis=3), image_size)
         if style == "paper":
             maps = paper_maps(mean, a, latent_batch_size=latent_batch_size)
         else:

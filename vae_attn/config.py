@@ -8,6 +8,7 @@ import ml_collections
 from vae_attn import attention
 from vae_attn.data import mvtec_ad
 from vae_attn.errors import UserError
+from vae_attn.evaluation import calibration
 from vae_attn.models import registry
 from vae_attn.training import parallel
 
@@ -62,7 +63,11 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.attention = ml_collections.ConfigDict()
     config.attention.style = "contrast"  # of the pictures
-    config.attention.layer = "conv1"
+    config.attention.layer = "conv1"  # of the maps of single latents
+    # Of the maps of images: the layers whose maps are averaged, () for `layer` alone, and how
+    # normal validation images calibrate them: none, ratio or z (`evaluation.calibration`).
+    config.attention.layers = ()
+    config.attention.calibration = "none"
     # What contrast compares an image with: its reconstruction pulled closer to both the image
     # and the prior by this many steps (`counterparts.project`); 0 is the reconstruction itself.
     config.attention.projection_steps = 10
@@ -134,9 +139,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _require(config, key, lambda value: set(_listed(value)) <= {*attention.STYLES}, styles)
     architecture = registry.architecture(config.model.name, config.data.image_size)
     layers = architecture.attention_layers()
-    for key in ("attention.layer", "evaluate.layers"):
+    for key in ("attention.layer", "attention.layers", "evaluate.layers"):
         known = f"of the layers of model.name={config.model.name}: {', '.join(layers)}"
         _require(config, key, lambda value: set(_listed(value)) <= {*layers}, known)
+    kinds = f"one of {', '.join(calibration.KINDS)}"
+    _require(config, "attention.calibration", lambda v: v in calibration.KINDS, kinds)
     _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
     _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
     _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")

@@ -9,7 +9,8 @@ from vae_attn import config as config_lib
 from vae_attn.data import mvtec_ad, registry
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
-from vae_attn.evaluation import anomaly, summary
+from vae_attn.evaluation import anomaly, summary, tables
+from vae_attn.evaluation.calibration import Variant
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import report
 from vae_attn.training import loop
@@ -63,13 +64,19 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
         loop.build_model(config),
         state.variables,
         data.train,
+        data.validation,
+        variant=Variant(
+            config.attention.style,
+            tuple(config.attention.layers) or (config.attention.layer,),
+            config.attention.calibration,
+        ),
         projection_steps=config.attention.projection_steps,
         batch_size=config.evaluate.batch_size,
         latent_batch_size=config.attention.latent_batch_size or None,
     )
     if mode in ("all", "evaluate"):
         scores = anomaly.evaluate(config, explainer, data)
-        table = anomaly.write(scores, workdir / "evaluation", title=data.name)
+        table = tables.write(scores, workdir / "evaluation", title=data.name)
         _LOG.info("scores: %s", table)
     if mode in ("all", "explain"):
         page = report.write(config, workdir, explainer, data)

@@ -31,6 +31,24 @@ class LabelledImages:
         """Number of images."""
         return len(self.images)
 
+    def take(self, chosen: np.ndarray) -> "LabelledImages":
+        """The chosen images, by index or by a mask."""
+        indices = np.arange(len(self))[chosen]
+        return LabelledImages(
+            images=self.images[indices],
+            labels=self.labels[indices],
+            class_names=self.class_names,
+            names=tuple(self.names[i] for i in indices),
+            masks=None if self.masks is None else self.masks[indices],
+            has_mask=self.has_mask[indices],
+        )
+
+    def sample(self, max_images: int, seed: int) -> "LabelledImages":
+        """At most `max_images` (0: all) of the images, drawn at random, in their order."""
+        if not max_images or len(self) <= max_images:
+            return self
+        return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:max_images]))
+
 
 @dataclasses.dataclass(frozen=True)
 class AnomalyData:

@@ -11,6 +11,7 @@ from vae_attn import attention, losses
 from vae_attn import counterparts as counterparts_lib
 from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
+from vae_attn.evaluation.calibration import MapStatistics, Variant
 from vae_attn.models.vae import VAE
 from vae_attn.training.steps import to_unit
 
@@ -32,6 +33,8 @@ class Explainer:
       variables: its parameters and batch statistics.
       normal_mean: mean of the latents over normal images.
       normal_variance: their variance (`attention.normal_statistics`).
+      variant: of `anomaly_maps`.
+      statistics: of the raw maps of normal validation images, by style and layer.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class Explainer:
         model: VAE,
         variables: PyTree,
         normal_images: Images,
+        validation: Images,
         *,
+        variant: Variant,
         projection_steps: int = 0,
         batch_size: int = 64,
         latent_batch_size: int | None = None,
@@ -50,15 +55,18 @@ class Explainer:
           model: the VAE.
           variables: its parameters and batch statistics.
           normal_images: what it was trained on (equation 4's x).
+          validation: held-out normal images, by which maps are calibrated.
+          variant: of `anomaly_maps`.
           projection_steps: of `counterparts.project`; 0 takes the reconstruction.
           batch_size: images at once.
           latent_batch_size: latents differentiated at once; None is all.
         """
         self.model = model
+        self.variant = variant
         self.variables = variables
         self._batch_size = batch_size
         self._latent_batch_size = latent_batch_size
-        self._map_functions: dict[tuple[str, str, bool], Callable] = {}
+        self._map_functions: dict[tuple[tuple[str, ...], str, bool], Callable] = {}
         self._encode = jax.jit(lambda v, x: model.apply(v, to_unit(x), method="encode"))
         self._decoded = {
             steps: jax.jit(lambda v, x, steps=steps: _decoded(model, v, to_unit(x), steps))
@@ -68,6 +76,8 @@ class Explainer:
         self.normal_mean, self.normal_variance = attention.normal_statistics(
             *(jnp.asarray(x) for x in self.encode(normal_images))
         )
+        raw = self.maps(validation, styles=(variant.style,), layers=variant.layers)
+        self.statistics = {key: MapStatistics.measure([maps]) for key, maps in raw.items()}
 
     def encode(
         self, images: Images
@@ -87,76 +97,102 @@ class Explainer:
         self,
         images: Images,
         *,
-        style: str,
-        layer: str,
+        styles: tuple[str, ...],
+        layers: tuple[str, ...],
         counterparts: Float[np.ndarray, "n height width channels"] | None = None,
-    ) -> Float[np.ndarray, "n height width"]:
-        """One anomaly map an image.
+    ) -> dict[tuple[str, str], Float[np.ndarray, "n height width"]]:
+        """Raw anomaly maps of several styles and layers; higher is more anomalous.
 
         Args:
           images: to explain.
-          style: of `attention.STYLES`, or of `BASELINES`, the mean over channels of |x - x'|.
-          layer: of the encoder; the baselines need none.
+          styles: of `attention.STYLES`; the baselines come on their own (`baseline_maps`).
+          layers: of the encoder.
           counterparts: of the images, where they are at hand; otherwise they are computed.
 
         Returns:
-          The maps; higher is more anomalous.
+          One map an image, by style and layer.
 
         Raises:
           UserError: for a layer that the model does not have.
         """
-        if style == RECONSTRUCTION_ERROR:
-            return _error(images, self.reconstruct(images))
-        if counterparts is None and (
-            style == PROJECTION_ERROR or attention.needs_counterparts(style)
-        ):
+        if counterparts is None and any(map(attention.needs_counterparts, styles)):
             counterparts = self.counterparts(images)
-        if style == PROJECTION_ERROR:
-            return _error(images, counterparts)
-        return self._attend(self.map_function(style=style, layer=layer), images, counterparts)
+        maps = {}
+        for layer in layers:
+            of_layer = self._attend(self._map_function(styles, layer), images, counterparts)
+            maps |= {(style, layer): of_layer[style] for style in styles}
+        return maps
+
+    def baseline_maps(
+        self, images: Images, counterparts: Float[np.ndarray, "n height width channels"]
+    ) -> dict[tuple[str, str], Float[np.ndarray, "n height width"]]:
+        """The mean over channels of |x - x'|, for the reconstruction and for the counterpart."""
+        return {
+            (RECONSTRUCTION_ERROR, IMAGE): _error(images, self.reconstruct(images)),
+            (PROJECTION_ERROR, IMAGE): _error(images, counterparts),
+        }
 
     def latent_maps(
         self, images: Images, *, style: str, layer: str
     ) -> Float[np.ndarray, "n latents height width"]:
-        """One map for every latent of every image; see `maps`."""
-        needs = attention.needs_counterparts(style)
-        counterparts = self.counterparts(images) if needs else None
-        attend = self.map_function(style=style, layer=layer, per_latent=True)
-        return self._attend(attend, images, counterparts)
+        """One raw map for every latent of every image; see `maps`."""
+        counterparts = self.counterparts(images) if attention.needs_counterparts(style) else None
+        attend = self._map_function((style,), layer, per_latent=True)
+        return self._attend(attend, images, counterparts)[style]
+
+    def anomaly_maps(
+        self,
+        images: Images,
+        counterparts: Float[np.ndarray, "n height width channels"] | None = None,
+    ) -> Float[np.ndarray, "n height width"]:
+        """One calibrated, fused map an image, in this explainer's `variant`."""
+        variant = self.variant
+        raw = self.maps(
+            images, styles=(variant.style,), layers=variant.layers, counterparts=counterparts
+        )
+        return variant.maps(raw, self.statistics)
 
     def _attend(
         self, attend: Callable, images: Images, counterparts: np.ndarray | None
-    ) -> np.ndarray:
+    ) -> dict[str, np.ndarray]:
         if counterparts is None:
             return self._batched(attend, images)
         return map_batches(
             lambda batch: attend(self.variables, *batch), (images, counterparts), self._batch_size
         )
 
-    def map_function(
-        self, *, style: str, layer: str, per_latent: bool = False
-    ) -> Callable[..., Float[Array, "n ..."]]:
-        """The jitted `attend(variables, images, counterparts)` behind the maps."""
+    def _map_function(
+        self, styles: tuple[str, ...], layer: str, *, per_latent: bool = False
+    ) -> Callable[..., dict[str, Float[Array, "n ..."]]]:
+        """`attend(variables, images, counterparts)`, all styles in one jitted function.
+
+        So the compiler computes only once what they share: features and, above all, alpha.
+        """
         known = self.model.architecture.attention_layers()
         if layer not in known:
             raise UserError(
                 f"layer {layer!r} is not one of model {self.model.architecture.name!r}; choose "
                 f"from {', '.join(known)} (attention.layer, evaluate.layers)."
             )
-        key = (style, layer, per_latent)
+        key = (styles, layer, per_latent)
         if key not in self._map_functions:
             model = self.model
-            attend = attention.make_attention_fn(
-                features=lambda v, x: model.apply(v, x, layer, method="features"),
-                head=lambda v, a: model.apply(v, a, layer, method="head"),
-                style=style,
-                normal_mean=self.normal_mean,
-                normal_variance=self.normal_variance,
-                per_latent=per_latent,
-                latent_batch_size=self._latent_batch_size,
-            )
+            attend = {
+                style: attention.make_attention_fn(
+                    features=lambda v, x: model.apply(v, x, layer, method="features"),
+                    head=lambda v, a: model.apply(v, a, layer, method="head"),
+                    style=style,
+                    normal_mean=self.normal_mean,
+                    normal_variance=self.normal_variance,
+                    per_latent=per_latent,
+                    latent_batch_size=self._latent_batch_size,
+                )
+                for style in styles
+            }
             self._map_functions[key] = jax.jit(
-                lambda v, x, *counterparts: attend(v, to_unit(x), *counterparts)
+                lambda v, x, *counterparts: {
+                    style: attend[style](v, to_unit(x), *counterparts) for style in styles
+                }
             )
         return self._map_functions[key]
 

@@ -5,7 +5,7 @@ import pathlib
 
 import ml_collections
 
-from vae_attn.evaluation import anomaly
+from vae_attn.evaluation import tables
 from vae_attn.evaluation.explainer import IMAGE, RECONSTRUCTION_ERROR
 
 
@@ -30,7 +30,7 @@ def write(
     rows = []
     for category, name in names.items():
         metrics = json.loads((workdir / category / "evaluation" / "metrics.json").read_text())
-        header, *scored = anomaly.table(metrics)
+        header, *scored = tables.table(metrics)
         rows += [[name, *row] for row in scored if row[:2] in shown]
     title = f"{len(names)} categories: {style} at {layer}, beside the reconstruction error"
-    return anomaly.write_table([["category", *header], *rows], workdir / "table.md", title=title)
+    return tables.write_table([["category", *header], *rows], workdir / "table.md", title=title)

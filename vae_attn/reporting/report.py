@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from vae_attn import attention
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.evaluation import anomaly
+from vae_attn.evaluation import anomaly, tables
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import figures
 from vae_attn.training.telemetry import read_metrics
@@ -40,10 +40,12 @@ def write(
     Returns:
       Path of the page.
     """
-    drawn = {"classes": _classes(config, explainer, data)}
-    located = anomaly.located_images(data, 0, config.seed)
-    if located.labels.any():
-        drawn["defects"] = _defects(config, explainer, data, located)
+    painter = _Painter(config, explainer, data)
+    drawn = {"classes": _classes(config, painter, data)}
+    if data.test.masks is not None:
+        drawn["defects"] = _defects(config, painter, data, data.test.take(data.test.has_mask))
+    elif data.draws_defects:
+        drawn["defects"] = _defects(config, painter, data, anomaly.defects(data, 0, config.seed))
     drawn["latents"] = _latents(config, explainer, data)
     if curves := read_metrics(workdir):
         caption = "Losses of the training steps (means between two points) and of the validation "
@@ -67,20 +69,19 @@ def write(
         figure.savefig(path)
         png = base64.b64encode(path.read_bytes()).decode()
         shown.append({"heading": heading, "caption": caption, "png": png})
-    return _page(config, workdir, data, shown, metrics)
+    return _page(config, workdir, data, shown, metrics, explainer.variant.name)
 
 
-def _page(config, workdir, data, shown, metrics) -> pathlib.Path:
+def _page(config, workdir, data, shown, metrics, variant) -> pathlib.Path:
     source = importlib.resources.files("vae_attn.reporting") / "templates" / "report.html.jinja"
     template = jinja2.Environment(autoescape=True).from_string(source.read_text())
-    style, layer = config.attention.style, config.attention.layer
     html = template.render(
         title=data.name,
-        summary=f"A variational autoencoder learned from {len(data.train)} normal images. Maps in "
-        f"the style {style} at layer {layer} show what in an image made its latents abnormal.",
+        summary=f"A variational autoencoder learned from {len(data.train)} normal images. Maps "
+        f"({variant}) show what in an image made its latents abnormal.",
         figures=shown,
-        table=anomaly.table(metrics) if metrics else None,
-        table_note=anomaly.TABLE_NOTE,
+        table=tables.table(metrics) if metrics else None,
+        table_note=tables.TABLE_NOTE,
         config=config.to_yaml(),
     )
     path = workdir / "report" / "index.html"
@@ -89,14 +90,14 @@ def _page(config, workdir, data, shown, metrics) -> pathlib.Path:
     return path
 
 
-def _classes(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, str, str]:
+def _classes(config, painter: "_Painter", data: AnomalyData) -> tuple[Figure, str, str]:
     """The report's Figure 1: a random image of every class, not a chosen one."""
     rng = np.random.default_rng(config.seed)
     classes = sorted(set(data.test.labels.tolist()))
     chosen = [int(rng.choice(np.flatnonzero(data.test.labels == label))) for label in classes]
-    shown = anomaly.take(data.test, np.array(chosen))
-    rows = {"input": shown.images, "reconstruction": explainer.reconstruct(shown.images)}
-    rows |= _overlay_rows(config, explainer, data, shown)
+    shown = data.test.take(np.array(chosen))
+    rows = {"input": shown.images, "reconstruction": painter.explainer.reconstruct(shown.images)}
+    rows |= painter.rows(shown.images)
     title = f"{data.name}: one random test image of every class"
     columns = [data.test.class_names[label] for label in classes]
     note = _scale_note()
@@ -109,7 +110,7 @@ def _classes(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, s
 
 
 def _defects(
-    config, explainer: Explainer, data: AnomalyData, located: LabelledImages
+    config, painter: "_Painter", data: AnomalyData, located: LabelledImages
 ) -> tuple[Figure, str, str]:
     """Maps beside the truth, on random images with masks."""
     rng = np.random.default_rng(config.seed)
@@ -118,9 +119,9 @@ def _defects(
     chosen = np.concatenate(
         [rng.permutation(np.flatnonzero(located.labels == label))[:count] for label in labels]
     )
-    shown = anomaly.take(located, chosen)
-    rows = {"defect": shown.images, "counterpart": explainer.counterparts(shown.images)}
-    rows |= _overlay_rows(config, explainer, data, shown)
+    shown = located.take(chosen)
+    rows = {"defect": shown.images, "counterpart": painter.explainer.counterparts(shown.images)}
+    rows |= painter.rows(shown.images)
     columns = [shown.class_names[label] for label in shown.labels]
     note = f"Green: the defect's true outline. {_scale_note()}"
     figure = figures.grid(
@@ -142,7 +143,7 @@ def _latents(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, s
     abnormal = rng.permutation([label for label in labels if label])[:4].tolist()
     labels = [0, *abnormal] if 0 in labels else abnormal
     chosen = [int(rng.choice(np.flatnonzero(data.test.labels == label))) for label in labels]
-    shown = anomaly.take(data.test, np.array(chosen))
+    shown = data.test.take(np.array(chosen))
     maps = explainer.latent_maps(shown.images, style=style, layer=config.attention.layer)
     mean, logvar = explainer.encode(shown.images)
     deviation = (mean - explainer.normal_mean) / np.sqrt(np.exp(logvar) + explainer.normal_variance)
@@ -168,22 +169,32 @@ def _latents(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, s
     return figure, "What single latents look at", caption
 
 
-def _overlay_rows(config, explainer, data, shown: LabelledImages) -> dict[str, np.ndarray]:
-    """Overlays in the config's style, and in the paper's beside it."""
-    rows = {}
-    for style in dict.fromkeys((config.attention.style, "paper")):
-        layer = config.attention.layer
-        scale = _colour_scale(config, explainer, data, style)
-        maps = explainer.maps(shown.images, style=style, layer=layer)
-        rows[f"{style}\n({layer})"] = figures.overlay(shown.images, maps, scale)
-    return rows
+class _Painter:
+    """Overlays of the config's maps and of the paper's, on one colour scale for all images."""
 
+    def __init__(
+        self, config: ml_collections.ConfigDict, explainer: Explainer, data: AnomalyData
+    ) -> None:
+        self.explainer = explainer
+        self._layer = config.attention.layer
+        sample = data.test.sample(_SCALE_IMAGES, config.seed)
+        self._scales = {name: _quantile(maps) for name, maps in self._maps(sample.images).items()}
 
-def _colour_scale(config, explainer: Explainer, data: AnomalyData, style: str) -> float:
-    """A high quantile of the maps over the data set, so that normal images look calm."""
-    sample = anomaly.subsample(data.test, _SCALE_IMAGES, config.seed)
-    maps = explainer.maps(sample.images, style=style, layer=config.attention.layer)
-    return _quantile(maps)
+    def _maps(self, images: np.ndarray) -> dict[str, Float[np.ndarray, "n h w"]]:
+        layer = self._layer
+        raw = self.explainer.maps(images, styles=("paper",), layers=(layer,))
+        variant = self.explainer.variant.name.replace("/", "\n")
+        return {
+            variant: self.explainer.anomaly_maps(images),
+            f"paper\n{layer}": raw["paper", layer],
+        }
+
+    def rows(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """One row of overlays a map."""
+        return {
+            name: figures.overlay(images, maps, self._scales[name])
+            for name, maps in self._maps(images).items()
+        }
 
 
 def _quantile(maps: Float[np.ndarray, "*shape"]) -> float:

@@ -1,0 +1,57 @@
+"""Calibration and fusion by their formulas."""
+
+import numpy as np
+import pytest
+
+from vae_attn.evaluation.calibration import MapStatistics, Variant
+
+RNG = np.random.default_rng(0)
+NORMAL = RNG.gamma(2.0, size=(30, 4, 5)).astype(np.float32) * np.linspace(0, 3, 5, dtype=np.float32)
+MAPS = RNG.gamma(2.0, size=(3, 4, 5)).astype(np.float32)
+
+
+def test_statistics_of_chunks_are_those_of_all():
+    found = MapStatistics.measure([NORMAL[:7], NORMAL[7:8], NORMAL[8:]])
+    np.testing.assert_allclose(found.mean, NORMAL.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.std, NORMAL.std(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_kinds_by_their_formulas():
+    statistics = MapStatistics.measure([NORMAL])
+    mean, std = NORMAL.mean(axis=0), NORMAL.std(axis=0)
+    scale = mean.mean()
+    expected = {
+        "none": MAPS / scale,
+        "ratio": MAPS / (mean + 0.1 * scale),
+        "z": (MAPS - mean) / (std + 0.1 * scale),
+    }
+    for kind, maps in expected.items():
+        np.testing.assert_allclose(statistics.calibrate(MAPS, kind), maps, rtol=1e-4)
+
+
+def test_all_zero_maps_stay_finite():
+    statistics = MapStatistics.measure([np.zeros((2, 4, 5), np.float32)])
+    assert np.isfinite(statistics.calibrate(MAPS, "none")).all()
+
+
+@pytest.mark.parametrize("kind", ["none", "ratio", "z"])
+def test_fusion_does_not_depend_on_a_layers_scale(kind):
+    """A layer whose maps are all ten times as large has the same say."""
+    raw = {("paper", "a"): MAPS, ("paper", "b"): MAPS[::-1].copy()}
+    normal = {("paper", "a"): NORMAL, ("paper", "b"): NORMAL[:, ::-1].copy()}
+    variant = Variant("paper", ("a", "b"), kind)
+
+    def fused(factor):
+        statistics = {
+            key: MapStatistics.measure([maps * (factor if key[1] == "b" else 1)])
+            for key, maps in normal.items()
+        }
+        return variant.maps(raw | {("paper", "b"): raw["paper", "b"] * factor}, statistics)
+
+    np.testing.assert_allclose(fused(np.float32(10)), fused(np.float32(1)), rtol=1e-4, atol=1e-5)
+
+
+def test_names():
+    assert Variant("paper", ("conv1",)).name == "paper/conv1"
+    assert Variant("contrast", ("a", "b"), "ratio").name == "contrast/fused.ratio"
+    assert Variant("contrast", ("a",), "z").name == "contrast/a.z"
