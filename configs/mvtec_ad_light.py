@@ -2,7 +2,7 @@
 
     python -m vae_attn.main --config=configs/mvtec_ad_light.py:bottle
 
-The variants and `data.dir` (data/mvtec_ad) are those of configs/mvtec_ad.py. Time and scores: not measured.
+The variants and `data.dir` are those of configs/mvtec_ad.py. Time and scores: not measured.
 """
 
 from vae_attn.config import default_config, set_category
