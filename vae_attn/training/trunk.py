@@ -28,9 +28,8 @@ def load_pretrained(config: ml_collections.ConfigDict) -> pretrained.Variables:
         try:
             folder = config.data.cache_dir or cache.default_dir()
         except RuntimeError as error:
-            raise UserError(
-                f"no place for downloaded weights ({error}): set data.cache_dir."
-            ) from (error)
+            problem = f"no home folder for downloaded weights ({error}): set data.cache_dir."
+            raise UserError(problem) from error
         path = pretrained.download_resnet18(folder)
     path = pathlib.Path(path)
     official = not path.is_file() or path.name.startswith(pathlib.Path(pretrained.FILE_NAME).stem)

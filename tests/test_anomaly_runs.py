@@ -1,0 +1,133 @@
+"""Whole small runs on the twins of MVTec-AD and Ped1, and on a folder without masks."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from vae_attn import experiment
+from vae_attn.config import default_config
+from vae_attn.data import registry as data_registry
+from vae_attn.data import synthetic
+from vae_attn.evaluation.explainer import Explainer
+from vae_attn.models import registry, tables
+from vae_attn.models.vae import Architecture
+from vae_attn.training import loop
+
+
+def small(channels):
+    """An architecture for images of 32 pixels."""
+    return Architecture(
+        name="small",
+        image_shape=(32, 32, channels),
+        encoder=(
+            tables.Conv("conv1", 4, 4, 4, 0),
+            tables.ReLU("conv1_relu"),
+            tables.Flatten(),
+        ),
+        decoder=(
+            tables.Linear("fc1", 64),
+            tables.Unflatten(8, 8, 1),
+            tables.ConvTranspose("convtr1", channels, 4, 4, 0),
+        ),
+        initialization="torch",
+    )
+
+
+def small_config(name, root, tmp_path):
+    config = default_config()
+    config.data.name = name
+    config.data.dir, config.data.cache_dir = str(root), str(tmp_path / "cache")
+    config.data.image_size = 32
+    config.data.validation_fraction = 0.2
+    config.model.latents = 2
+    config.train.batch_size = 8
+    config.train.steps = 2
+    config.attention.projection_steps = 0
+    config.evaluate.styles = ("contrast",)
+    config.evaluate.layers = ("conv1",)
+    return config
+
+
+@pytest.fixture(scope="module")
+def mvtec_twin(tmp_path_factory):
+    root = tmp_path_factory.mktemp("twin") / "mvtec_ad"
+    synthetic.write_mvtec_ad(root, small=True)
+    shutil.rmtree(root / "carpet")
+    return root
+
+
+@pytest.fixture
+def colour_model(monkeypatch):
+    monkeypatch.setattr(registry, "architecture", lambda name, image_size: small(3))
+
+
+def metrics_of(workdir):
+    return json.loads((workdir / "evaluation" / "metrics.json").read_text())
+
+
+def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplog):
+    config = small_config("mvtec_ad", mvtec_twin, tmp_path)
+    config.data.category = "all"
+    workdir = tmp_path / "run"
+    experiment.run(config, workdir, mode="train")
+    assert not (workdir / "table.md").exists()
+    caplog.set_level("WARNING", "vae_attn")
+    experiment.run(config, workdir, mode="evaluate")
+    assert "the runs leave out: bottle, cable, capsule, carpet, leather" in caplog.text
+    table = (workdir / "table.md").read_text()
+    for category in ("hazelnut", "grid"):
+        kept = json.loads((workdir / category / "config.json").read_text())["data"]
+        assert kept["category"] == category
+        assert kept["mirror_vertical"]
+        metrics = metrics_of(workdir / category)
+        for row in ("contrast/conv1", "reconstruction_error/image"):
+            cells = f"| MVTec-AD {category} (synthetic) | {row.replace('/', ' | ')} | "
+            assert f"{cells}{metrics[f'{row}/pixel_auroc']:.3f} |" in table
+    # The scores once more by scikit-learn, of colour images with their masks.
+    config.data.category = "hazelnut"
+    data = data_registry.load(config)
+    variables = loop.restore(config, workdir / "hazelnut", which="best").variables
+    maps = Explainer(loop.build_model(config), variables, data.train).maps(
+        data.test.images, style="contrast", layer="conv1"
+    )
+    expected = sklearn.metrics.roc_auc_score(data.test.masks.ravel(), maps.ravel())
+    metrics = metrics_of(workdir / "hazelnut")
+    assert metrics["contrast/conv1/pixel_auroc"] == pytest.approx(expected, abs=2e-3)
+    expected = sklearn.metrics.roc_auc_score(data.test.labels > 0, maps.max((1, 2)))
+    assert metrics["contrast/conv1/image_auroc_max"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_folder_without_masks_is_scored_by_image(mvtec_twin, colour_model, tmp_path):
+    root = tmp_path / "grid"
+    shutil.copytree(mvtec_twin / "grid", root)
+    shutil.rmtree(root / "ground_truth")
+    config = small_config("folder", root, tmp_path)
+    experiment.run(config, tmp_path / "run", mode="all")
+    metrics = metrics_of(tmp_path / "run")
+    assert 0 <= metrics["contrast/conv1/image_auroc"] <= 1
+    assert not [key for key in metrics if "pixel" in key or "iou" in key]
+    drawn = {path.stem for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert drawn == {"classes", "latents", "training", "detection"}
+
+
+def test_ped1_pixels_on_clips_with_masks_frames_on_all(monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "architecture", lambda name, image_size: small(1))
+    synthetic.write_ucsd_ped1(tmp_path / "twin", small=True)
+    config = small_config("ucsd_ped1", tmp_path / "twin", tmp_path)
+    experiment.run(config, tmp_path / "run", mode="all")
+    metrics = metrics_of(tmp_path / "run")
+    data = data_registry.load(config)
+    assert 0 < data.test.has_mask.sum() < len(data.test)
+    variables = loop.restore(config, tmp_path / "run", which="best").variables
+    explainer = Explainer(loop.build_model(config), variables, data.train)
+    maps = explainer.maps(data.test.images, style="reconstruction_error", layer="")
+    has = data.test.has_mask
+    expected = sklearn.metrics.roc_auc_score(data.test.masks[has].ravel(), maps[has].ravel())
+    assert metrics["reconstruction_error/image/pixel_auroc"] == pytest.approx(expected, abs=2e-3)
+    scores = explainer.image_scores(data.test.images)["kl"]
+    expected = sklearn.metrics.roc_auc_score(np.asarray(data.test.labels) > 0, scores)
+    assert metrics["kl/image/image_auroc"] == pytest.approx(expected, abs=1e-6)
+    assert (tmp_path / "run" / "figures" / "defects.png").exists()
