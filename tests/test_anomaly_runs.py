@@ -11,6 +11,7 @@ from vae_attn import experiment
 from vae_attn.config import default_config
 from vae_attn.data import registry as data_registry
 from vae_attn.data import synthetic
+from vae_attn.evaluation.calibration import variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.models import registry, tables
 from vae_attn.models.vae import Architecture
@@ -64,6 +65,11 @@ def colour_model(monkeypatch):
     monkeypatch.setattr(registry, "architecture", lambda name, image_size: small(3))
 
 
+def explainer_of(config, variables, data):
+    model, variant = loop.build_model(config), variant_of(config.attention)
+    return Explainer(model, variables, data.train, data.validation, variant=variant)
+
+
 def metrics_of(workdir):
     return json.loads((workdir / "evaluation" / "metrics.json").read_text())
 
@@ -90,9 +96,9 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
     config.data.category = "hazelnut"
     data = data_registry.load(config)
     variables = loop.restore(config, workdir / "hazelnut", which="best").variables
-    maps = Explainer(loop.build_model(config), variables, data.train).maps(
-        data.test.images, style="contrast", layer="conv1"
-    )
+    explainer = explainer_of(config, variables, data)
+    maps = explainer.maps(data.test.images, styles=("contrast",), layers=("conv1",))
+    maps = maps["contrast", "conv1"]
     expected = sklearn.metrics.roc_auc_score(data.test.masks.ravel(), maps.ravel())
     metrics = metrics_of(workdir / "hazelnut")
     assert metrics["contrast/conv1/pixel_auroc"] == pytest.approx(expected, abs=2e-3)
@@ -122,8 +128,10 @@ def test_ped1_pixels_on_clips_with_masks_frames_on_all(monkeypatch, tmp_path):
     data = data_registry.load(config)
     assert 0 < data.test.has_mask.sum() < len(data.test)
     variables = loop.restore(config, tmp_path / "run", which="best").variables
-    explainer = Explainer(loop.build_model(config), variables, data.train)
-    maps = explainer.maps(data.test.images, style="reconstruction_error", layer="")
+    explainer = explainer_of(config, variables, data)
+    images = data.test.images
+    maps = explainer.baseline_maps(images, explainer.counterparts(images))
+    maps = maps["reconstruction_error", "image"]
     has = data.test.has_mask
     expected = sklearn.metrics.roc_auc_score(data.test.masks[has].ravel(), maps[has].ravel())
     assert metrics["reconstruction_error/image/pixel_auroc"] == pytest.approx(expected, abs=2e-3)

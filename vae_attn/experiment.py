@@ -10,7 +10,7 @@ from vae_attn.data import mvtec_ad, registry
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
 from vae_attn.evaluation import anomaly, summary, tables
-from vae_attn.evaluation.calibration import Variant
+from vae_attn.evaluation.calibration import variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import report
 from vae_attn.training import loop
@@ -65,11 +65,7 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
         state.variables,
         data.train,
         data.validation,
-        variant=Variant(
-            config.attention.style,
-            tuple(config.attention.layers) or (config.attention.layer,),
-            config.attention.calibration,
-        ),
+        variant=variant_of(config.attention),
         projection_steps=config.attention.projection_steps,
         batch_size=config.evaluate.batch_size,
         latent_batch_size=config.attention.latent_batch_size or None,

@@ -47,10 +47,14 @@ def evaluate(
         f"{name}/{IMAGE}/image_auroc": _image_auroc(scores, test.labels > 0)
         for name, scores in explainer.image_scores(test.images).items()
     }
-    styles, layers = tuple(config.evaluate.styles), tuple(config.evaluate.layers)
+    own = explainer.variant
+    styles = tuple(dict.fromkeys((*config.evaluate.styles, own.style)))
+    layers = tuple(dict.fromkeys((*config.evaluate.layers, *own.layers)))
     source = MapSource(explainer, styles, layers)
     statistics = source.statistics(data.validation)
-    collected = {variant: VariantScores() for variant in variants(styles, layers)}
+    fused = own.layers if len(own.layers) > 1 else tuple(config.evaluate.layers)
+    scored = [*variants(styles, tuple(config.evaluate.layers), fused), own]
+    collected = {variant: VariantScores() for variant in scored}
     for raw, _ in source.chunks(data.validation):
         for variant, scores in collected.items():
             scores.add_normal(variant.maps(raw, statistics))
@@ -79,8 +83,10 @@ def defects(data: AnomalyData, max_images: int, seed: int) -> LabelledImages:
     return draw_defects(normal, seed=seed).sample(max_images, seed)
 
 
-def variants(styles: tuple[str, ...], layers: tuple[str, ...]) -> list[Variant]:
-    """What is scored: the baselines, each layer as it is, and all layers fused.
+def variants(
+    styles: tuple[str, ...], layers: tuple[str, ...], fused: tuple[str, ...]
+) -> list[Variant]:
+    """What is scored: the baselines, each layer as it is, and layers fused.
 
     The baselines and the fused layers with every calibration; but of `authors_code`, whose maps
     depend on their batch by a factor, there is nothing to calibrate by.
@@ -89,7 +95,7 @@ def variants(styles: tuple[str, ...], layers: tuple[str, ...]) -> list[Variant]:
     for style in styles:
         scored += [Variant(style, (layer,)) for layer in layers]
         kinds = ("none",) if style == "authors_code" else KINDS
-        scored += [Variant(style, layers, kind) for kind in kinds]
+        scored += [Variant(style, fused, kind) for kind in kinds]
     return list(dict.fromkeys(scored))
 
 

@@ -8,6 +8,7 @@ fused, so that none has to be picked by a look at the test set.
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+import ml_collections
 import numpy as np
 from jaxtyping import Float
 
@@ -96,3 +97,9 @@ class Variant:
         keys = [(self.style, layer) for layer in self.layers]
         calibrated = [statistics[key].calibrate(raw[key], self.calibration) for key in keys]
         return np.mean(calibrated, axis=0)
+
+
+def variant_of(attention: ml_collections.ConfigDict) -> Variant:
+    """The variant of a config's `attention`: what its pictures show and its summaries tell."""
+    layers = tuple(attention.layers) or (attention.layer,)
+    return Variant(attention.style, layers, attention.calibration)

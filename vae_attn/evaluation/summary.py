@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 
 from vae_attn.evaluation import tables
+from vae_attn.evaluation.calibration import variant_of
 from vae_attn.evaluation.explainer import IMAGE, RECONSTRUCTION_ERROR
 
 
@@ -14,7 +15,7 @@ def write(
 ) -> pathlib.Path:
     """Writes `workdir/table.md` from the scores of the runs in `workdir/<category>`.
 
-    A category has two rows: the style and layer of `config.attention`, which are set before any
+    A category has two rows: the maps of `config.attention`, which is set before any
     score is seen, and the reconstruction error.
 
     Args:
@@ -25,12 +26,12 @@ def write(
     Returns:
       Path of the table.
     """
-    style, layer = config.attention.style, config.attention.layer
-    shown = ([style, layer], [RECONSTRUCTION_ERROR, IMAGE])
+    own = variant_of(config.attention).name
+    shown = (own.split("/"), [RECONSTRUCTION_ERROR, IMAGE])
     rows = []
     for category, name in names.items():
         metrics = json.loads((workdir / category / "evaluation" / "metrics.json").read_text())
         header, *scored = tables.table(metrics)
         rows += [[name, *row] for row in scored if row[:2] in shown]
-    title = f"{len(names)} categories: {style} at {layer}, beside the reconstruction error"
+    title = f"{len(names)} categories: {own}, beside the reconstruction error"
     return tables.write_table([["category", *header], *rows], workdir / "table.md", title=title)
