@@ -36,7 +36,7 @@ class MapStatistics:
     std: Float[np.ndarray, "height width"]
 
     @classmethod
-    def measure(cls, maps: Iterable[Float[np.ndarray, "n height width"]]) -> "MapStatistics":
+    def measure(cls, maps: Iterable[Float[np.ndarray, "_ height width"]]) -> "MapStatistics":
         """The statistics of maps that come in chunks; at least one map."""
         count, total, squares = 0, np.float64(0), np.float64(0)
         for chunk in maps:
