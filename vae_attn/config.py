@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 
 from vae_attn import attention
+from vae_attn.data import dsprites
 from vae_attn.errors import UserError
 from vae_attn.models import registry
 from vae_attn.training import parallel
@@ -24,6 +25,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.data.name = "digits"
     config.data.dir = "data"  # where the data set's official files are
     config.data.image_size = 28
+    config.data.source = "auto"  # dsprites: npz, tfds, rendered, or auto by what data.dir holds
     config.data.digit = 3  # digits, mnist: the normal class
     config.data.validation_fraction = 0.1  # of the normal training images
     config.data.rotation = 0.0  # augmentation: largest rotation, degrees both ways
@@ -41,6 +43,15 @@ def default_config() -> ml_collections.ConfigDict:
     config.train.beta = 1.0  # weight of the KL term
     config.train.log_every = 50  # steps
     config.train.checkpoint_every = 1000  # steps; each one also measures the validation loss
+
+    # FactorVAE and AD-FactorVAE, for data.name=dsprites; without either weight there is no
+    # discriminator, and train.beta alone makes a VAE or a beta-VAE.
+    config.factor = ml_collections.ConfigDict()
+    config.factor.gamma = 0.0  # weight of the total correlation
+    config.factor.learning_rate = 1e-4  # of the discriminator
+    config.factor.ad_weight = 0.0  # lambda, weight of the attention disentanglement loss
+    config.factor.ad_layer = "conv3"  # whose features its maps weigh
+    config.factor.ad_pairs = 1  # pairs of latents compared in a step
 
     config.attention = ml_collections.ConfigDict()
     config.attention.style = "contrast"  # of the pictures
@@ -99,6 +110,27 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
     _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
     _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
+    _validate_factor(config, layers)
+
+
+def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...]) -> None:
+    sources = ("auto", *dsprites.SOURCES)
+    _require(config, "data.source", lambda v: v in sources, f"one of {', '.join(sources)}")
+    if config.data.name == "dsprites":
+        _require(config, "model.name", lambda v: v == "dsprites", "dsprites, as data.name is")
+    else:
+        for key in ("factor.gamma", "factor.ad_weight"):
+            _require(config, key, lambda v: v == 0, "0 unless data.name=dsprites")
+        return
+    for key in ("factor.gamma", "factor.ad_weight"):
+        _require(config, key, lambda v: v >= 0, "0 or more")
+    _require(config, "factor.learning_rate", lambda v: v > 0, "greater than 0")
+    if config.factor.ad_weight:
+        known = f"one of the layers of model.name={config.model.name}: {', '.join(layers)}"
+        _require(config, "factor.ad_layer", lambda v: v in layers, known)
+        most = config.model.latents // 2
+        within = f"from 1 to {most}, as no latent of model.latents={config.model.latents} is in two"
+        _require(config, "factor.ad_pairs", lambda v: 1 <= v <= most, within)
 
 
 def _require(config, key, accepts, expected) -> None:

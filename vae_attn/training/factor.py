@@ -1,20 +1,25 @@
 """One update of FactorVAE and AD-FactorVAE: the VAE, then its discriminator, on two batches."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax
 import jax
 import jax.numpy as jnp
+import ml_collections
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from vae_attn import attention, losses
+from vae_attn.data import sampling
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.vae import VAE
 from vae_attn.training import state as state_lib
 from vae_attn.training.steps import AXIS, Images, Metrics, PixelsOf, example_keys
+from vae_attn.training.task import Task
 
 # A place in the batch that no example has: what all examples of a step share is keyed by it.
 _SHARED_PLACE = 2**32 - 1
@@ -62,6 +67,50 @@ class FactorObjective:
 FactorUpdateFn = Callable[[FactorState, Images, Int[Array, "local 2"]], tuple[FactorState, Metrics]]
 
 
+def make_task(
+    config: ml_collections.ConfigDict,
+    *,
+    model: VAE,
+    tx: optax.GradientTransformation,
+    loss: Callable[..., Float[Array, "batch"]],
+    pixels_of: PixelsOf,
+) -> Task:
+    """FactorVAE, or AD-FactorVAE, as `config.factor` has it.
+
+    Args:
+      config: see `vae_attn.config.default_config`.
+      model: the VAE.
+      tx: its optimiser.
+      loss: its validation loss.
+      pixels_of: from images as they are stored to [0, 1].
+    """
+    options = config.factor
+    networks = {
+        "model": model,
+        "discriminator": Discriminator(),
+        "tx": tx,
+        "discriminator_tx": optax.adam(options.learning_rate, b1=0.5, b2=0.9),
+    }
+    objective = FactorObjective(
+        beta=config.train.beta,
+        gamma=options.gamma,
+        ad_weight=options.ad_weight,
+        ad_layer=options.ad_layer,
+        ad_pairs=options.ad_pairs,
+    )
+    return Task(
+        create=functools.partial(create, **networks, seed=config.seed),
+        update=make_factor_update_fn(**networks, objective=objective, pixels_of=pixels_of),
+        loss=loss,
+        batch_indices=two_batches,
+    )
+
+
+def two_batches(**options: int) -> Int[np.ndarray, "batch 2"]:
+    """Two independent batches side by side; arguments as in `sampling.batch_indices`."""
+    return np.stack([sampling.batch_indices(**options, stream=n) for n in (0, 1)], axis=1)
+
+
 def create(
     *,
     model: VAE,
@@ -104,9 +153,7 @@ def permute_latents(
     return lax.dynamic_slice_in_dim(permuted, lax.axis_index(AXIS) * len(z), len(z))
 
 
-def make_attention_loss_fn(
-    *, model: VAE, layer: str
-) -> Callable[..., Float[Array, "batch"]]:
+def make_attention_loss_fn(*, model: VAE, layer: str) -> Callable[..., Float[Array, "batch"]]:
     """`loss(variables, features, pairs)`: L_AD per image, the mean over the pairs.
 
     Differentiable through alpha, so that its gradient reaches the weights above the layer

@@ -12,9 +12,7 @@ from vae_attn.training.steps import AXIS, Images, Metrics
 
 MODES = ("pmap", "shard_map")
 
-GlobalUpdateFn = Callable[
-    [PyTree, Images, Int[np.ndarray, "batch ..."]], tuple[PyTree, Metrics]
-]
+GlobalUpdateFn = Callable[[PyTree, Images, Int[np.ndarray, "batch ..."]], tuple[PyTree, Metrics]]
 
 
 def parallelize(
