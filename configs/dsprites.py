@@ -37,7 +37,6 @@ def get_config(variant: str = "factor_vae"):
     config.attention.style = "paper"
     config.attention.layer = "conv3"
     config.evaluate.checkpoint = "latest"
-    config.evaluate.batch_size = 256
     objective, latents = "factor_vae", 32
     for part in variant.split(","):
         if part in _VARIANTS:

@@ -66,6 +66,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.evaluate.styles = attention.STYLES
     config.evaluate.layers = ("conv1", "conv2")
     config.evaluate.batch_size = 64
+    config.evaluate.points = 10_000  # dsprites: that scores learn from; half as many judge them
     config.evaluate.max_images = 0  # images of each kind to score, drawn at random; 0 is all
 
     config.parallel = ml_collections.ConfigDict()
@@ -124,6 +125,7 @@ def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...])
         return
     for key in ("factor.gamma", "factor.ad_weight"):
         _require(config, key, lambda v: v >= 0, "0 or more")
+    _require(config, "evaluate.points", lambda v: v >= 100, "100 or more")
     _require(config, "factor.learning_rate", lambda v: v > 0, "greater than 0")
     if config.factor.ad_weight:
         known = f"one of the layers of model.name={config.model.name}: {', '.join(layers)}"

@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 
 from vae_attn import config as config_lib
+from vae_attn import factor_experiment
 from vae_attn.data import registry
 from vae_attn.evaluation import anomaly
 from vae_attn.evaluation.explainer import Explainer
@@ -27,6 +28,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
       UserError: for whatever the user can mend.
     """
     config_lib.validate(config)
+    if config.data.name == "dsprites":
+        factor_experiment.run(config, workdir, mode=mode)
+        return
     data = registry.load(config)
     config_lib.save_or_compare(config, workdir)
     _LOG.info("%s: %d normal images to train on, in %s", data.name, len(data.train), workdir)
