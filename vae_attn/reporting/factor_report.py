@@ -78,18 +78,18 @@ def write(
         ),
         "attention": _attention(config, explainer, data, images, latents, kl),
     }
-    if any(name in (metrics := read_metrics(workdir)) for name in sum(_PANELS.values(), ())):
+    if metrics := read_metrics(workdir):
         caption = (
             f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than "
             "the table's, at the checkpoints. The others: means of the training steps."
         )
         drawn["training"] = (latent_figures.curves(metrics, _PANELS), "Training", caption)
-    if len(runs := finished_runs(workdir.parent)) > 0:
+    if runs := finished_runs(workdir.parent):
         score = representation.QUICK_SCORE.removesuffix("_quick")
         figure = latent_figures.reconstruction_against_score(
             runs, score=score, highlighted=workdir.name
         )
-        caption = "Every scored run in the folder of this one, on data of the same name."
+        caption = "Every run in the folder of this one that was scored on ground-truth factors."
         drawn["runs"] = (figure, "Disentanglement and its price", caption)
     metrics_path = workdir / "evaluation" / "metrics.json"
     scores = json.loads(metrics_path.read_text()) if metrics_path.exists() else None

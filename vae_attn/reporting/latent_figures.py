@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from vae_attn.reporting import figures
 
-_GAP, _MARGIN, _SCALE = 2, 14, 1
+_GAP, _MARGIN = 2, 14  # pixels between the images, and over them for their names
 
 
 def traversal(
