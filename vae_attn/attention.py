@@ -31,7 +31,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 Mean = Callable[[Float[Array, "batch h w k"]], Float[Array, "batch latents"]]
 Head = Callable[
@@ -51,13 +51,18 @@ PER_LATENT_STYLES = ("paper", "contrast", "contrast_signed")
 
 
 def channel_weights(
-    mean: Mean, features: Float[Array, "batch h w k"], *, latent_batch_size: int | None = None
+    mean: Mean,
+    features: Float[Array, "batch h w k"],
+    *,
+    chosen: Int[Array, "latents"] | None = None,
+    latent_batch_size: int | None = None,
 ) -> Float[Array, "batch latents k"]:
     """Equation 2: alpha_ik, the spatial mean of d z_i / d A_k, for every latent.
 
     Args:
       mean: from features to latents; images must not interact.
       features: A.
+      chosen: the latents i that are wanted, and no others computed; None is all.
       latent_batch_size: how many latents are differentiated at once. All, if None; fewer need
         less memory (each takes as much as the features) and more time.
 
@@ -72,6 +77,8 @@ def channel_weights(
         return gradient.mean(axis=(1, 2))
 
     basis = jnp.eye(z.shape[1], dtype=z.dtype)
+    if chosen is not None:
+        basis = basis[chosen]
     if latent_batch_size is None:
         alpha = jax.vmap(pooled_gradient)(basis)
     else:
@@ -80,10 +87,14 @@ def channel_weights(
 
 
 def paper_maps(
-    mean: Mean, features: Float[Array, "batch h w k"], *, latent_batch_size: int | None = None
+    mean: Mean,
+    features: Float[Array, "batch h w k"],
+    *,
+    chosen: Int[Array, "latents"] | None = None,
+    latent_batch_size: int | None = None,
 ) -> Float[Array, "batch latents h w"]:
-    """Equations 1 and 2: M_i = ReLU(sum_k alpha_ik A_k) for every latent."""
-    alpha = channel_weights(mean, features, latent_batch_size=latent_batch_size)
+    """Equations 1 and 2: M_i = ReLU(sum_k alpha_ik A_k); arguments as in `channel_weights`."""
+    alpha = channel_weights(mean, features, chosen=chosen, latent_batch_size=latent_batch_size)
     return jax.nn.relu(jnp.einsum("bdk,bhwk->bdhw", alpha, features))
 
 

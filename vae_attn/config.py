@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 
 from vae_attn import attention
-from vae_attn.data import mvtec_ad
+from vae_attn.data import dsprites, mvtec_ad
 from vae_attn.errors import UserError
 from vae_attn.evaluation import calibration
 from vae_attn.models import registry
@@ -35,6 +35,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.data.cache_dir = ""  # of decoded images and downloaded weights; "" is ~/.cache/vae_attn
     config.data.image_size = 28
     config.data.channels = 0  # folder: 1 grey, 3 colour, 0 what the model takes
+    config.data.source = "auto"  # dsprites: npz, tfds, rendered, or auto by what data.dir holds
     config.data.digit = 3  # digits, mnist: the normal class
     config.data.category = ""  # mvtec_ad: one of its categories, or a group of them
     config.data.validation_fraction = 0.1  # of the normal training images
@@ -61,6 +62,15 @@ def default_config() -> ml_collections.ConfigDict:
     config.train.log_every = 50  # steps
     config.train.checkpoint_every = 1000  # steps; each one also measures the validation loss
 
+    # FactorVAE and AD-FactorVAE, for data.name=dsprites; without either weight there is no
+    # discriminator, and train.beta alone makes a VAE or a beta-VAE.
+    config.factor = ml_collections.ConfigDict()
+    config.factor.gamma = 0.0  # weight of the total correlation
+    config.factor.learning_rate = 1e-4  # of the discriminator
+    config.factor.ad_weight = 0.0  # lambda, weight of the attention disentanglement loss
+    config.factor.ad_layer = "conv3"  # whose features its maps weigh
+    config.factor.ad_pairs = 1  # pairs of latents compared in a step
+
     config.attention = ml_collections.ConfigDict()
     config.attention.style = "contrast"  # of the pictures
     config.attention.layer = "conv1"  # of the maps of single latents
@@ -78,6 +88,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.evaluate.styles = attention.STYLES
     config.evaluate.layers = ("conv1", "conv2")
     config.evaluate.batch_size = 64
+    config.evaluate.points = 10_000  # dsprites: that scores learn from; half as many judge them
     config.evaluate.max_images = 0  # images of each kind to score, drawn at random; 0 is all
 
     config.parallel = ml_collections.ConfigDict()
@@ -157,6 +168,28 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if not config.model.pretrained:
         known = "False unless model.pretrained gives the weights to keep"
         _require(config, "model.freeze_trunk", lambda v: not v, known)
+    _validate_factor(config, layers)
+
+
+def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...]) -> None:
+    sources = ("auto", *dsprites.SOURCES)
+    _require(config, "data.source", lambda v: v in sources, f"one of {', '.join(sources)}")
+    if config.data.name == "dsprites":
+        _require(config, "model.name", lambda v: v == "dsprites", "dsprites, as data.name is")
+    else:
+        for key in ("factor.gamma", "factor.ad_weight"):
+            _require(config, key, lambda v: v == 0, "0 unless data.name=dsprites")
+        return
+    for key in ("factor.gamma", "factor.ad_weight"):
+        _require(config, key, lambda v: v >= 0, "0 or more")
+    _require(config, "evaluate.points", lambda v: v >= 100, "100 or more")
+    _require(config, "factor.learning_rate", lambda v: v > 0, "greater than 0")
+    if config.factor.ad_weight:
+        known = f"one of the layers of model.name={config.model.name}: {', '.join(layers)}"
+        _require(config, "factor.ad_layer", lambda v: v in layers, known)
+        most = config.model.latents // 2
+        within = f"from 1 to {most}, as no latent of model.latents={config.model.latents} is in two"
+        _require(config, "factor.ad_pairs", lambda v: 1 <= v <= most, within)
 
 
 def _require(config, key, accepts, expected) -> None:

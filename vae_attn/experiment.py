@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 
 from vae_attn import config as config_lib
+from vae_attn import factor_experiment
 from vae_attn.data import mvtec_ad, registry
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
@@ -33,6 +34,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
       UserError: for whatever the user can mend.
     """
     config_lib.validate(config)
+    if config.data.name == "dsprites":
+        factor_experiment.run(config, workdir, mode=mode)
+        return
     if config.data.category not in mvtec_ad.GROUPS:
         _run_one(config, workdir, mode)
         return

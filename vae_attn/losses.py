@@ -23,3 +23,48 @@ def kl_divergence(
 ) -> Float[Array, "batch latents"]:
     """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, per latent (VAE paper, appendix B)."""
     return 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar)
+
+
+def total_correlation(*, logits: Float[Array, "batch 2"]) -> Float[Array, "batch"]:
+    """Density-ratio estimate of the total correlation, in nats (Kim & Mnih 2018, equation 3).
+
+    log D(z) - log(1 - D(z)) at each z; the mean over q(z) estimates KL(q(z) || prod_i q(z_i)).
+
+    Args:
+      logits: of the discriminator: "from q(z)", "from the product of its marginals".
+    """
+    return logits[:, 0] - logits[:, 1]
+
+
+def discriminator_loss(
+    *, joint_logits: Float[Array, "batch 2"], permuted_logits: Float[Array, "batch 2"]
+) -> Float[Array, "batch"]:
+    """Cross entropy of the discriminator in nats, the mean of its two classes.
+
+    Args:
+      joint_logits: of codes of images, class 0.
+      permuted_logits: of codes whose latents were permuted over the batch, class 1.
+    """
+    joint = -jax.nn.log_softmax(joint_logits)[:, 0]
+    permuted = -jax.nn.log_softmax(permuted_logits)[:, 1]
+    return 0.5 * (joint + permuted)
+
+
+def attention_disentanglement(
+    *, first: Float[Array, "batch h w"], second: Float[Array, "batch h w"]
+) -> Float[Array, "batch"]:
+    """L_AD = 2 sum min(A1, A2) / sum (A1 + A2): the overlap of two latents' maps.
+
+    Liu et al. (2020), section 3.3, the sums running over one image's pixels. 0 where the maps
+    share no pixel, 1 where they agree; scaling both leaves it as it is.
+
+    Args:
+      first: A1, at least 0.
+      second: A2, the same of another latent.
+
+    Returns:
+      One value an image, 0 to 1; 0 where both maps are empty, which have nothing to disentangle.
+    """
+    overlap = jnp.minimum(first, second).sum(axis=(1, 2))
+    total = (first + second).sum(axis=(1, 2))
+    return 2.0 * overlap / jnp.where(total > 0, total, 1.0)

@@ -71,7 +71,8 @@ def default_workdir() -> pathlib.Path:
     """`runs/<name>`, the config file's stem with the variant behind a colon appended."""
     path, _, variant = flags.FLAGS["config"].config_filename.partition(":")
     stem = pathlib.Path(path).stem
-    return pathlib.Path("runs") / (f"{stem}_{variant}" if variant else stem)
+    name = f"{stem}_{variant}" if variant else stem
+    return pathlib.Path("runs") / name.replace(",", "_")
 
 
 def main(argv: list[str]) -> None:

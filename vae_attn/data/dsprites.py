@@ -17,6 +17,8 @@ from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.errors import UserError
 
 IMAGE_SIZE = 64
+SOURCES = ("npz", "tfds", "rendered")
+_VALIDATION_IMAGES = 2048
 
 
 def _linspace(start: float, stop: float, num: int) -> tuple[float, ...]:
@@ -55,6 +57,20 @@ class DSprites:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.packed)
+
+    @property
+    def train(self) -> UInt8[np.ndarray, "n 512"]:
+        """All images: as in the literature, none is held out."""
+        return self.packed
+
+    @property
+    def validation(self) -> UInt8[np.ndarray, "m 512"]:
+        """Some of the training images, always the same, to follow the loss on."""
+        return self.sample(_VALIDATION_IMAGES)
+
+    def sample(self, num: int, *, seed: int = 0) -> UInt8[np.ndarray, "m 512"]:
+        """At most `num` different images, drawn at random."""
+        return self.packed[np.random.default_rng(seed).permutation(len(self))[:num]]
 
 
 def unpack(

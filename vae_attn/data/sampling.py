@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Int
 
 
-@functools.lru_cache(maxsize=16)
-def _permutation(seed: int, epoch: int, num_examples: int) -> Int[np.ndarray, "n"]:
-    return np.random.default_rng((seed, epoch)).permutation(num_examples)
+@functools.lru_cache(maxsize=4)  # two epochs of two streams
+def _permutation(seed: int, epoch: int, stream: int, num_examples: int) -> Int[np.ndarray, "n"]:
+    return np.random.default_rng((seed, epoch, stream)).permutation(num_examples)
 
 
 def batch_indices(
-    *, seed: int, step: int, batch_size: int, num_examples: int
+    *, seed: int, step: int, batch_size: int, num_examples: int, stream: int = 0
 ) -> Int[np.ndarray, "batch"]:
     """Indices of the batch of a step.
 
@@ -24,6 +24,7 @@ def batch_indices(
       step: from 0.
       batch_size: over all devices.
       num_examples: in the training set.
+      stream: number of a sequence of batches; different ones are independent.
 
     Returns:
       The indices.
@@ -33,5 +34,5 @@ def batch_indices(
     indices = np.empty(batch_size, dtype=np.int32)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        indices[here] = _permutation(seed, int(epoch), num_examples)[offsets[here]]
+        indices[here] = _permutation(seed, int(epoch), stream, num_examples)[offsets[here]]
     return indices

@@ -68,6 +68,7 @@ class Explainer:
         self._latent_batch_size = latent_batch_size
         self._map_functions: dict[tuple[tuple[str, ...], str, bool], Callable] = {}
         self._encode = jax.jit(lambda v, x: model.apply(v, to_unit(x), method="encode"))
+        self._decode = jax.jit(lambda v, z: model.apply(v, z, method="reconstruct"))
         self._decoded = {
             steps: jax.jit(lambda v, x, steps=steps: _decoded(model, v, to_unit(x), steps))
             for steps in (0, projection_steps)
@@ -84,6 +85,12 @@ class Explainer:
     ) -> tuple[Float[np.ndarray, "n latents"], Float[np.ndarray, "n latents"]]:
         """Mean and log variance of every image's latents."""
         return self._batched(self._encode, images)
+
+    def decode(
+        self, z: Float[np.ndarray, "n latents"]
+    ) -> Float[np.ndarray, "n height width channels"]:
+        """The images that latents stand for, in [0, 1]."""
+        return self._batched(self._decode, z)
 
     def reconstruct(self, images: Images) -> Float[np.ndarray, "n height width channels"]:
         """Reconstructions from the latents' means, in [0, 1]."""
@@ -218,8 +225,8 @@ class Explainer:
 
         return self._batched(scores, images)
 
-    def _batched(self, fn: Callable, images: Images) -> PyTree:
-        return map_batches(lambda x: fn(self.variables, x), images, self._batch_size)
+    def _batched(self, fn: Callable, inputs: np.ndarray) -> PyTree:
+        return map_batches(lambda x: fn(self.variables, x), inputs, self._batch_size)
 
 
 def _decoded(model: VAE, variables: PyTree, x: Float[Array, "n h w c"], steps: int) -> Array:

@@ -1,11 +1,8 @@
 """Draws a run's figures and writes its page."""
 
-import base64
-import importlib.resources
 import json
 import pathlib
 
-import jinja2
 import ml_collections
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +12,7 @@ from vae_attn import attention
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.evaluation import anomaly, tables
 from vae_attn.evaluation.explainer import Explainer
-from vae_attn.reporting import figures
+from vae_attn.reporting import figures, page
 from vae_attn.training.telemetry import read_metrics
 
 _LATENTS_SHOWN = 8
@@ -62,32 +59,16 @@ def write(
             figure = figures.bars(metrics, metric, title=heading, chance=0.5)
             caption = "Baselines without attention in grey; the dotted line is a coin."
             drawn[name] = (figure, heading, caption)
-    shown = []
-    for name, (figure, heading, caption) in drawn.items():
-        path = workdir / "figures" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-        png = base64.b64encode(path.read_bytes()).decode()
-        shown.append({"heading": heading, "caption": caption, "png": png})
-    return _page(config, workdir, data, shown, metrics, explainer.variant.name)
-
-
-def _page(config, workdir, data, shown, metrics, variant) -> pathlib.Path:
-    source = importlib.resources.files("vae_attn.reporting") / "templates" / "report.html.jinja"
-    template = jinja2.Environment(autoescape=True).from_string(source.read_text())
-    html = template.render(
+    return page.write(
+        config,
+        workdir,
         title=data.name,
         summary=f"A variational autoencoder learned from {len(data.train)} normal images. Maps "
-        f"({variant}) show what in an image made its latents abnormal.",
-        figures=shown,
+        f"({explainer.variant.name}) show what in an image made its latents abnormal.",
+        drawn=drawn,
         table=tables.table(metrics) if metrics else None,
         table_note=tables.TABLE_NOTE,
-        config=config.to_yaml(),
     )
-    path = workdir / "report" / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html)
-    return path
 
 
 def _classes(config, painter: "_Painter", data: AnomalyData) -> tuple[Figure, str, str]:

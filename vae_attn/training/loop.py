@@ -1,26 +1,31 @@
 """Trains a VAE from config and data, resuming where the workdir stands."""
 
+import functools
 import logging
 import pathlib
+from collections.abc import Callable
 
 import jax
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from vae_attn.data import sampling
+from vae_attn.data import dsprites, sampling
 from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
 from vae_attn.models import registry
 from vae_attn.models.vae import VAE
-from vae_attn.training import parallel, state, steps, trunk
+from vae_attn.training import factor, parallel, state, steps, trunk
 from vae_attn.training.checkpoints import Checkpoints
+from vae_attn.training.task import Task
 from vae_attn.training.telemetry import Telemetry
 
 _LOG = logging.getLogger("vae_attn")
+
+State = state.TrainState | factor.FactorState
 
 
 def build_model(config: ml_collections.ConfigDict) -> VAE:
@@ -45,9 +50,7 @@ def total_steps(config: ml_collections.ConfigDict, num_examples: int) -> int:
     return config.train.steps or -(-images // config.train.batch_size)
 
 
-def restore(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, which: str
-) -> state.TrainState:
+def restore(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, which: str) -> State:
     """The state of a trained workdir.
 
     Args:
@@ -61,10 +64,7 @@ def restore(
     Raises:
       UserError: if there is no intact checkpoint.
     """
-    model = build_model(config)
-    template = jax.eval_shape(
-        lambda: state.create(model=model, tx=_optimizer(config, model), seed=config.seed)
-    )
+    template = jax.eval_shape(_task(config).create)
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(template, which=which)
     checkpoints.close()
@@ -74,14 +74,19 @@ def restore(
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, data: AnomalyData
-) -> state.TrainState:
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    data: AnomalyData | dsprites.DSprites,
+    *,
+    probe: Callable[[PyTree], dict[str, float]] | None = None,
+) -> State:
     """Trains up to the config's number of steps, from the newest checkpoint if there is one.
 
     Args:
       config: see `vae_attn.config.default_config`.
       workdir: gets checkpoints, metrics.jsonl and TensorBoard events.
       data: its `train` and `validation` images are used.
+      probe: from the VAE's variables to further metrics, taken at every checkpoint.
 
     Returns:
       The state after the last step.
@@ -90,21 +95,12 @@ def train(
       UserError: if the loss is no longer finite; the checkpoints up to then are kept. Before the
         first step, if the pretrained weights cannot be had.
     """
-    model = build_model(config)
-    tx = _optimizer(config, model)
+    task = _task(config)
     update = parallel.parallelize(
-        steps.make_update_fn(
-            model=model,
-            tx=tx,
-            augment=_augmentation(config),
-            beta=config.train.beta,
-        ),
-        mode=config.parallel.mode,
-        batch_size=config.train.batch_size,
+        task.update, mode=config.parallel.mode, batch_size=config.train.batch_size
     )
-    loss = steps.make_loss_fn(model=model, beta=config.train.beta)
     checkpoints = Checkpoints(workdir)
-    train_state, start = state.create(model=model, tx=tx, seed=config.seed), 0
+    train_state, start = task.create(), 0
     if (restored := checkpoints.restore(train_state)) is not None:
         train_state, start = restored
         _LOG.info("going on from step %d", start)
@@ -115,7 +111,7 @@ def train(
     telemetry = Telemetry(workdir, start_step=start, total_steps=total)
     pending: list[dict[str, Array]] = []
     for step in range(start, total):
-        indices = sampling.batch_indices(
+        indices = task.batch_indices(
             seed=config.seed,
             step=step,
             batch_size=config.train.batch_size,
@@ -131,13 +127,39 @@ def train(
         pending.clear()
         if at_checkpoint:
             variables, batch_size = train_state.variables, config.evaluate.batch_size
-            values = map_batches(lambda x, v=variables: loss(v, x), data.validation, batch_size)
+            values = map_batches(
+                lambda x, v=variables: task.loss(v, x), data.validation, batch_size
+            )
             means["validation_loss"] = float(values.mean())
+            if probe is not None:
+                means |= probe(jax.device_get(variables))
             checkpoints.save(train_state, step=done, validation_loss=means["validation_loss"])
         telemetry.write(done, means)
     telemetry.close()
     checkpoints.close()
     return train_state
+
+
+def _task(config: ml_collections.ConfigDict) -> Task:
+    """The VAE of the config, with a discriminator where the config has a use for one."""
+    model = build_model(config)
+    tx = _optimizer(config, model)
+    pixels_of = dsprites.unpack if config.data.name == "dsprites" else steps.to_unit
+    loss = steps.make_loss_fn(model=model, beta=config.train.beta, pixels_of=pixels_of)
+    if config.factor.gamma or config.factor.ad_weight:
+        return factor.make_task(config, model=model, tx=tx, loss=loss, pixels_of=pixels_of)
+    return Task(
+        create=functools.partial(state.create, model=model, tx=tx, seed=config.seed),
+        update=steps.make_update_fn(
+            model=model,
+            tx=tx,
+            augment=_augmentation(config),
+            beta=config.train.beta,
+            pixels_of=pixels_of,
+        ),
+        loss=loss,
+        batch_indices=sampling.batch_indices,
+    )
 
 
 def _optimizer(config: ml_collections.ConfigDict, model: VAE) -> optax.GradientTransformation:

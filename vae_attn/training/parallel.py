@@ -8,18 +8,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
 from vae_attn.errors import UserError
-from vae_attn.training.state import TrainState
-from vae_attn.training.steps import AXIS, Images, Metrics, UpdateFn
+from vae_attn.training.steps import AXIS, Images, Metrics
 
 MODES = ("pmap", "shard_map")
 
-GlobalUpdateFn = Callable[
-    [TrainState, Images, Int[np.ndarray, "batch"]], tuple[TrainState, Metrics]
-]
+GlobalUpdateFn = Callable[[PyTree, Images, Int[np.ndarray, "batch ..."]], tuple[PyTree, Metrics]]
 
 
 def parallelize(
-    update: UpdateFn, *, mode: str, batch_size: int, devices: Sequence[jax.Device] | None = None
+    update: Callable[..., tuple[PyTree, Metrics]],
+    *,
+    mode: str,
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
 ) -> GlobalUpdateFn:
     """The update over all devices: the batch's indices are split, all else is replicated.
 
@@ -52,7 +53,7 @@ def parallelize(
             donate_argnums=0,
         )
         return lambda state, images, indices: mapped(
-            state, images, indices.reshape(len(devices), -1)
+            state, images, indices.reshape(len(devices), -1, *indices.shape[1:])
         )
     if mode == "shard_map":
         replicated = PartitionSpec()

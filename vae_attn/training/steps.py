@@ -16,7 +16,8 @@ from vae_attn.training.state import TrainState
 AXIS = "batch"
 
 Metrics = dict[str, Float[Array, ""]]
-Images = UInt8[Array, "n height width channels"]
+Images = UInt8[Array, "n ..."]  # as they are stored: pixels, or packed bits
+PixelsOf = Callable[[UInt8[Array, "batch ..."]], Float[Array, "batch height width channels"]]
 UpdateFn = Callable[[TrainState, Images, Int[Array, "local"]], tuple[TrainState, Metrics]]
 
 
@@ -38,7 +39,12 @@ def to_unit(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def make_update_fn(
-    *, model: VAE, tx: optax.GradientTransformation, augment: Augmentation, beta: float
+    *,
+    model: VAE,
+    tx: optax.GradientTransformation,
+    augment: Augmentation,
+    beta: float,
+    pixels_of: PixelsOf = to_unit,
 ) -> UpdateFn:
     """The update of a VAE: loss = reconstruction + beta KL, averaged over the batch.
 
@@ -47,6 +53,7 @@ def make_update_fn(
       tx: optimiser.
       augment: what may be done to a training image.
       beta: weight of the KL term (1: Kingma & Welling 2014; more: beta-VAE).
+      pixels_of: from images as they are stored to [0, 1].
 
     Returns:
       `update(state, images, indices)`, for one device among those that share the axis `AXIS`:
@@ -74,7 +81,7 @@ def make_update_fn(
         noise_keys, augment_keys = jax.vmap(jax.random.split, out_axes=1)(
             example_keys(state.seed, state.step, len(indices))
         )
-        batch = jax.vmap(augment)(augment_keys, to_unit(images[indices]))
+        batch = jax.vmap(augment)(augment_keys, pixels_of(images[indices]))
         noise = jax.vmap(lambda key: jax.random.normal(key, (model.latents,)))(noise_keys)
         gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
             state.params, state, batch, noise
@@ -92,12 +99,14 @@ def make_update_fn(
     return update
 
 
-def make_loss_fn(*, model: VAE, beta: float) -> Callable[..., Float[Array, "batch"]]:
+def make_loss_fn(
+    *, model: VAE, beta: float, pixels_of: PixelsOf = to_unit
+) -> Callable[..., Float[Array, "batch"]]:
     """`loss(variables, images)`: the objective per image at z = mean, for the validation loss."""
 
     @jax.jit
-    def loss(variables: PyTree, images: UInt8[Array, "batch h w c"]) -> Float[Array, "batch"]:
-        x = to_unit(images)
+    def loss(variables: PyTree, images: UInt8[Array, "batch ..."]) -> Float[Array, "batch"]:
+        x = pixels_of(images)
         mean, logvar = model.apply(variables, x, method="encode")
         logits = model.apply(variables, mean, method="decode")
         kl = losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1)

@@ -1,0 +1,382 @@
+"""FactorVAE and AD-FactorVAE: losses and their gradients, one update by hand, devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+import sklearn.metrics
+
+from vae_attn import attention, losses
+from vae_attn.models import tables
+from vae_attn.models.discriminator import Discriminator
+from vae_attn.models.vae import VAE, Architecture
+from vae_attn.training import factor, parallel, steps
+
+SMALL = Architecture(
+    name="small",
+    image_shape=(8, 8, 1),
+    encoder=(
+        tables.Conv("conv1", 4, 4, 2, 1),
+        tables.ReLU("conv1_relu"),
+        tables.Conv("conv2", 6, 3, 1, 1),
+        tables.ReLU("conv2_relu"),
+        tables.Conv("conv3", 6, 3, 1, 1),
+        tables.ReLU("conv3_relu"),
+        tables.Flatten(),
+        tables.Linear("fc1", 8),
+        tables.ReLU("fc1_relu"),
+    ),
+    decoder=(
+        tables.Linear("fc1", 16),
+        tables.Unflatten(4, 4, 1),
+        tables.ConvTranspose("convtr1", 1, 4, 2, 1),
+    ),
+    initialization="torch",
+)
+LATENTS = 4
+MODEL = VAE(SMALL, latents=LATENTS, axis_name=steps.AXIS)
+DISCRIMINATOR = Discriminator(units=8, hidden_layers=2)
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
+PIXELS = jnp.asarray(IMAGES, jnp.float32) / 255.0
+INDICES = np.random.default_rng(1).integers(0, 20, (16, 2)).astype(np.int32)
+
+
+# Losses
+
+
+def overlap(first, second):
+    first, second = (jnp.asarray(x, jnp.float32) for x in (first, second))
+    return losses.attention_disentanglement(first=first, second=second)
+
+
+def random_maps(seed, shape=(5, 4, 3)):
+    return np.maximum(np.random.default_rng(seed).normal(size=(2, *shape)), 0).astype(np.float32)
+
+
+def test_attention_disentanglement_by_hand():
+    first = [[[1, 0], [2, 3]], [[1, 2], [3, 4]], [[1, 0], [0, 0]], [[0, 0], [0, 0]]]
+    second = [[[0, 5], [4, 1]], [[1, 2], [3, 4]], [[0, 2], [0, 0]], [[0, 0], [0, 0]]]
+    # 2 (0 + 0 + 2 + 1) / (6 + 10); equal maps; disjoint maps; empty maps.
+    np.testing.assert_allclose(overlap(first, second), [6 / 16, 1, 0, 0], rtol=1e-6)
+
+
+def test_attention_disentanglement_is_symmetric_bounded_and_free_of_scale():
+    for seed in range(20):
+        first, second = random_maps(seed)
+        value = np.asarray(overlap(first, second))
+        assert (value >= 0).all()
+        assert (value <= 1).all()
+        np.testing.assert_array_equal(value, overlap(second, first))
+        np.testing.assert_allclose(value, overlap(1e-6 * first, 1e-6 * second), rtol=1e-4)
+
+
+def test_attention_disentanglement_gradient_against_finite_differences():
+    first, second = random_maps(3)
+
+    def reference(first):
+        return sum(
+            2 * np.minimum(a, b).sum() / (a + b).sum() for a, b in zip(first, second, strict=True)
+        )
+
+    found = jax.grad(lambda x: overlap(x, second).sum())(jnp.asarray(first))
+    positive = np.argwhere(first > 0)
+    for place in positive[::3]:
+        step = np.zeros(first.shape)
+        step[tuple(place)] = 1e-6
+        expected = (reference(first + step) - reference(first - step)) / 2e-6
+        np.testing.assert_allclose(found[tuple(place)], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_empty_maps_have_a_finite_gradient():
+    gradient = jax.grad(lambda x: overlap(x, x).sum())(jnp.zeros((2, 3, 3)))
+    assert np.isfinite(gradient).all()
+
+
+def test_total_correlation_and_discriminator_loss():
+    joint, permuted = np.random.default_rng(0).normal(scale=3, size=(2, 50, 2)).astype(np.float32)
+    probability = scipy.special.softmax(joint.astype(np.float64), axis=1)[:, 0]
+    np.testing.assert_allclose(
+        losses.total_correlation(logits=jnp.asarray(joint)),
+        scipy.special.logit(probability),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    found = losses.discriminator_loss(
+        joint_logits=jnp.asarray(joint), permuted_logits=jnp.asarray(permuted)
+    )
+    assert found.shape == (50,)
+    probabilities = scipy.special.softmax(np.concatenate([joint, permuted]).astype(float), axis=1)
+    expected = sklearn.metrics.log_loss([0] * 50 + [1] * 50, probabilities)
+    np.testing.assert_allclose(found.mean(), expected, rtol=1e-5)
+
+
+def test_discriminator():
+    variables = jax.eval_shape(Discriminator().init, jax.random.key(0), jnp.zeros((1, 32)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 5_040_002
+    z = jax.random.normal(jax.random.key(0), (3, LATENTS))
+    variables = DISCRIMINATOR.init(jax.random.key(0), z)
+    variables = jax.tree.map(lambda leaf: 20 * leaf + 0.1, variables)
+    y = z
+    for name in ("fc1", "fc2"):
+        y = y @ variables["params"][name]["kernel"] + variables["params"][name]["bias"]
+        y = np.where(y > 0, y, 0.2 * y)
+    y = y @ variables["params"]["logits"]["kernel"] + variables["params"]["logits"]["bias"]
+    np.testing.assert_allclose(DISCRIMINATOR.apply(variables, z), y, rtol=1e-5, atol=1e-5)
+
+
+# Attention of two latents as a loss
+
+
+@functools.cache
+def vae_params():
+    return jax.jit(MODEL.init)(jax.random.key(3), PIXELS[:1], jnp.zeros((1, LATENTS)))["params"]
+
+
+def attention_loss(params, images, pairs, layer="conv2"):
+    features = MODEL.apply({"params": params}, images, layer, method="features")
+    loss = factor.make_attention_loss_fn(model=MODEL, layer=layer)
+    return loss({"params": params}, features, jnp.asarray(pairs))
+
+
+def test_chosen_latents_have_the_weights_they_have_among_all():
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 4, 6)), jnp.float32)
+
+    def mean(a):
+        return MODEL.apply({"params": vae_params()}, a, "conv2", method="head")[0]
+
+    every = attention.channel_weights(mean, features)
+    chosen = attention.channel_weights(mean, features, chosen=jnp.array([2, 0]))
+    np.testing.assert_allclose(chosen, every[:, [2, 0]], rtol=1e-5, atol=1e-8)
+
+
+def test_attention_loss_reaches_every_encoder_layer():
+    """Below the target through its features, above it through alpha: a second-order gradient."""
+    slope = jax.jit(jax.grad(lambda p: attention_loss(p, PIXELS, [[0, 2]]).mean()))
+    gradient = slope(vae_params())
+    norms = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): float(jnp.abs(leaf).max())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
+    }
+    reached = ["encoder/conv1/kernel", "encoder/conv1/bias", "encoder/conv2/kernel"]
+    reached += ["encoder/conv2/bias", "encoder/conv3/kernel", "encoder/fc1/kernel", "mean/kernel"]
+    assert all(norms[name] > 1e-6 for name in reached), norms
+    others = [name for name in norms if name.startswith(("decoder", "logvar"))]
+    assert others
+    assert all(norms[name] == 0 for name in others)
+
+
+def test_attention_loss_gradient_against_finite_differences():
+    """In double precision, along a random direction of every parameter."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), vae_params())
+    with jax.enable_x64(True):
+        images = jnp.asarray(IMAGES[:6] / 255.0)
+        loss = jax.jit(lambda p: attention_loss(p, images, [[1, 3], [2, 0]]).mean())
+        gradient = jax.jit(jax.grad(loss))(params)
+        leaves, structure = jax.tree.flatten(params)
+        rng = np.random.default_rng(0)
+        for number, (leaf, slope) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
+            direction = rng.normal(size=leaf.shape)
+
+            def moved(t, number=number, direction=direction):
+                changed = [x + t * direction if n == number else x for n, x in enumerate(leaves)]
+                return float(loss(jax.tree.unflatten(structure, changed)))
+
+            expected = (moved(1e-7) - moved(-1e-7)) / 2e-7
+            np.testing.assert_allclose(np.vdot(slope, direction), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_drawn_latents_are_distinct_and_every_pair_occurs():
+    keys = jax.random.split(jax.random.key(0), 300)
+    draw = functools.partial(factor.draw_pairs, latents=LATENTS, pairs=1)
+    pairs = np.asarray(jax.vmap(draw)(keys)).reshape(-1, 2)
+    assert {tuple(pair) for pair in pairs} == {(i, j) for i in range(4) for j in range(4) if i != j}
+    both = jax.vmap(functools.partial(factor.draw_pairs, latents=LATENTS, pairs=2))(keys)
+    assert both.shape == (300, 2, 2)
+    assert (np.sort(both.reshape(300, 4), axis=1) == np.arange(4)).all()
+
+
+# The permutation
+
+
+def permuted(z, num_devices, key=0):
+    function = jax.pmap(
+        factor.permute_latents,
+        axis_name=steps.AXIS,
+        in_axes=(None, 0),
+        devices=jax.devices()[:num_devices],
+    )
+    shares = z.reshape(num_devices, -1, z.shape[1])
+    return np.asarray(function(jax.random.key(key), shares)).reshape(z.shape)
+
+
+def test_each_latent_is_permuted_by_itself_over_the_whole_batch():
+    z = np.arange(16 * 6, dtype=np.float32).reshape(16, 6)
+    found = permuted(z, 8)
+    np.testing.assert_array_equal(np.sort(found, axis=0), z)
+    source = (found // 6).astype(int)  # which code each latent came from
+    assert len({tuple(column) for column in source.T}) == 6
+    assert (np.abs(source - np.arange(16)[:, None]) >= 2).any()  # from other devices too
+    np.testing.assert_array_equal(found, permuted(z, 1))
+    assert (found != permuted(z, 8, key=1)).any()
+
+
+def test_two_batches_are_independent():
+    options = {"seed": 0, "step": 3, "batch_size": 8, "num_examples": 100}
+    first, second = factor.two_batches(**options).T
+    assert (first != second).any()
+    whole = [factor.two_batches(**options | {"step": step}) for step in range(25)]
+    counts = [np.bincount(np.concatenate(whole)[:, n], minlength=100) for n in (0, 1)]
+    np.testing.assert_array_equal(counts, 2)  # 25 x 8 are two epochs of 100, of either batch
+
+
+# The update
+
+
+@functools.cache  # compiling takes most of the time
+def make_update(objective, num_devices, rate=0.05, discriminator_rate=0.1):
+    devices = jax.devices()[:num_devices]
+    networks = {
+        "model": MODEL,
+        "discriminator": DISCRIMINATOR,
+        "tx": optax.sgd(rate),
+        "discriminator_tx": optax.sgd(discriminator_rate),
+    }
+    update = parallel.parallelize(
+        factor.make_factor_update_fn(**networks, objective=objective, pixels_of=steps.to_unit),
+        mode="pmap",
+        batch_size=16,
+        devices=devices,
+    )
+    state = factor.create(**networks, seed=1)
+    # The real initialisation makes the discriminator of so few units almost constant.
+    state = state.replace(discriminator=jax.tree.map(lambda x: 20 * x, state.discriminator))
+    return update, state, lambda tree: parallel.replicate(tree, devices)
+
+
+def run_update(objective, num_devices, num_steps=1, change=lambda state: state, **rates):
+    update, state, replicate = make_update(objective, num_devices, **rates)
+    # A copy, since the update donates the state.
+    state, images = replicate((jax.tree.map(jnp.copy, change(state)), IMAGES))
+    for step in range(num_steps):
+        state, metrics = update(state, images, np.roll(INDICES, step, axis=0))
+    return jax.device_get(state), {name: float(value) for name, value in metrics.items()}
+
+
+def assert_close(found, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, expected
+    )
+
+
+OBJECTIVE = factor.FactorObjective(
+    beta=2.0, gamma=5.0, ad_weight=30.0, ad_layer="conv2", ad_pairs=2
+)
+
+
+def maps_by_hand(params, x, latent):
+    """Of one latent, ReLU(sum_k alpha_k A_k), alpha from the gradient of this latent alone."""
+    a = MODEL.apply({"params": params}, x, "conv2", method="features")
+
+    def total(a):
+        return MODEL.apply({"params": params}, a, "conv2", method="head")[0][:, latent].sum()
+
+    alpha = jax.grad(total)(a).mean(axis=(1, 2), keepdims=True)
+    return jnp.maximum((alpha * a).sum(axis=3), 0)
+
+
+def test_one_update_by_hand():
+    _, before, _ = make_update(OBJECTIVE, 1)
+    after, metrics = run_update(OBJECTIVE, 8)
+
+    step_key = jax.random.fold_in(jax.random.key(1), 0)
+    keys = [jax.random.split(jax.random.fold_in(step_key, place)) for place in range(16)]
+    noise, other_noise = (
+        jnp.stack([jax.random.normal(pair[n], (LATENTS,)) for pair in keys]) for n in (0, 1)
+    )
+    pairs_key, permutation_key = jax.random.split(jax.random.fold_in(step_key, 2**32 - 1))
+    (i, j), (k, m) = factor.draw_pairs(pairs_key, latents=LATENTS, pairs=2)
+    x, other = PIXELS[INDICES[:, 0]], PIXELS[INDICES[:, 1]]
+    psi = before.discriminator
+
+    def log_probabilities(psi, z):
+        return jax.nn.log_softmax(DISCRIMINATOR.apply({"params": psi}, z))
+
+    def vae_loss(params):
+        logits, mean, logvar = MODEL.apply({"params": params}, x, noise)
+        z = mean + jnp.exp(logvar / 2) * noise
+        p = jax.nn.sigmoid(logits)
+        cross_entropy = -(x * jnp.log(p) + (1 - x) * jnp.log(1 - p)).sum() / 16
+        kl = 0.5 * (jnp.exp(logvar) + mean**2 - 1 - logvar).sum() / 16
+        tc = (log_probabilities(psi, z)[:, 0] - log_probabilities(psi, z)[:, 1]).sum() / 16
+        ad = 0.0
+        for one, two in ((i, j), (k, m)):
+            a, b = maps_by_hand(params, x, one), maps_by_hand(params, x, two)
+            both, shared = (a + b).sum(axis=(1, 2)), jnp.minimum(a, b).sum(axis=(1, 2))
+            ad += (2 * shared / jnp.where(both > 0, both, 1)).sum() / (2 * 16)
+        return cross_entropy + 2 * kl + 5 * tc + 30 * ad, (tc, ad, z)
+
+    by_hand = jax.jit(jax.value_and_grad(vae_loss, has_aux=True))
+    (total, (tc, ad, z)), gradient = by_hand(before.vae.params)
+    params = jax.tree.map(lambda p, g: p - 0.05 * g, before.vae.params, gradient)
+    mean, logvar = MODEL.apply({"params": params}, other, method="encode")
+    codes = mean + jnp.exp(logvar / 2) * other_noise
+    shuffled = jax.random.permutation(permutation_key, codes, axis=0, independent=True)
+
+    def discriminator_loss(psi):
+        right = (
+            log_probabilities(psi, z)[:, 0].mean() + log_probabilities(psi, shuffled)[:, 1].mean()
+        )
+        return -right / 2
+
+    value, gradient = jax.value_and_grad(discriminator_loss)(psi)
+    expected = {
+        "loss": total,
+        "total_correlation": tc,
+        "attention_disentanglement": ad,
+        "discriminator_loss": value,
+    }
+    assert float(ad) > 0.05
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert_close(after.vae.params, params)
+    assert_close(after.discriminator, jax.tree.map(lambda p, g: p - 0.1 * g, psi, gradient))
+    assert after.vae.step == 1
+
+
+def test_eight_devices_equal_one():
+    one, metrics = run_update(OBJECTIVE, 1, num_steps=3)
+    eight, others = run_update(OBJECTIVE, 8, num_steps=3)
+    assert_close(eight, one)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(others[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_discriminator_loss_does_not_reach_the_vae():
+    """Without the total correlation's weight the VAE learns the same beside any discriminator."""
+    objective = factor.FactorObjective(gamma=0.0, ad_layer="conv2")
+    plain, metrics = run_update(objective, 1)
+    other, other_metrics = run_update(
+        objective,
+        1,
+        change=lambda s: s.replace(discriminator=jax.tree.map(lambda x: 3 - x, s.discriminator)),
+    )
+    assert metrics["discriminator_loss"] != pytest.approx(other_metrics["discriminator_loss"])
+    jax.tree.map(np.testing.assert_array_equal, other.vae.params, plain.vae.params)
+
+
+def test_vae_loss_does_not_reach_the_discriminator():
+    """With the VAE held still, the discriminator learns the same whatever the VAE is told."""
+    without, with_gamma = (
+        run_update(factor.FactorObjective(gamma=gamma, ad_layer="conv2"), 1, rate=0.0)[0]
+        for gamma in (0.0, 1000.0)
+    )
+    jax.tree.map(np.testing.assert_array_equal, with_gamma.discriminator, without.discriminator)
+    _, before, _ = make_update(OBJECTIVE, 1)
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), without.discriminator, before.discriminator
+    )
+    assert max(jax.tree.leaves(moved)) > 1e-4

@@ -1,0 +1,173 @@
+"""Draws what a VAE learned of ground-truth factors, and writes its page."""
+
+import json
+import pathlib
+
+import ml_collections
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+
+from vae_attn import attention
+from vae_attn.data.dsprites import IMAGE_SIZE, DSprites
+from vae_attn.evaluation import representation
+from vae_attn.evaluation.explainer import Explainer, Images
+from vae_attn.reporting import figures, latent_figures, page
+from vae_attn.training.telemetry import read_metrics
+
+_LATENTS_SHOWN = 8
+_IMAGES_SHOWN = 6
+_TRAVERSED = 3  # images from which the animation starts
+_VALUES = np.linspace(-2, 2, 11).astype(np.float32)  # standard deviations of the prior
+_SCALE_IMAGES = 300  # over which the colour scale is measured
+_SCALE_QUANTILE = 0.995
+_PANELS = {
+    "disentanglement": (representation.QUICK_SCORE,),
+    "total correlation (nats)": ("total_correlation",),
+    "discriminator's loss (nats)": ("discriminator_loss",),
+    "attention overlap": ("attention_disentanglement",),
+    "reconstruction (nats)": ("reconstruction",),
+    "KL (nats)": ("kl",),
+}
+
+
+def pixels(packed: np.ndarray) -> Images:
+    """Packed bits as the grey images that an `Explainer` takes, 0 and 255."""
+    bits = np.unpackbits(packed, axis=1)
+    return 255 * bits.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
+
+
+def write(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    explainer: Explainer,
+    data: DSprites,
+    *,
+    kl: Float[np.ndarray, "latents"],
+) -> pathlib.Path:
+    """Writes `figures/*` and `report/index.html`.
+
+    Args:
+      config: the run's.
+      workdir: the run's; scores are shown if `evaluation/metrics.json` is there.
+      explainer: the trained model.
+      data: what it learned from.
+      kl: each latent's mean KL in nats; the latents of the largest are shown.
+
+    Returns:
+      Path of the page.
+    """
+    latents = np.argsort(-kl)[:_LATENTS_SHOWN]
+    names = [f"z{k}" for k in latents]
+    images = pixels(data.sample(_IMAGES_SHOWN, seed=config.seed))
+    decoded = traverse(explainer, images[:_TRAVERSED], latents)
+    labels = [f"z{k}\nKL {kl[k]:.2f}" for k in latents]
+    title = f"{data.name}: traversals of the most responsive latents"
+    note = "Columns: the latent's value. The other latents stay at the image's means."
+    drawn = {
+        "traversal": (
+            latent_figures.traversal(decoded[0], _VALUES, labels, title=title, note=note),
+            "What each latent draws",
+            f"The latents of the largest KL (nats), from one random image. {note}",
+        ),
+        "traversals": (
+            latent_figures.animation(decoded, names),
+            "The same, moving",
+            f"Rows: random images. Each latent goes from {_VALUES[0]:+.0f} to {_VALUES[-1]:+.0f} "
+            "and back.",
+        ),
+        "attention": _attention(config, explainer, data, images, latents, kl),
+    }
+    if metrics := read_metrics(workdir):
+        caption = (
+            f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than "
+            "the table's, at the checkpoints. The others: means of the training steps."
+        )
+        drawn["training"] = (latent_figures.curves(metrics, _PANELS), "Training", caption)
+    if runs := finished_runs(workdir.parent):
+        score = representation.QUICK_SCORE.removesuffix("_quick")
+        figure = latent_figures.reconstruction_against_score(
+            runs, score=score, highlighted=workdir.name
+        )
+        caption = "Every run in the folder of this one that was scored on ground-truth factors."
+        drawn["runs"] = (figure, "Disentanglement and its price", caption)
+    metrics_path = workdir / "evaluation" / "metrics.json"
+    scores = json.loads(metrics_path.read_text()) if metrics_path.exists() else None
+    return page.write(
+        config,
+        workdir,
+        title=data.name,
+        summary=f"{_objective(config)} with {len(kl)} latents learned from {len(data)} images, "
+        f"one for every combination of {', '.join(data.grid.names)}.",
+        drawn=drawn,
+        table=representation.table(scores) if scores else None,
+        table_note=representation.TABLE_NOTE,
+    )
+
+
+def traverse(
+    explainer: Explainer, images: Images, latents: Int[np.ndarray, "latents"]
+) -> Float[np.ndarray, "images latents values height width channels"]:
+    """Decodes the images' means with one latent at a time set to each of several values."""
+    mean, _ = explainer.encode(images)
+    shape = (len(images), len(latents), len(_VALUES))
+    z = np.broadcast_to(mean[:, None, None], (*shape, mean.shape[1])).copy()
+    for n, latent in enumerate(latents):
+        z[:, n, :, latent] = _VALUES
+    decoded = explainer.decode(z.reshape(-1, mean.shape[1]))
+    return decoded.reshape(*shape, *decoded.shape[1:])
+
+
+def finished_runs(folder: pathlib.Path) -> dict[str, tuple[float, float]]:
+    """Reconstruction loss and Kim & Mnih's score of the folder's scored runs, by their names."""
+    runs = {}
+    for path in sorted(folder.glob("*/evaluation/metrics.json")):
+        metrics = json.loads(path.read_text())
+        if {"reconstruction", "factor_vae"} <= metrics.keys():
+            runs[path.parents[1].name] = (metrics["reconstruction"], metrics["factor_vae"])
+    return runs
+
+
+def _attention(
+    config,
+    explainer: Explainer,
+    data: DSprites,
+    images: Images,
+    latents: Int[np.ndarray, "latents"],
+    kl: Float[np.ndarray, "all_latents"],
+) -> tuple[Figure, str, str]:
+    """The paper's figure of disentanglement: a row an image, a column a latent's map."""
+    style, layer = config.attention.style, config.attention.layer
+    style = style if style in attention.PER_LATENT_STYLES else "paper"
+
+    def maps(images: Images) -> np.ndarray:
+        return explainer.latent_maps(images, style=style, layer=layer)[:, latents]
+
+    sample = pixels(data.sample(_SCALE_IMAGES, seed=config.seed + 1))
+    # Latents differ in scale by orders of magnitude: each has a scale of its own.
+    scales = np.quantile(maps(sample), _SCALE_QUANTILE, axis=(0, 2, 3))
+    rows = {}
+    for number, (image, image_maps) in enumerate(zip(images, maps(images), strict=True)):
+        relative = image_maps / np.where(scales > 0, scales, 1.0)[:, None, None]
+        overlays = figures.overlay(np.repeat(image[None], len(latents), axis=0), relative, 1.0)
+        original = np.broadcast_to(image[None] / 255, (1, *overlays.shape[1:]))
+        rows[f"image {number + 1}"] = np.concatenate([original, overlays])
+    columns = ["input", *(f"z{k} KL {kl[k]:.2f}" for k in latents)]
+    note = (
+        f"Full colour is the {_SCALE_QUANTILE:.1%} quantile of that latent's maps over "
+        f"{len(sample)} images."
+    )
+    title = f"{data.name}: attention of the most responsive latents, {style} at {layer}"
+    figure = figures.grid(rows, columns, title=title, note=note)
+    return figure, "What each latent looks at", f"Random images. {note}"
+
+
+def _objective(config: ml_collections.ConfigDict) -> str:
+    options = config.factor
+    if options.ad_weight:
+        weights = f"gamma {options.gamma:g}, lambda {options.ad_weight:g} at {options.ad_layer}"
+        return f"AD-FactorVAE ({weights})"
+    if options.gamma:
+        return f"FactorVAE (gamma {options.gamma:g})"
+    beta = config.train.beta
+    return "A VAE" if beta == 1 else f"A beta-VAE (beta {beta:g})"

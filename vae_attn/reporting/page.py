@@ -1,0 +1,73 @@
+"""Saves a run's figures and writes the page that shows them, whatever the run was about."""
+
+import base64
+import importlib.resources
+import pathlib
+
+import jinja2
+import ml_collections
+from matplotlib.figure import Figure
+from PIL import Image
+
+# What a report draws: the figure, or the frames of an animation; its heading; its caption.
+Drawn = tuple[Figure | list[Image.Image], str, str]
+
+_FRAME_MILLISECONDS = 90
+
+
+def write(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    title: str,
+    summary: str,
+    drawn: dict[str, Drawn],
+    table: list[list[str]] | None,
+    table_note: str,
+) -> pathlib.Path:
+    """Writes `figures/*.png` (animations: `.gif`) and `report/index.html`, which contains them.
+
+    Args:
+      config: the run's, shown at the end of the page.
+      workdir: the run's.
+      title: of the page.
+      summary: its first paragraph.
+      drawn: what is shown, by file name without its ending.
+      table: rows of cells, the first of them the header; None for no table.
+      table_note: small print under it.
+
+    Returns:
+      Path of the page.
+    """
+    (workdir / "figures").mkdir(parents=True, exist_ok=True)
+    shown = []
+    for name, (picture, heading, caption) in drawn.items():
+        path = _save(picture, workdir / "figures" / name)
+        content = base64.b64encode(path.read_bytes()).decode()
+        kind = path.suffix.removeprefix(".")
+        shown.append({"heading": heading, "caption": caption, "kind": kind, "content": content})
+    source = importlib.resources.files("vae_attn.reporting") / "templates" / "report.html.jinja"
+    template = jinja2.Environment(autoescape=True).from_string(source.read_text())
+    html = template.render(
+        title=title,
+        summary=summary,
+        figures=shown,
+        table=table,
+        table_note=table_note,
+        config=config.to_yaml(),
+    )
+    path = workdir / "report" / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html)
+    return path
+
+
+def _save(picture: Figure | list[Image.Image], stem: pathlib.Path) -> pathlib.Path:
+    if isinstance(picture, Figure):
+        path = stem.with_suffix(".png")
+        picture.savefig(path)
+        return path
+    path = stem.with_suffix(".gif")
+    first, *rest = picture
+    first.save(path, save_all=True, append_images=rest, duration=_FRAME_MILLISECONDS, loop=0)
+    return path

@@ -1,0 +1,27 @@
+"""What the loop trains: how its state begins, what a step sees and does, how it is judged."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from vae_attn.training.steps import Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A VAE, or a VAE with its discriminator, as functions.
+
+    Attributes:
+      create: the state before the first step; it has `variables`, the VAE's.
+      update: `update(state, images, indices)` on one device, see `steps.make_update_fn`.
+      loss: `loss(variables, images)`, the validation loss per image.
+      batch_indices: what a step sees, with the arguments of `sampling.batch_indices`; rows are
+        places in the batch.
+    """
+
+    create: Callable[[], PyTree]
+    update: Callable[..., tuple[PyTree, Metrics]]
+    loss: Callable[..., Float[Array, "batch"]]
+    batch_indices: Callable[..., Int[np.ndarray, "batch ..."]]
