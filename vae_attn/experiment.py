@@ -10,7 +10,7 @@ from vae_attn import factor_experiment
 from vae_attn.data import mvtec_ad, registry
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
-from vae_attn.evaluation import anomaly, summary, tables
+from vae_attn.evaluation import anomaly, published, summary, tables
 from vae_attn.evaluation.calibration import variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import report
@@ -76,7 +76,12 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
     )
     if mode in ("all", "evaluate"):
         scores = anomaly.evaluate(config, explainer, data)
-        table = tables.write(scores, workdir / "evaluation", title=data.name)
+        table = tables.write(
+            scores,
+            workdir / "evaluation",
+            title=data.name,
+            published=published.lines(config.data.name, config.data.category),
+        )
         _LOG.info("scores: %s", table)
     if mode in ("all", "explain"):
         page = report.write(config, workdir, explainer, data)

@@ -5,7 +5,7 @@ import pathlib
 
 import ml_collections
 
-from vae_attn.evaluation import tables
+from vae_attn.evaluation import published, tables
 from vae_attn.evaluation.calibration import variant_of
 from vae_attn.evaluation.explainer import IMAGE, RECONSTRUCTION_ERROR
 
@@ -34,4 +34,11 @@ def write(
         header, *scored = tables.table(metrics)
         rows += [[name, *row] for row in scored if row[:2] in shown]
     title = f"{len(names)} categories: {own}, beside the reconstruction error"
-    return tables.write_table([["category", *header], *rows], workdir / "table.md", title=title)
+    others = [
+        f"{category}, {line[0].lower()}{line[1:]}"
+        for category in names
+        for line in published.lines(config.data.name, category)
+    ]
+    return tables.write_table(
+        [["category", *header], *rows], workdir / "table.md", title=title, published=others
+    )

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 # Share of normal validation pixels above the threshold that is chosen without the test set.
 FALSE_POSITIVE_RATE = 0.01
@@ -29,13 +30,16 @@ TABLE_NOTE = (
 )
 
 
-def write(metrics: dict[str, float], folder: pathlib.Path, *, title: str) -> pathlib.Path:
+def write(
+    metrics: dict[str, float], folder: pathlib.Path, *, title: str, published: Sequence[str]
+) -> pathlib.Path:
     """Writes `metrics.json` and, beside it, `table.md`.
 
     Args:
       metrics: of `evaluate`.
       folder: created if missing.
       title: of the table.
+      published: numbers of others, one line each, to stand under it.
 
     Returns:
       Path of the table.
@@ -43,15 +47,18 @@ def write(metrics: dict[str, float], folder: pathlib.Path, *, title: str) -> pat
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(sorted(metrics.items())), indent=2)
     (folder / "metrics.json").write_text(text + "\n")
-    return write_table(table(metrics), folder / "table.md", title=title)
+    return write_table(table(metrics), folder / "table.md", title=title, published=published)
 
 
-def write_table(rows: list[list[str]], path: pathlib.Path, *, title: str) -> pathlib.Path:
+def write_table(
+    rows: list[list[str]], path: pathlib.Path, *, title: str, published: Sequence[str] = ()
+) -> pathlib.Path:
     """Writes rows of cells, the first of them the header, as Markdown, with `TABLE_NOTE`."""
     header, *rows = rows
     lines = [f"# {title}", ""]
     lines += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
     lines += ["", TABLE_NOTE.replace("*", "\\*")]
+    lines += [line for text in published for line in ("", text)]
     path.write_text("\n".join(lines) + "\n")
     return path
 
