@@ -233,6 +233,9 @@ def test_damaged_newest_checkpoint_is_passed_over(small_run, damage, caplog):
     caplog.clear()
     assert_equal_states(train(config, workdir), whole)
     assert "checkpoints/6 is broken and passed over" in caplog.text
+    checkpoints = Checkpoints(workdir)  # and has been written anew
+    assert checkpoints.restore(whole)[1] == 6
+    checkpoints.close()
 
 
 def test_no_intact_checkpoint(small_run):
@@ -261,6 +264,26 @@ def test_infinite_loss_stops_the_run_and_keeps_the_good_checkpoint(small_run):
     checkpoints = Checkpoints(workdir)
     assert 2 in checkpoints.steps()
     checkpoints.close()
+
+
+def test_update_that_ruins_the_parameters_is_not_saved(small_run):
+    """The loss of a step is from before its update: the validation loss sees what it made."""
+    config, workdir = small_run
+    config.train.steps = config.train.checkpoint_every = 1
+    config.train.learning_rate = 1e30
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 1: lower train.learn"):
+        train(config, workdir)
+    checkpoints = Checkpoints(workdir)
+    assert checkpoints.steps() == []
+    checkpoints.close()
+
+
+def test_state_of_eight_devices_restores_on_one(small_run):
+    config, workdir = small_run
+    whole = train(config, workdir)
+    found = loop.restore(config, workdir, which="latest")
+    assert_equal_states(found, whole)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(found)} == {1}
 
 
 def test_full_disk_is_told(tmp_path, monkeypatch):

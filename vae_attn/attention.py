@@ -21,9 +21,10 @@ The published sources disagree about the map, hence the named styles in `STYLES`
     authors_code       the public code: one map from sum_i mean_i, its gradient normalised over
                        the whole batch, no ReLU.
     normal_difference  equation 4: the gradient of a sampled difference to the normal images.
-    contrast           ours: alpha applied to A(x) - A(x'), x' being what the model itself holds
-                       for normal: what in the image made z_i differ from its normal counterpart.
-    contrast_signed    the same, with alpha's sign kept.
+    contrast           ours: |alpha| applied to |A(x) - A(x')|, x' being what the model itself
+                       holds for normal: what in the image made z_i differ from its normal
+                       counterpart.
+    contrast_signed    alpha applied to A(x) - A(x'), and the absolute value taken of the sum.
     feature_difference a baseline without any latent: the mean over channels of |A(x) - A(x')|.
 """
 

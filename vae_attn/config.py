@@ -1,6 +1,7 @@
 """The keys every experiment has, their defaults and limits, and how a workdir keeps them."""
 
 import json
+import math
 import pathlib
 
 import ml_collections
@@ -142,8 +143,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "train.beta",
         "seed",
         "attention.projection_steps",
+        "attention.latent_batch_size",
     ):
         _require(config, key, lambda value: value >= 0, "0 or more")
+    _require(config, "seed", lambda value: value < 2**31, "less than 2**31")
+    _require(config, "attention.projection_steps", lambda v: v <= 100, "at most 100")
+    for key in ("train.learning_rate", "train.beta", "data.rotation", "data.shift"):
+        _require(config, key, math.isfinite, "finite")
+    if not config.train.steps:
+        _require(config, "train.epochs", lambda v: v > 0, "greater than 0 where train.steps is 0")
+    for key in ("evaluate.styles", "evaluate.layers"):
+        _require(config, key, len, "a tuple of at least one name")
     _require(config, "num_seeds", lambda value: value == 1, "1 (more is not supported yet)")
     for key in ("attention.style", "evaluate.styles"):
         styles = f"of {', '.join(attention.STYLES)}"
@@ -236,7 +246,9 @@ def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) ->
 
 def _compare(now: dict, path: pathlib.Path) -> None:
     try:
-        before = _flat(json.loads(path.read_text()))
+        # Keys that a later version added had their defaults.
+        defaults = _flat(json.loads(default_config().to_json()))
+        before = defaults | _flat(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): repair it, or give another --workdir."

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-KINDS = ("reconstruction", "projection")
-
 Decode = Callable[[Float[Array, "batch latents"]], Float[Array, "batch height width c"]]
 
 

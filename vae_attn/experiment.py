@@ -34,6 +34,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
       UserError: for whatever the user can mend.
     """
     config_lib.validate(config)
+    try:
+        _run(config, workdir, mode)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} or the data cannot be read or written ({error}): see to the "
+            "disk's space and the permissions, and run the same command again."
+        ) from error
+
+
+def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) -> None:
     if config.data.name == "dsprites":
         factor_experiment.run(config, workdir, mode=mode)
         return
@@ -57,6 +67,8 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
     """One run; returns its data set's name."""
     data = registry.load(config)
     _check_model_fits(config, data)
+    if mode in ("evaluate", "explain") and not (workdir / "config.json").exists():
+        raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
     config_lib.save_or_compare(config, workdir)
     _LOG.info("%s: %d normal images to train on, in %s", data.name, len(data.train), workdir)
     if mode in ("all", "train"):
@@ -68,7 +80,7 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
         loop.build_model(config),
         state.variables,
         data.train,
-        data.validation,
+        anomaly.sample_validation(data),
         variant=variant_of(config.attention),
         projection_steps=config.attention.projection_steps,
         batch_size=config.evaluate.batch_size,

@@ -47,7 +47,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         _ = _CONFIG.value["seed"]  # a config file that failed to load says so only when it is used
     except UserError:
         raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # a config file is code, and may fail in any way
         raise UserError(_one_sentence(error, argv)) from error
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: every option starts with --.")
@@ -56,15 +56,20 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def _one_sentence(error: Exception, argv: list[str]) -> str:
     """What absl and ml_collections say in several lines, some of them a traceback."""
-    text = str(error).encode().decode("unicode_escape")
+    text = str(error).replace("\\n", "\n").replace("\\'", "'")
     if match := re.search(r"'(\w+)'?\s*Did you mean \"(\w+)\"", text):
-        wrong, right = match.groups()
-        given = next((argument for argument in argv if wrong in argument), wrong)
-        return f"{given}: the config has no key {wrong!r}. Did you mean {right!r}?"
+        return _no_key(match[1], argv) + f" Did you mean {match[2]!r}?"
+    if isinstance(error, KeyError | AttributeError) or re.fullmatch(r"[\"']*\w+[\"']*", text):
+        return _no_key(text.strip("\"'"), argv)
     # The first line tells where, the last one what.
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = lines[0].removesuffix(" Error whilst parsing config file:")
     return f"the command line cannot be used: {' '.join(dict.fromkeys([first, lines[-1]]))}"
+
+
+def _no_key(key: str, argv: list[str]) -> str:
+    given = next((argument for argument in argv if key in argument), key)
+    return f"{given}: the config has no key {key!r}; vae_attn/config.py lists all."
 
 
 def default_workdir() -> pathlib.Path:

@@ -57,7 +57,7 @@ class AnomalyData:
     Attributes:
       name: for titles and tables; says "synthetic" where the pictures are.
       train: normal images the model learns from.
-      validation: held-out normal images: normal statistics, calibration, thresholds.
+      validation: held-out normal images: best checkpoint, calibration, thresholds.
       test: what is explained and scored.
       draws_defects: whether `data.defects` may draw masked defects on normal test images, which
         takes bright strokes on black; for data that has no masks.

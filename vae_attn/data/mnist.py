@@ -77,10 +77,11 @@ def load(
 
 def _read(folder: pathlib.Path) -> tuple[_Split, _Split]:
     """Reads both splits from the idx files if there are any, else from tensorflow-datasets."""
-    if not folder.is_dir():
+    if not folder.is_dir() and importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             f"{folder} is no folder: create it and put MNIST's four files into it "
-            "(train-images-idx3-ubyte.gz and so on), or point data.dir to where they are"
+            "(train-images-idx3-ubyte.gz and so on), point data.dir to where they are, or install "
+            "the extra vae_attn[tfds], which downloads them"
         )
     files = {
         (split, kind): _find(folder, split, kind)

@@ -16,6 +16,7 @@ from vae_attn.evaluation.tables import FALSE_POSITIVE_RATE
 
 _LOG = logging.getLogger("vae_attn")
 _CHUNK_PIXELS = 2**20  # of the images whose maps are in memory at once
+_VALIDATION_PIXELS = 2**22  # of the validation images whose maps are
 
 Maps = Float[np.ndarray, "n height width"]
 
@@ -51,13 +52,13 @@ def evaluate(
     styles = tuple(dict.fromkeys((*config.evaluate.styles, own.style)))
     layers = tuple(dict.fromkeys((*config.evaluate.layers, *own.layers)))
     source = MapSource(explainer, styles, layers)
-    statistics = source.statistics(data.validation)
+    normal = source.all(sample_validation(data))
+    statistics = measure(normal)
     fused = own.layers if len(own.layers) > 1 else tuple(config.evaluate.layers)
     scored = [*variants(styles, tuple(config.evaluate.layers), fused), own]
-    collected = {variant: VariantScores() for variant in scored}
-    for raw, _ in source.chunks(data.validation):
-        for variant, scores in collected.items():
-            scores.add_normal(variant.maps(raw, statistics))
+    collected = {
+        variant: VariantScores(threshold=normal_threshold(variant, normal)) for variant in scored
+    }
     for raw, chunk in source.chunks(test.images):
         masks = None if test.masks is None else (test.masks[chunk], test.has_mask[chunk])
         for variant, scores in collected.items():
@@ -74,13 +75,43 @@ def evaluate(
         if variant.style == RECONSTRUCTION_ERROR:  # whose image score is the likelihood above
             del found["image_auroc"]
         metrics |= {f"{variant.name}/{name}": value for name, value in found.items()}
-    return metrics
+    # A score is undefined where the sample has images of one kind only.
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def sample_validation(data: AnomalyData) -> np.ndarray:
+    """Validation images, evenly thinned out where they are too many to hold all their maps."""
+    images = data.validation
+    most = max(16, _VALIDATION_PIXELS // (images.shape[1] * images.shape[2]))
+    return images[:: -(-len(images) // most)]
+
+
+def measure(raw: RawMaps) -> dict[tuple[str, str], MapStatistics]:
+    """Statistics of normal maps, by style and layer."""
+    return {key: MapStatistics.measure([maps]) for key, maps in raw.items()}
+
+
+def normal_threshold(variant: Variant, normal: RawMaps) -> float:
+    """What a share `FALSE_POSITIVE_RATE` of the pixels of normal images exceeds.
+
+    Each half of the maps is calibrated by the other, as a new image would be: by the statistics
+    of images to which it does not belong.
+    """
+    halves = [{key: maps[i::2] for key, maps in normal.items()} for i in (0, 1)]
+    if not len(next(iter(halves[1].values()))):  # a single image
+        halves[1] = halves[0]
+    calibrated = [
+        variant.maps(half, measure(other))
+        for half, other in zip(halves, reversed(halves), strict=True)
+    ]
+    scores = np.concatenate([maps.ravel() for maps in calibrated])
+    return float(np.quantile(scores, 1 - FALSE_POSITIVE_RATE))
 
 
 def defects(data: AnomalyData, max_images: int, seed: int) -> LabelledImages:
     """Defects drawn on the normal test images of data that has no masks."""
-    normal = data.test.images[data.test.labels == 0]
-    return draw_defects(normal, seed=seed).sample(max_images, seed)
+    normal = data.test.take(data.test.labels == 0).sample(max_images, seed)
+    return draw_defects(normal.images, seed=seed).sample(max_images, seed)
 
 
 def variants(
@@ -120,26 +151,22 @@ class MapSource:
             )
             yield raw | self._explainer.baseline_maps(images[chunk], counterparts), chunk
 
-    def statistics(self, normal: np.ndarray) -> dict[tuple[str, str], MapStatistics]:
-        """Statistics of the maps of normal images."""
-        parts = [raw for raw, _ in self.chunks(normal)]
-        return {key: MapStatistics.measure([raw[key] for raw in parts]) for key in parts[0]}
+    def all(self, images: np.ndarray) -> RawMaps:
+        """The maps of all images at once."""
+        parts = [raw for raw, _ in self.chunks(images)]
+        return {key: np.concatenate([raw[key] for raw in parts]) for key in parts[0]}
 
 
 class VariantScores:
     """Collects the scores of one variant's maps."""
 
-    def __init__(self) -> None:
-        self._normal = localization.LocalizationState.empty()
+    def __init__(self, *, threshold: float) -> None:
+        self._threshold = threshold
         self._located = localization.LocalizationState.empty()
         self._aurocs: list[np.ndarray] = []
         self._pointing: list[np.ndarray] = []
         self._mass: list[np.ndarray] = []
         self._peak: list[np.ndarray] = []
-
-    def add_normal(self, maps: Maps) -> None:
-        """Maps of normal validation images, which set the threshold."""
-        self._normal = self._normal.add(scores=maps, masks=np.zeros(maps.shape, bool))
 
     def add_test(self, maps: Maps, masks: tuple[np.ndarray, np.ndarray] | None) -> None:
         """Maps of test images; with masks and which of them are known, if there are any."""
@@ -162,15 +189,12 @@ class VariantScores:
         }
         if not self._located.positives.any():
             return found
-        threshold = localization.threshold_from_normal(
-            normal=self._normal, false_positive_rate=FALSE_POSITIVE_RATE
-        )
         interval = bootstrap.bootstrap_pixel_scores(self._located)["pixel_auroc"]
         return found | {
             **self._located.compute(),
             "pixel_auroc_low": interval.low,
             "pixel_auroc_high": interval.high,
-            "iou": self._located.iou(threshold=threshold),
+            "iou": self._located.iou(threshold=self._threshold),
             "pointing_game": float(np.nanmean(np.concatenate(self._pointing))),
             "share_below_chance": localization.share_below_chance(np.concatenate(self._aurocs)),
         }

@@ -1,5 +1,6 @@
 """Figures of a run, drawn with matplotlib's objects: no global state, no display."""
 
+import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from matplotlib.figure import Figure
@@ -23,8 +24,6 @@ def overlay(
     Returns:
       RGB in [0, 1].
     """
-    import matplotlib
-
     grey = images.mean(axis=3, keepdims=True) / 255
     strength = np.clip(maps / scale, 0, 1)
     colour = matplotlib.colormaps[COLOUR_MAP](strength)[..., :3]

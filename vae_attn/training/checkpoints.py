@@ -1,6 +1,7 @@
 """Checkpoints: the two latest and the best one, each leaf with a checksum."""
 
 import logging
+import math
 import pathlib
 import zlib
 
@@ -63,12 +64,16 @@ class Checkpoints:
                 "run the same command again; it goes on from the checkpoint before."
             ) from error
 
-    def restore(self, template: PyTree, *, which: str = "latest") -> tuple[PyTree, int] | None:
+    def restore(
+        self, template: PyTree, *, which: str = "latest", discard: bool = False
+    ) -> tuple[PyTree, int] | None:
         """The newest (or best) intact checkpoint.
 
         Args:
           template: a state, or shapes and dtypes of one, of the wanted structure.
           which: `latest`, or `best` by validation loss (the latest where that one is broken).
+          discard: remove broken checkpoints newer than the one found, so that a run that goes on
+            from there can save its own in their place.
 
         Returns:
           The state and its step; None where there is no checkpoint.
@@ -82,7 +87,11 @@ class Checkpoints:
             steps = [best, *(step for step in steps if step != best)]
         for step in steps:
             try:
-                return self._restore_step(template, step), step
+                restored = self._restore_step(template, step)
+                for newer in self.steps() if discard else ():
+                    if newer > step:
+                        self._manager.delete(newer)
+                return restored, step
             except (ValueError, OSError, KeyError) as error:
                 path = self._directory / str(step)
                 _LOG.warning("checkpoint %s is broken and passed over: %s", path, error)
@@ -104,12 +113,20 @@ class Checkpoints:
     def _validation_loss(self, step: int) -> float:
         try:
             args = ocp.args.Composite(validation=ocp.args.JsonRestore())
-            return self._manager.restore(step, args=args)["validation"]["loss"]
+            loss = self._manager.restore(step, args=args)["validation"]["loss"]
+            return loss if math.isfinite(loss) else math.inf
         except (ValueError, OSError, KeyError):
-            return float("inf")
+            return math.inf
 
     def _restore_step(self, template: PyTree, step: int) -> PyTree:
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        # Where the template says nothing, one device here, whatever it was saved from.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here
+            ),
+            template,
+        )
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(

@@ -101,7 +101,7 @@ def train(
     )
     checkpoints = Checkpoints(workdir)
     train_state, start = task.create(), 0
-    if (restored := checkpoints.restore(train_state)) is not None:
+    if (restored := checkpoints.restore(train_state, discard=True)) is not None:
         train_state, start = restored
         _LOG.info("going on from step %d", start)
     elif config.model.pretrained:
@@ -131,6 +131,8 @@ def train(
                 lambda x, v=variables: task.loss(v, x), data.validation, batch_size
             )
             means["validation_loss"] = float(values.mean())
+            if not np.isfinite(means["validation_loss"]):
+                raise _not_finite(means["validation_loss"], done)
             if probe is not None:
                 means |= probe(jax.device_get(variables))
             checkpoints.save(train_state, step=done, validation_loss=means["validation_loss"])
@@ -176,14 +178,18 @@ def _augmentation(config: ml_collections.ConfigDict) -> Augmentation:
     )
 
 
+def _not_finite(loss: float, step: int) -> UserError:
+    return UserError(
+        f"the loss is {loss} at step {step}: lower train.learning_rate (or mend the data) in a new "
+        "--workdir; the checkpoints before that step are kept."
+    )
+
+
 def _finite_means(pending: list[dict[str, Array]], *, last_step: int) -> dict[str, float]:
     """Means over the steps since the last call; stops the run where a loss is not finite."""
     rows = jax.device_get(pending)
     for offset, row in enumerate(rows):
         if not np.isfinite(row["loss"]):
             step = last_step - len(rows) + offset + 1
-            raise UserError(
-                f"the loss is {row['loss']} at step {step}: lower train.learning_rate (or mend "
-                "the data) in a new --workdir; the checkpoints before that step are kept."
-            )
+            raise _not_finite(float(row["loss"]), step)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
