@@ -23,9 +23,9 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.name = "digits"
+    config.data.source = "auto"  # dsprites: npz, tfds, rendered, or auto by what data.dir holds
     config.data.dir = "data"  # where the data set's official files are
     config.data.image_size = 28
-    config.data.source = "auto"  # dsprites: npz, tfds, rendered, or auto by what data.dir holds
     config.data.digit = 3  # digits, mnist: the normal class
     config.data.validation_fraction = 0.1  # of the normal training images
     config.data.rotation = 0.0  # augmentation: largest rotation, degrees both ways
@@ -108,10 +108,22 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key in ("attention.layer", "evaluate.layers"):
         known = f"of the layers of model.name={config.model.name}: {', '.join(layers)}"
         _require(config, key, lambda value: set(_listed(value)) <= {*layers}, known)
+    _validate_factor(config, layers)
     _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
     _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
     _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
-    _validate_factor(config, layers)
+
+
+def _require(config, key, accepts, expected) -> None:
+    value = config
+    for part in key.split("."):
+        value = value[part]
+    if not accepts(value):
+        raise UserError(f"--config.{key}={value!r} must be {expected}.")
+
+
+def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
 
 
 def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...]) -> None:
@@ -133,18 +145,6 @@ def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...])
         most = config.model.latents // 2
         within = f"from 1 to {most}, as no latent of model.latents={config.model.latents} is in two"
         _require(config, "factor.ad_pairs", lambda v: 1 <= v <= most, within)
-
-
-def _require(config, key, accepts, expected) -> None:
-    value = config
-    for part in key.split("."):
-        value = value[part]
-    if not accepts(value):
-        raise UserError(f"--config.{key}={value!r} must be {expected}.")
-
-
-def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
 
 
 def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

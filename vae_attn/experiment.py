@@ -27,10 +27,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     Raises:
       UserError: for whatever the user can mend.
     """
-    config_lib.validate(config)
     if config.data.name == "dsprites":
         factor_experiment.run(config, workdir, mode=mode)
         return
+    config_lib.validate(config)
     data = registry.load(config)
     config_lib.save_or_compare(config, workdir)
     _LOG.info("%s: %d normal images to train on, in %s", data.name, len(data.train), workdir)

@@ -22,13 +22,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     """Trains, evaluates, explains, or all of it; arguments as in `experiment.run`.
 
     Args:
-      config: a valid one whose data has ground-truth factors.
+      config: one with `data.name=dsprites`.
       workdir: of the run; an existing one is gone on with.
       mode: `train`, `evaluate` (score the latents), `explain` (figures and page) or `all`.
 
     Raises:
       UserError: for whatever the user can mend.
     """
+    config_lib.validate(config)
     data = dsprites.load_dsprites(
         config.data.dir or None, source=config.data.source, grid=dsprites.GRID
     )
