@@ -5,7 +5,6 @@ import pathlib
 
 import jax
 import ml_collections
-import numpy as np
 
 from vae_attn import config as config_lib
 from vae_attn.data import dsprites
@@ -53,7 +52,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
         table = representation.write(scores, workdir / "evaluation", title=data.name)
         _LOG.info("scores: %s", table)
     if mode in ("all", "explain"):
-        _, kl = learned.losses(variables)
         explainer = Explainer(
             model,
             jax.device_get(variables),
@@ -62,5 +60,5 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
             batch_size=config.evaluate.batch_size,
             latent_batch_size=config.attention.latent_batch_size or None,
         )
-        page = factor_report.write(config, workdir, explainer, data, kl=np.asarray(kl))
+        page = factor_report.write(config, workdir, explainer, data)
         _LOG.info("pictures and tables: %s", page)
