@@ -99,8 +99,8 @@ def write(
         config,
         workdir,
         title=data.name,
-        summary=f"{_objective(config)} with {len(response)} latents learned from {len(data)} images, "
-        f"one for every combination of {', '.join(data.grid.names)}.",
+        summary=f"{_objective(config)} with {len(response)} latents learned from {len(data)} "
+        f"images, one for every combination of {', '.join(data.grid.names)}.",
         drawn=drawn,
         table=representation.table(scores) if scores else None,
         table_note=representation.TABLE_NOTE,
