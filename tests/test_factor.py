@@ -237,13 +237,13 @@ def test_two_batches_are_independent():
 
 
 @functools.cache  # compiling takes most of the time
-def make_update(objective, num_devices, rate=0.05, discriminator_rate=0.1):
+def make_update(objective, num_devices):
     devices = jax.devices()[:num_devices]
     networks = {
         "model": MODEL,
         "discriminator": DISCRIMINATOR,
-        "tx": optax.sgd(rate),
-        "discriminator_tx": optax.sgd(discriminator_rate),
+        "tx": optax.sgd(0.05),
+        "discriminator_tx": optax.sgd(0.1),
     }
     update = parallel.parallelize(
         factor.make_factor_update_fn(**networks, objective=objective, pixels_of=steps.to_unit),
@@ -257,8 +257,8 @@ def make_update(objective, num_devices, rate=0.05, discriminator_rate=0.1):
     return update, state, lambda tree: parallel.replicate(tree, devices)
 
 
-def run_update(objective, num_devices, num_steps=1, change=lambda state: state, **rates):
-    update, state, replicate = make_update(objective, num_devices, **rates)
+def run_update(objective, num_devices, num_steps=1, change=lambda state: state):
+    update, state, replicate = make_update(objective, num_devices)
     # A copy, since the update donates the state.
     state, images = replicate((jax.tree.map(jnp.copy, change(state)), IMAGES))
     for step in range(num_steps):
@@ -289,6 +289,7 @@ def maps_by_hand(params, x, latent):
 
 
 def test_one_update_by_hand():
+    """Each network's gradient is of its own loss alone: what leaked into the other would show."""
     _, before, _ = make_update(OBJECTIVE, 1)
     after, metrics = run_update(OBJECTIVE, 8)
 
@@ -366,17 +367,3 @@ def test_discriminator_loss_does_not_reach_the_vae():
     )
     assert metrics["discriminator_loss"] != pytest.approx(other_metrics["discriminator_loss"])
     jax.tree.map(np.testing.assert_array_equal, other.vae.params, plain.vae.params)
-
-
-def test_vae_loss_does_not_reach_the_discriminator():
-    """With the VAE held still, the discriminator learns the same whatever the VAE is told."""
-    without, with_gamma = (
-        run_update(factor.FactorObjective(gamma=gamma, ad_layer="conv2"), 1, rate=0.0)[0]
-        for gamma in (0.0, 1000.0)
-    )
-    jax.tree.map(np.testing.assert_array_equal, with_gamma.discriminator, without.discriminator)
-    _, before, _ = make_update(OBJECTIVE, 1)
-    moved = jax.tree.map(
-        lambda a, b: np.abs(a - b).max(), without.discriminator, before.discriminator
-    )
-    assert max(jax.tree.leaves(moved)) > 1e-4

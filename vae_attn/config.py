@@ -32,11 +32,11 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.name = "digits"
+    config.data.source = "auto"  # dsprites: npz, tfds, rendered, or auto by what data.dir holds
     config.data.dir = "data"  # where the data set's official files are
     config.data.cache_dir = ""  # of decoded images and downloaded weights; "" is ~/.cache/vae_attn
     config.data.image_size = 28
     config.data.channels = 0  # folder: 1 grey, 3 colour, 0 what the model takes
-    config.data.source = "auto"  # dsprites: npz, tfds, rendered, or auto by what data.dir holds
     config.data.digit = 3  # digits, mnist: the normal class
     config.data.category = ""  # mvtec_ad: one of its categories, or a group of them
     config.data.validation_fraction = 0.1  # of the normal training images
@@ -200,18 +200,6 @@ def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...])
         most = config.model.latents // 2
         within = f"from 1 to {most}, as no latent of model.latents={config.model.latents} is in two"
         _require(config, "factor.ad_pairs", lambda v: 1 <= v <= most, within)
-
-
-def _require(config, key, accepts, expected) -> None:
-    value = config
-    for part in key.split("."):
-        value = value[part]
-    if not accepts(value):
-        raise UserError(f"--config.{key}={value!r} must be {expected}.")
-
-
-def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
 
 
 def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

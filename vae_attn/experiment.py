@@ -33,7 +33,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     Raises:
       UserError: for whatever the user can mend.
     """
-    config_lib.validate(config)
     try:
         _run(config, workdir, mode)
     except OSError as error:
@@ -47,6 +46,7 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) ->
     if config.data.name == "dsprites":
         factor_experiment.run(config, workdir, mode=mode)
         return
+    config_lib.validate(config)
     if config.data.category not in mvtec_ad.GROUPS:
         _run_one(config, workdir, mode)
         return

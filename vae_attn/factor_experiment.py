@@ -5,7 +5,6 @@ import pathlib
 
 import jax
 import ml_collections
-import numpy as np
 
 from vae_attn import config as config_lib
 from vae_attn.data import dsprites
@@ -24,13 +23,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     """Trains, evaluates, explains, or all of it; arguments as in `experiment.run`.
 
     Args:
-      config: a valid one whose data has ground-truth factors.
+      config: one with `data.name=dsprites`.
       workdir: of the run; an existing one is gone on with.
       mode: `train`, `evaluate` (score the latents), `explain` (figures and page) or `all`.
 
     Raises:
       UserError: for whatever the user can mend.
     """
+    config_lib.validate(config)
     data = dsprites.load_dsprites(
         config.data.dir or None, source=config.data.source, grid=dsprites.GRID
     )
@@ -54,7 +54,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
         table = representation.write(scores, workdir / "evaluation", title=data.name)
         _LOG.info("scores: %s", table)
     if mode in ("all", "explain"):
-        _, kl = learned.losses(variables)
         images = factor_report.pixels(data.sample(_EXPLAINED_IMAGES))
         explainer = Explainer(
             model,
@@ -66,5 +65,5 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
             batch_size=config.evaluate.batch_size,
             latent_batch_size=config.attention.latent_batch_size or None,
         )
-        page = factor_report.write(config, workdir, explainer, data, kl=np.asarray(kl))
+        page = factor_report.write(config, workdir, explainer, data)
         _LOG.info("pictures and tables: %s", page)

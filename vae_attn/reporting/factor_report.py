@@ -19,6 +19,7 @@ _LATENTS_SHOWN = 8
 _IMAGES_SHOWN = 6
 _TRAVERSED = 3  # images from which the animation starts
 _VALUES = np.linspace(-2, 2, 11).astype(np.float32)  # standard deviations of the prior
+_RESPONSE_IMAGES = 2048  # over which the latents' response is measured
 _SCALE_IMAGES = 300  # over which the colour scale is measured
 _SCALE_QUANTILE = 0.995
 _PANELS = {
@@ -42,8 +43,6 @@ def write(
     workdir: pathlib.Path,
     explainer: Explainer,
     data: DSprites,
-    *,
-    kl: Float[np.ndarray, "latents"],
 ) -> pathlib.Path:
     """Writes `figures/*` and `report/index.html`.
 
@@ -52,23 +51,26 @@ def write(
       workdir: the run's; scores are shown if `evaluation/metrics.json` is there.
       explainer: the trained model.
       data: what it learned from.
-      kl: each latent's mean KL in nats; the latents of the largest are shown.
 
     Returns:
       Path of the page.
     """
-    latents = np.argsort(-kl)[:_LATENTS_SHOWN]
+    # Not by their KL: early in training latents with a constant mean have one too.
+    mean, _ = explainer.encode(pixels(data.sample(_RESPONSE_IMAGES)))
+    response = mean.std(axis=0)
+    latents = np.argsort(-response)[:_LATENTS_SHOWN]
     names = [f"z{k}" for k in latents]
     images = pixels(data.sample(_IMAGES_SHOWN, seed=config.seed))
     decoded = traverse(explainer, images[:_TRAVERSED], latents)
-    labels = [f"z{k}\nKL {kl[k]:.2f}" for k in latents]
+    labels = [f"z{k}\nsd {response[k]:.2f}" for k in latents]
     title = f"{data.name}: traversals of the most responsive latents"
     note = "Columns: the latent's value. The other latents stay at the image's means."
     drawn = {
         "traversal": (
             latent_figures.traversal(decoded[0], _VALUES, labels, title=title, note=note),
             "What each latent draws",
-            f"The latents of the largest KL (nats), from one random image. {note}",
+            "The latents whose mean varies most over the images (sd, its standard deviation; 1 is "
+            f"the prior's), from one random image. {note}",
         ),
         "traversals": (
             latent_figures.animation(decoded, names),
@@ -76,7 +78,7 @@ def write(
             f"Rows: random images. Each latent goes from {_VALUES[0]:+.0f} to {_VALUES[-1]:+.0f} "
             "and back.",
         ),
-        "attention": _attention(config, explainer, data, images, latents, kl),
+        "attention": _attention(config, explainer, data, images, latents, response),
     }
     if metrics := read_metrics(workdir):
         caption = (
@@ -97,8 +99,8 @@ def write(
         config,
         workdir,
         title=data.name,
-        summary=f"{_objective(config)} with {len(kl)} latents learned from {len(data)} images, "
-        f"one for every combination of {', '.join(data.grid.names)}.",
+        summary=f"{_objective(config)} with {len(response)} latents learned from {len(data)} "
+        f"images, one for every combination of {', '.join(data.grid.names)}.",
         drawn=drawn,
         table=representation.table(scores) if scores else None,
         table_note=representation.TABLE_NOTE,
@@ -134,7 +136,7 @@ def _attention(
     data: DSprites,
     images: Images,
     latents: Int[np.ndarray, "latents"],
-    kl: Float[np.ndarray, "all_latents"],
+    response: Float[np.ndarray, "all_latents"],
 ) -> tuple[Figure, str, str]:
     """The paper's figure of disentanglement: a row an image, a column a latent's map."""
     style, layer = config.attention.style, config.attention.layer
@@ -152,7 +154,7 @@ def _attention(
         overlays = figures.overlay(np.repeat(image[None], len(latents), axis=0), relative, 1.0)
         original = np.broadcast_to(image[None] / 255, (1, *overlays.shape[1:]))
         rows[f"image {number + 1}"] = np.concatenate([original, overlays])
-    columns = ["input", *(f"z{k} KL {kl[k]:.2f}" for k in latents)]
+    columns = ["input", *(f"z{k} sd {response[k]:.2f}" for k in latents)]
     note = (
         f"Full colour is the {_SCALE_QUANTILE:.1%} quantile of that latent's maps over "
         f"{len(sample)} images."
