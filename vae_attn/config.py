@@ -181,6 +181,18 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _validate_factor(config, layers)
 
 
+def _require(config, key, accepts, expected) -> None:
+    value = config
+    for part in key.split("."):
+        value = value[part]
+    if not accepts(value):
+        raise UserError(f"--config.{key}={value!r} must be {expected}.")
+
+
+def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
 def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...]) -> None:
     sources = ("auto", *dsprites.SOURCES)
     _require(config, "data.source", lambda v: v in sources, f"one of {', '.join(sources)}")
