@@ -21,10 +21,15 @@ def get_config(category: str = "bottle"):
     config.model.name = "convnet"
     config.model.latents = 64
     config.train.batch_size = 16
-    config.train.epochs = 10
-    config.train.learning_rate = 1e-3
+    config.train.steps = 6000
+    # At 1e-3 the latents died on the bottle within 500 steps; with beta 1 few of them survived.
+    config.train.learning_rate = 3e-4
+    config.train.beta = 0.05
     config.train.checkpoint_every = 500
     config.attention.layer = "conv2"
+    # All layers, so that none is picked by a look at a test set.
+    config.attention.layers = ("conv1", "conv2", "conv3", "conv4")
+    config.attention.calibration = "z"
     config.evaluate.layers = ("conv1", "conv2", "conv3", "conv4")
     config.evaluate.batch_size = 16
     return config
