@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vae_attn.evaluation.calibration import MapStatistics, Variant
+from vae_attn.evaluation.calibration import Calibration, MapStatistics, Variant
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.gamma(2.0, size=(30, 4, 5)).astype(np.float32) * np.linspace(0, 3, 5, dtype=np.float32)
@@ -49,6 +49,27 @@ def test_fusion_does_not_depend_on_a_layers_scale(kind):
         return variant.maps(raw | {("paper", "b"): raw["paper", "b"] * factor}, statistics)
 
     np.testing.assert_allclose(fused(np.float32(10)), fused(np.float32(1)), rtol=1e-4, atol=1e-5)
+
+
+def test_calibration_is_kept_for_what_it_belongs_to(tmp_path):
+    kept = Calibration(
+        normal_mean=RNG.normal(size=3).astype(np.float32),
+        normal_variance=RNG.gamma(2.0, size=3).astype(np.float32),
+        statistics={("paper", "a"): MapStatistics.measure([NORMAL])},
+    )
+    path = tmp_path / "calibration.npz"
+    assert Calibration.load(path, of="step 5") is None
+    kept.save(path, of="step 5")
+    assert Calibration.load(path, of="step 6") is None
+    found = Calibration.load(path, of="step 5")
+    np.testing.assert_array_equal(found.normal_mean, kept.normal_mean)
+    np.testing.assert_array_equal(found.normal_variance, kept.normal_variance)
+    assert found.statistics.keys() == kept.statistics.keys()
+    np.testing.assert_array_equal(
+        found.statistics["paper", "a"].std, kept.statistics["paper", "a"].std
+    )
+    path.write_bytes(path.read_bytes()[:100])  # half a file is none
+    assert Calibration.load(path, of="step 5") is None
 
 
 def test_names():

@@ -11,7 +11,7 @@ from vae_attn.data import mvtec_ad, registry
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
 from vae_attn.evaluation import anomaly, published, summary, tables
-from vae_attn.evaluation.calibration import variant_of
+from vae_attn.evaluation.calibration import Calibration, variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import report
 from vae_attn.training import loop
@@ -76,16 +76,23 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
     if mode == "train":
         return data.name
     state = loop.restore(config, workdir, which=config.evaluate.checkpoint)
+    variant = variant_of(config.attention)
+    path = workdir / "calibration.npz"
+    of = f"step {state.step}: {variant}, projection_steps={config.attention.projection_steps}"
+    kept = Calibration.load(path, of=of)
     explainer = Explainer(
         loop.build_model(config),
         state.variables,
         data.train,
         anomaly.sample_validation(data),
-        variant=variant_of(config.attention),
+        variant=variant,
         projection_steps=config.attention.projection_steps,
         batch_size=config.evaluate.batch_size,
         latent_batch_size=config.attention.latent_batch_size or None,
+        calibration=kept,
     )
+    if kept is None:
+        explainer.calibration.save(path, of=of)
     if mode in ("all", "evaluate"):
         scores = anomaly.evaluate(config, explainer, data)
         table = tables.write(

@@ -6,6 +6,8 @@ fused, so that none has to be picked by a look at the test set.
 """
 
 import dataclasses
+import pathlib
+import zipfile
 from collections.abc import Iterable, Mapping
 
 import ml_collections
@@ -97,6 +99,55 @@ class Variant:
         keys = [(self.style, layer) for layer in self.layers]
         calibrated = [statistics[key].calibrate(raw[key], self.calibration) for key in keys]
         return np.mean(calibrated, axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What normal images taught about a checkpoint; it is kept beside it.
+
+    Attributes:
+      normal_mean: mean of the latents over normal images.
+      normal_variance: their variance (`attention.normal_statistics`).
+      statistics: of the raw maps of held-out normal images, by style and layer.
+    """
+
+    normal_mean: Float[np.ndarray, "latents"]
+    normal_variance: Float[np.ndarray, "latents"]
+    statistics: dict[tuple[str, str], MapStatistics]
+
+    def save(self, path: pathlib.Path, *, of: str) -> None:
+        """Writes the calibration, whole or not at all; `of` says to what it belongs."""
+        arrays = {"normal_mean": self.normal_mean, "normal_variance": self.normal_variance}
+        for (style, layer), statistics in self.statistics.items():
+            arrays |= {f"{style}/{layer}/mean": statistics.mean}
+            arrays |= {f"{style}/{layer}/std": statistics.std}
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, of=np.array(of), **arrays)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: pathlib.Path, *, of: str) -> "Calibration | None":
+        """The calibration in a file; None where there is none, or one of something else."""
+        try:
+            # Opened here: np.load leaves a file open that it finds broken.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+            return None
+        if str(arrays.pop("of", "")) != of:
+            return None
+        keys = {tuple(name.split("/")[:2]) for name in arrays if name.endswith("/mean")}
+        return cls(
+            normal_mean=arrays["normal_mean"],
+            normal_variance=arrays["normal_variance"],
+            statistics={
+                (style, layer): MapStatistics(
+                    mean=arrays[f"{style}/{layer}/mean"], std=arrays[f"{style}/{layer}/std"]
+                )
+                for style, layer in sorted(keys)
+            },
+        )
 
 
 def variant_of(attention: ml_collections.ConfigDict) -> Variant:

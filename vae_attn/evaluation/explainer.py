@@ -1,5 +1,6 @@
 """A trained VAE as an explainer: maps and scores of uint8 images, jitted and batched."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -11,7 +12,7 @@ from vae_attn import attention, losses
 from vae_attn import counterparts as counterparts_lib
 from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
-from vae_attn.evaluation.calibration import MapStatistics, Variant
+from vae_attn.evaluation.calibration import Calibration, MapStatistics, Variant
 from vae_attn.models.vae import VAE
 from vae_attn.training.steps import to_unit
 
@@ -31,10 +32,8 @@ class Explainer:
     Attributes:
       model: the VAE.
       variables: its parameters and batch statistics.
-      normal_mean: mean of the latents over normal images.
-      normal_variance: their variance (`attention.normal_statistics`).
       variant: of `anomaly_maps`.
-      statistics: of the raw maps of normal validation images, by style and layer.
+      calibration: what normal images taught.
     """
 
     def __init__(
@@ -48,8 +47,9 @@ class Explainer:
         projection_steps: int = 0,
         batch_size: int = 64,
         latent_batch_size: int | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
-        """Measures the normal statistics.
+        """Measures the calibration, unless there is one.
 
         Args:
           model: the VAE.
@@ -60,6 +60,7 @@ class Explainer:
           projection_steps: of `counterparts.project`; 0 takes the reconstruction.
           batch_size: images at once.
           latent_batch_size: latents differentiated at once; None is all.
+          calibration: of this model and variant, measured before.
         """
         self.model = model
         self.variant = variant
@@ -74,11 +75,16 @@ class Explainer:
             for steps in (0, projection_steps)
         }
         self._projection_steps = projection_steps
-        self.normal_mean, self.normal_variance = attention.normal_statistics(
+        if calibration is not None:
+            self.calibration = calibration
+            return
+        mean, variance = attention.normal_statistics(
             *(jnp.asarray(x) for x in self.encode(normal_images))
         )
+        self.calibration = Calibration(np.asarray(mean), np.asarray(variance), {})
         raw = self.maps(validation, styles=(variant.style,), layers=variant.layers)
-        self.statistics = {key: MapStatistics.measure([maps]) for key, maps in raw.items()}
+        statistics = {key: MapStatistics.measure([maps]) for key, maps in raw.items()}
+        self.calibration = dataclasses.replace(self.calibration, statistics=statistics)
 
     def encode(
         self, images: Images
@@ -157,7 +163,7 @@ class Explainer:
         raw = self.maps(
             images, styles=(variant.style,), layers=variant.layers, counterparts=counterparts
         )
-        return variant.maps(raw, self.statistics)
+        return variant.maps(raw, self.calibration.statistics)
 
     def _attend(
         self, attend: Callable, images: Images, counterparts: np.ndarray | None
@@ -189,8 +195,8 @@ class Explainer:
                     features=lambda v, x: model.apply(v, x, layer, method="features"),
                     head=lambda v, a: model.apply(v, a, layer, method="head"),
                     style=style,
-                    normal_mean=self.normal_mean,
-                    normal_variance=self.normal_variance,
+                    normal_mean=jnp.asarray(self.calibration.normal_mean),
+                    normal_variance=jnp.asarray(self.calibration.normal_variance),
                     per_latent=per_latent,
                     latent_batch_size=self._latent_batch_size,
                 )
@@ -216,11 +222,13 @@ class Explainer:
             x = to_unit(x)
             mean, logvar = self.model.apply(v, x, method="encode")
             logits = self.model.apply(v, mean, method="decode")
-            variance = jnp.exp(logvar) + self.normal_variance
+            variance = jnp.exp(logvar) + self.calibration.normal_variance
             return {
                 RECONSTRUCTION_ERROR: losses.reconstruction_loss(logits=logits, images=x),
                 "kl": losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1),
-                "standardised_deviation": ((mean - self.normal_mean) ** 2 / variance).sum(axis=1),
+                "standardised_deviation": (
+                    (mean - self.calibration.normal_mean) ** 2 / variance
+                ).sum(axis=1),
             }
 
         return self._batched(scores, images)

@@ -127,7 +127,8 @@ def _latents(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, s
     shown = data.test.take(np.array(chosen))
     maps = explainer.latent_maps(shown.images, style=style, layer=config.attention.layer)
     mean, logvar = explainer.encode(shown.images)
-    deviation = (mean - explainer.normal_mean) / np.sqrt(np.exp(logvar) + explainer.normal_variance)
+    normal = explainer.calibration
+    deviation = (mean - normal.normal_mean) / np.sqrt(np.exp(logvar) + normal.normal_variance)
     order = np.argsort(-np.abs(deviation), axis=1)[:, :_LATENTS_SHOWN]
     maps = np.take_along_axis(maps, order[..., None, None], axis=1)
     scale = _quantile(maps)
