@@ -33,5 +33,5 @@ def load(config: ml_collections.ConfigDict) -> AnomalyData:
             return folder.load(data.dir, channels=channels, **options)
     raise UserError(
         f"data.name={data.name!r} is unknown; choose one of digits, mnist, mvtec_ad, ucsd_ped1, "
-        "folder."
+        "folder, dsprites."
     )
