@@ -29,7 +29,7 @@ def get_config(category: str = "bottle"):
     config.attention.layer = "conv2"
     # All layers, so that none is picked by a look at a test set.
     config.attention.layers = ("conv1", "conv2", "conv3", "conv4")
-    config.attention.calibration = "z"
+    config.attention.calibration = "ratio"
     config.evaluate.layers = ("conv1", "conv2", "conv3", "conv4")
     config.evaluate.batch_size = 16
     return config
