@@ -185,6 +185,6 @@ def _quantile(maps: Float[np.ndarray, "*shape"]) -> float:
 
 def _scale_note() -> str:
     return (
-        f"Full colour is the {_SCALE_QUANTILE:.1%} quantile of the maps of {_SCALE_IMAGES} test "
-        "images, the same for all images."
+        f"Full colour is the {_SCALE_QUANTILE:.1%} quantile of the maps of up to {_SCALE_IMAGES} "
+        "test images, the same for all images."
     )
