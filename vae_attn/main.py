@@ -56,10 +56,10 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def _one_sentence(error: Exception, argv: list[str]) -> str:
     """What absl and ml_collections say in several lines, some of them a traceback."""
-    text = str(error).replace("\\n", "\n").replace("\\'", "'")
+    text = (str(error) or type(error).__name__).replace("\\n", "\n").replace("\\'", "'")
     if match := re.search(r"'(\w+)'?\s*Did you mean \"(\w+)\"", text):
         return _no_key(match[1], argv) + f" Did you mean {match[2]!r}?"
-    if isinstance(error, KeyError | AttributeError) or re.fullmatch(r"[\"']*\w+[\"']*", text):
+    if re.fullmatch(r"[\"']+\w+[\"']+", text):
         return _no_key(text.strip("\"'"), argv)
     # The first line tells where, the last one what.
     lines = [line.strip() for line in text.splitlines() if line.strip()]

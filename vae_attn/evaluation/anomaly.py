@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.defects import draw_defects
 from vae_attn.evaluation import bootstrap, localization
-from vae_attn.evaluation.calibration import KINDS, MapStatistics, RawMaps, Variant
+from vae_attn.evaluation.calibration import KINDS, RawMaps, Variant, measure
 from vae_attn.evaluation.explainer import BASELINES, IMAGE, RECONSTRUCTION_ERROR, Explainer
 from vae_attn.evaluation.tables import FALSE_POSITIVE_RATE
 
@@ -86,11 +86,6 @@ def sample_validation(data: AnomalyData) -> np.ndarray:
     return images[:: -(-len(images) // most)]
 
 
-def measure(raw: RawMaps) -> dict[tuple[str, str], MapStatistics]:
-    """Statistics of normal maps, by style and layer."""
-    return {key: MapStatistics.measure([maps]) for key, maps in raw.items()}
-
-
 def normal_threshold(variant: Variant, normal: RawMaps) -> float:
     """What a share `FALSE_POSITIVE_RATE` of the pixels of normal images exceeds.
 
@@ -100,12 +95,11 @@ def normal_threshold(variant: Variant, normal: RawMaps) -> float:
     halves = [{key: maps[i::2] for key, maps in normal.items()} for i in (0, 1)]
     if not len(next(iter(halves[1].values()))):  # a single image
         halves[1] = halves[0]
-    calibrated = [
-        variant.maps(half, measure(other))
-        for half, other in zip(halves, reversed(halves), strict=True)
-    ]
-    scores = np.concatenate([maps.ravel() for maps in calibrated])
-    return float(np.quantile(scores, 1 - FALSE_POSITIVE_RATE))
+    state = localization.LocalizationState.empty()
+    for half, other in zip(halves, reversed(halves), strict=True):
+        maps = variant.maps(half, measure(other))
+        state = state.add(scores=maps, masks=np.zeros(maps.shape, bool))
+    return localization.threshold_from_normal(normal=state, false_positive_rate=FALSE_POSITIVE_RATE)
 
 
 def defects(data: AnomalyData, max_images: int, seed: int) -> LabelledImages:

@@ -71,6 +71,11 @@ class MapStatistics:
         return (maps - self.mean) / (self.std + np.float32(_FLOOR * scale))
 
 
+def measure(raw: RawMaps) -> dict[tuple[str, str], MapStatistics]:
+    """Statistics of normal images' raw maps, by style and layer."""
+    return {key: MapStatistics.measure([maps]) for key, maps in raw.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One way to a map: a style, the layers that are fused, and their calibration.

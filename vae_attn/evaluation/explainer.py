@@ -12,7 +12,7 @@ from vae_attn import attention, losses
 from vae_attn import counterparts as counterparts_lib
 from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
-from vae_attn.evaluation.calibration import Calibration, MapStatistics, Variant
+from vae_attn.evaluation.calibration import Calibration, Variant, measure
 from vae_attn.models.vae import VAE
 from vae_attn.training.steps import to_unit
 
@@ -83,8 +83,7 @@ class Explainer:
         )
         self.calibration = Calibration(np.asarray(mean), np.asarray(variance), {})
         raw = self.maps(validation, styles=(variant.style,), layers=variant.layers)
-        statistics = {key: MapStatistics.measure([maps]) for key, maps in raw.items()}
-        self.calibration = dataclasses.replace(self.calibration, statistics=statistics)
+        self.calibration = dataclasses.replace(self.calibration, statistics=measure(raw))
 
     def encode(
         self, images: Images
