@@ -7,17 +7,19 @@ known, ground_truth/<defect>/<name of the image>_mask.png: png, jpg, bmp or tif,
 any size. Without ground_truth it is scored which images are abnormal, and not where.
 
 Mirrors, which may turn a good object into a bad one, are off; allow them with
-`--config.data.mirror_horizontal=True` and `--config.data.mirror_vertical=True`. Without an
-accelerator take `--config.model.name=convnet --config.data.image_size=128
---config.attention.layer=conv2 --config.evaluate.layers="('conv1','conv2','conv3','conv4')"`.
+`--config.data.mirror_horizontal=True` and `--config.data.mirror_vertical=True`. `folder.py:light`
+takes the small model of configs/mvtec_ad_light.py, for machines without an accelerator.
 Time: not measured.
 """
 
-from vae_attn.config import default_config
+from vae_attn.config import default_config, set_light
+from vae_attn.errors import UserError
 
 
-def get_config():
-    """The config."""
+def get_config(variant: str = ""):
+    """The config; `variant` is empty, or `light`."""
+    if variant not in ("", "light"):
+        raise UserError(f"the config's variant {variant!r} is unknown: give none, or :light.")
     config = default_config()
     config.data.name = "folder"
     config.data.image_size = 256
@@ -32,6 +34,10 @@ def get_config():
     config.train.checkpoint_every = 5000
     config.attention.layer = "layer2"
     config.attention.latent_batch_size = 8
-    config.evaluate.layers = ("layer1", "layer2", "layer3", "layer4")
+    # All layers, so that none is picked by a look at a test set.
+    config.attention.layers = config.evaluate.layers = ("layer1", "layer2", "layer3", "layer4")
+    config.attention.calibration = "upper"
     config.evaluate.batch_size = 8
+    if variant:
+        set_light(config)
     return config

@@ -34,6 +34,8 @@ def get_config(category: str = "bottle"):
     config.train.checkpoint_every = 5000
     config.attention.layer = "layer2"
     config.attention.latent_batch_size = 8
-    config.evaluate.layers = ("layer1", "layer2", "layer3", "layer4")
+    # All layers, so that none is picked by a look at a test set.
+    config.attention.layers = config.evaluate.layers = ("layer1", "layer2", "layer3", "layer4")
+    config.attention.calibration = "upper"
     config.evaluate.batch_size = 8
     return config

@@ -7,7 +7,7 @@ minutes on two cores; on the bottle expect a pixel AUROC of .90, an IoU of .38 a
 .99 (README). Learning rate, beta and calibration were chosen on that category.
 """
 
-from vae_attn.config import default_config, set_category
+from vae_attn.config import default_config, set_category, set_light
 
 
 def get_config(category: str = "bottle"):
@@ -15,23 +15,9 @@ def get_config(category: str = "bottle"):
     config = default_config()
     config.data.name = "mvtec_ad"
     config.data.dir = "data/mvtec_ad"
-    config.data.image_size = 128
     config.data.validation_fraction = 0.2
     config.data.images_per_epoch = 10_000
     config.data.rotation = 30.0
     set_category(config, category)  # and its mirrors
-    config.model.name = "convnet"
-    config.model.latents = 64
-    config.train.batch_size = 16
-    config.train.steps = 6000
-    # At 1e-3 the latents died on the bottle within 500 steps; with beta 1 few of them survived.
-    config.train.learning_rate = 3e-4
-    config.train.beta = 0.05
-    config.train.checkpoint_every = 500
-    config.attention.layer = "conv2"
-    # All layers, so that none is picked by a look at a test set.
-    config.attention.layers = ("conv1", "conv2", "conv3", "conv4")
-    config.attention.calibration = "ratio"
-    config.evaluate.layers = ("conv1", "conv2", "conv3", "conv4")
-    config.evaluate.batch_size = 16
+    set_light(config)
     return config

@@ -26,5 +26,7 @@ def get_config():
     # A checkpoint holds parameters and two moments of each, some 930 MB.
     config.train.checkpoint_every = 2000
     config.attention.layer = "conv2"
-    config.evaluate.layers = ("conv1", "conv2", "conv3")
+    # All layers, so that none is picked by a look at a test set.
+    config.attention.layers = config.evaluate.layers = ("conv1", "conv2", "conv3")
+    config.attention.calibration = "upper"
     return config

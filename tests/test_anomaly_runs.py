@@ -106,6 +106,33 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
     assert metrics["contrast/conv1/image_auroc_max"] == pytest.approx(expected, abs=1e-3)
 
 
+def test_calibration_comes_with_training_and_belongs_to_its_parameters(
+    mvtec_twin, colour_model, tmp_path
+):
+    config = small_config("folder", mvtec_twin / "grid", tmp_path)
+    config.attention.layer = "conv1"
+    workdir = tmp_path / "run"
+    experiment.run(config, workdir, mode="train")
+    first = (workdir / "calibration.npz").read_bytes()
+    experiment.run(config, workdir, mode="evaluate")
+    assert (workdir / "calibration.npz").read_bytes() == first
+    # Trained anew to the same step: other parameters, so another calibration.
+    shutil.rmtree(workdir / "checkpoints")
+    config.seed = 1
+    experiment.run(config, workdir, mode="train")
+    second = (workdir / "calibration.npz").read_bytes()
+    assert second != first
+    # Its threshold once more, by scikit-learn's quantile of the doubly held-out normal maps.
+    data = data_registry.load(config)
+    variables = loop.restore(config, workdir, which="best").variables
+    explainer = explainer_of(config, variables, data)
+    layer = ("contrast", config.attention.layer)
+    raw = explainer.maps(data.validation, styles=layer[:1], layers=layer[1:])[layer]
+    halves = [raw[0::2] / raw[1::2].mean(axis=0).mean(), raw[1::2] / raw[0::2].mean(axis=0).mean()]
+    pixels = np.concatenate([half.ravel() for half in halves])
+    assert np.mean(pixels > explainer.calibration.threshold) == pytest.approx(0.01, abs=2e-3)
+
+
 def test_folder_without_masks_is_scored_by_image(mvtec_twin, colour_model, tmp_path):
     root = tmp_path / "grid"
     shutil.copytree(mvtec_twin / "grid", root)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vae_attn.evaluation.calibration import Calibration, MapStatistics, Variant
+from vae_attn.evaluation.calibration import KINDS, Calibration, MapStatistics, Variant
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.gamma(2.0, size=(30, 4, 5)).astype(np.float32) * np.linspace(0, 3, 5, dtype=np.float32)
@@ -23,8 +23,10 @@ def test_kinds_by_their_formulas():
     expected = {
         "none": MAPS / scale,
         "ratio": MAPS / (mean + 0.1 * scale),
+        "upper": MAPS / (mean + 2 * std + 0.1 * scale),
         "z": (MAPS - mean) / (std + 0.1 * scale),
     }
+    assert expected.keys() == set(KINDS)
     for kind, maps in expected.items():
         np.testing.assert_allclose(statistics.calibrate(MAPS, kind), maps, rtol=1e-4)
 
@@ -34,7 +36,7 @@ def test_all_zero_maps_stay_finite():
     assert np.isfinite(statistics.calibrate(MAPS, "none")).all()
 
 
-@pytest.mark.parametrize("kind", ["none", "ratio", "z"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_fusion_does_not_depend_on_a_layers_scale(kind):
     """A layer whose maps are all ten times as large has the same say."""
     raw = {("paper", "a"): MAPS, ("paper", "b"): MAPS[::-1].copy()}
@@ -56,6 +58,7 @@ def test_calibration_is_kept_for_what_it_belongs_to(tmp_path):
         normal_mean=RNG.normal(size=3).astype(np.float32),
         normal_variance=RNG.gamma(2.0, size=3).astype(np.float32),
         statistics={("paper", "a"): MapStatistics.measure([NORMAL])},
+        threshold=1.25,
     )
     path = tmp_path / "calibration.npz"
     assert Calibration.load(path, of="step 5") is None
@@ -64,6 +67,7 @@ def test_calibration_is_kept_for_what_it_belongs_to(tmp_path):
     found = Calibration.load(path, of="step 5")
     np.testing.assert_array_equal(found.normal_mean, kept.normal_mean)
     np.testing.assert_array_equal(found.normal_variance, kept.normal_variance)
+    assert found.threshold == 1.25
     assert found.statistics.keys() == kept.statistics.keys()
     np.testing.assert_array_equal(
         found.statistics["paper", "a"].std, kept.statistics["paper", "a"].std

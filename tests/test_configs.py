@@ -51,6 +51,19 @@ def test_variants_of_mvtec(name):
         load(name, "botle")
 
 
+def test_light_variant_of_a_folder():
+    light, mvtec = load("folder", "light"), load("mvtec_ad_light")
+    config_lib.validate(light)
+    assert light.model.to_dict() == mvtec.model.to_dict()
+    for key in ("steps", "batch_size", "learning_rate", "beta"):
+        assert light.train[key] == mvtec.train[key], key
+    assert light.attention.to_dict() == mvtec.attention.to_dict()
+    assert light.data.name == "folder"
+    assert not light.data.mirror_horizontal
+    with pytest.raises(UserError, match=r"'ligth' is unknown"):
+        load("folder", "ligth")
+
+
 def test_recipes_of_the_report():
     """Its section on training; steps by hand from epochs, images an epoch and batch size."""
     mvtec, ped1 = load("mvtec_ad"), load("ucsd_ped1")

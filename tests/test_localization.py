@@ -47,9 +47,9 @@ def batch(request):
 
 
 def _to_the_bin(scores):
-    """Scores cut to 11 bits of mantissa, by arithmetic instead of by bits."""
+    """Scores cut to 9 bits of mantissa, by arithmetic instead of by bits."""
     mantissa, exponent = np.frexp(scores.astype(np.float64))
-    return np.ldexp(np.trunc(mantissa * 4096) / 4096, exponent)
+    return np.ldexp(np.trunc(mantissa * 1024) / 1024, exponent)
 
 
 def _state(scores, masks):
@@ -155,7 +155,7 @@ def test_bins_are_monotone_and_span_every_finite_float():
         if edge > -largest:
             below = np.nextafter(edge, -largest)
             assert score_histogram.bin_of(float(below)) == index - 1
-        assert abs(value - edge) <= abs(value) / 2048 + 1e-38
+        assert abs(value - edge) <= abs(value) / 512 + 1e-38
 
 
 def test_minus_zero_is_zero():
@@ -221,16 +221,16 @@ def test_images_of_several_sizes_in_one_state():
     assert state.compute()["pixel_auroc"] == pytest.approx(metrics.roc_auc_score(masks, scores))
 
 
-def test_an_image_keeps_at_most_2048_bins_and_50_kilobytes():
+def test_an_image_keeps_at_most_256_bins_and_5_kilobytes():
     rng = np.random.default_rng(5)
     scores = rng.normal(size=(1, 256, 256)) * 10.0 ** rng.integers(-30, 30, (1, 256, 256))
     masks = np.zeros(scores.shape, bool)
     masks[0, 20:90, 30:60] = True
     state = _state(scores.astype(np.float32), masks)
     (image,) = state.images
-    assert 1024 < len(image.bins) <= 2048
+    assert 128 < len(image.bins) <= 256
     arrays = (image.bins, image.negatives, image.positives, image.region_overlap)
-    assert sum(array.nbytes for array in arrays) < 50_000
+    assert sum(array.nbytes for array in arrays) <= 5_120
     assert image.shift > 0
     # Widening loses no pixel, and puts each in the bin that holds its fine bins.
     assert (image.negatives.sum(), image.positives.sum()) == ((~masks).sum(), masks.sum())
@@ -243,9 +243,9 @@ def test_an_image_keeps_at_most_2048_bins_and_50_kilobytes():
     np.testing.assert_array_equal(image.positives[image.positives > 0], counts)
 
 
-@pytest.mark.parametrize(("distinct", "widened"), [(2048, False), (2049, True)])
+@pytest.mark.parametrize(("distinct", "widened"), [(256, False), (257, True)])
 def test_bins_are_widened_only_where_they_must_be(distinct, widened):
-    scores = np.resize(1 + np.arange(distinct) / 2048, (1, 50, 50)).astype(np.float32)
+    scores = np.resize(1 + np.arange(distinct) / 512, (1, 50, 50)).astype(np.float32)
     (image,) = _state(scores, np.zeros(scores.shape, bool)).images
     assert (image.shift > 0) == widened
 
@@ -280,7 +280,7 @@ def test_threshold_from_normal_meets_a_rate_exactly_and_stays_above_a_constant()
     assert localization.threshold_from_normal(normal=normal, false_positive_rate=0.05) == 96
     constant = _state(np.ones_like(scores), masks)
     above = localization.threshold_from_normal(normal=constant, false_positive_rate=0.05)
-    assert 1 < above <= 1 + 1 / 2048
+    assert 1 < above <= 1 + 1 / 512
 
 
 def test_per_image_auroc_is_exact_and_nan_where_undefined(batch):

@@ -15,6 +15,7 @@ from vae_attn.evaluation.calibration import Calibration, variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import report
 from vae_attn.training import loop
+from vae_attn.training.checkpoints import digest
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -73,26 +74,7 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
     _LOG.info("%s: %d normal images to train on, in %s", data.name, len(data.train), workdir)
     if mode in ("all", "train"):
         loop.train(config, workdir, data)
-    if mode == "train":
-        return data.name
-    state = loop.restore(config, workdir, which=config.evaluate.checkpoint)
-    variant = variant_of(config.attention)
-    path = workdir / "calibration.npz"
-    of = f"step {state.step}: {variant}, projection_steps={config.attention.projection_steps}"
-    kept = Calibration.load(path, of=of)
-    explainer = Explainer(
-        loop.build_model(config),
-        state.variables,
-        data.train,
-        anomaly.sample_validation(data),
-        variant=variant,
-        projection_steps=config.attention.projection_steps,
-        batch_size=config.evaluate.batch_size,
-        latent_batch_size=config.attention.latent_batch_size or None,
-        calibration=kept,
-    )
-    if kept is None:
-        explainer.calibration.save(path, of=of)
+    explainer = _explainer(config, workdir, data)
     if mode in ("all", "evaluate"):
         scores = anomaly.evaluate(config, explainer, data)
         table = tables.write(
@@ -106,6 +88,32 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
         page = report.write(config, workdir, explainer, data)
         _LOG.info("pictures and tables: %s", page)
     return data.name
+
+
+def _explainer(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, data: AnomalyData
+) -> Explainer:
+    """The trained model, with its calibration kept beside its checkpoints."""
+    state = loop.restore(config, workdir, which=config.evaluate.checkpoint)
+    variant = variant_of(config.attention)
+    path = workdir / "calibration.npz"
+    steps = config.attention.projection_steps
+    of = f"parameters {digest(state.variables)}: {variant}, projection_steps={steps}"
+    kept = Calibration.load(path, of=of)
+    explainer = Explainer(
+        loop.build_model(config),
+        state.variables,
+        data.train,
+        anomaly.sample_validation(data),
+        variant=variant,
+        projection_steps=steps,
+        batch_size=config.evaluate.batch_size,
+        latent_batch_size=config.attention.latent_batch_size or None,
+        calibration=kept,
+    )
+    if kept is None:
+        explainer.calibration.save(path, of=of)
+    return explainer
 
 
 def _check_model_fits(config: ml_collections.ConfigDict, data: AnomalyData) -> None:

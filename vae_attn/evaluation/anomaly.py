@@ -10,9 +10,14 @@ from jaxtyping import Bool, Float
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.defects import draw_defects
 from vae_attn.evaluation import bootstrap, localization
-from vae_attn.evaluation.calibration import KINDS, RawMaps, Variant, measure
+from vae_attn.evaluation.calibration import (
+    KINDS,
+    RawMaps,
+    Variant,
+    measure,
+    normal_threshold,
+)
 from vae_attn.evaluation.explainer import BASELINES, IMAGE, RECONSTRUCTION_ERROR, Explainer
-from vae_attn.evaluation.tables import FALSE_POSITIVE_RATE
 
 _LOG = logging.getLogger("vae_attn")
 _CHUNK_PIXELS = 2**20  # of the images whose maps are in memory at once
@@ -36,9 +41,9 @@ def evaluate(
 
     Returns:
       Flat keys `style/layer/metric`; the layer is `fused` for the mean over all layers, with
-      `.ratio` or `.z` appended where maps are calibrated. Localisation: those of
-      `LocalizationState.compute`, a bootstrap interval of the pixel AUROC, `iou` at the threshold
-      that 1% of the pixels of normal validation images exceed, `pointing_game`, and
+      the calibration (`.ratio` and the like) appended where maps are calibrated. Localisation:
+      those of `LocalizationState.compute`, a bootstrap interval of the pixel AUROC, `iou` at the
+      threshold that 1% of the pixels of normal validation images exceed, `pointing_game`, and
       `share_below_chance`, of maps whose own pixel AUROC is under 0.5. Images, normal against
       the rest of the test set: `image_auroc` by the map's mean, `image_auroc_max` by its maximum;
       keys `score/image/...` for scores that have no map.
@@ -84,22 +89,6 @@ def sample_validation(data: AnomalyData) -> np.ndarray:
     images = data.validation
     most = max(16, _VALIDATION_PIXELS // (images.shape[1] * images.shape[2]))
     return images[:: -(-len(images) // most)]
-
-
-def normal_threshold(variant: Variant, normal: RawMaps) -> float:
-    """What a share `FALSE_POSITIVE_RATE` of the pixels of normal images exceeds.
-
-    Each half of the maps is calibrated by the other, as a new image would be: by the statistics
-    of images to which it does not belong.
-    """
-    halves = [{key: maps[i::2] for key, maps in normal.items()} for i in (0, 1)]
-    if not len(next(iter(halves[1].values()))):  # a single image
-        halves[1] = halves[0]
-    state = localization.LocalizationState.empty()
-    for half, other in zip(halves, reversed(halves), strict=True):
-        maps = variant.maps(half, measure(other))
-        state = state.add(scores=maps, masks=np.zeros(maps.shape, bool))
-    return localization.threshold_from_normal(normal=state, false_positive_rate=FALSE_POSITIVE_RATE)
 
 
 def defects(data: AnomalyData, max_images: int, seed: int) -> LabelledImages:

@@ -14,12 +14,17 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float
 
-KINDS = ("none", "ratio", "z")
+from vae_attn.evaluation import localization
+
+KINDS = ("none", "ratio", "upper", "z")
 FUSED = "fused"
 
 # Of the mean over all places, added to a place's own: where normal maps are all but 0, as in the
 # corners of a digit's frame, their quotient would be noise.
 _FLOOR = 0.1
+
+# The share of normal pixels that a threshold may take for anomalous.
+FALSE_POSITIVE_RATE = 0.01
 
 # Raw maps by style and layer.
 RawMaps = Mapping[tuple[str, str], Float[np.ndarray, "n height width"]]
@@ -57,18 +62,22 @@ class MapStatistics:
         Args:
           maps: raw.
           kind: `none`: map / g, with g the mean over all places, the layer's scale alone;
-            `ratio`: map / (mean + 0.1 g); `z`: (map - mean) / (std + 0.1 g).
+            `ratio`: map / (mean + 0.1 g); `upper`: map / (mean + 2 std + 0.1 g), how far the map
+            is beyond the upper end of normal; `z`: (map - mean) / (std + 0.1 g).
 
         Returns:
           The maps, without a unit.
         """
-        scale = float(self.mean.mean())
-        scale = scale if scale > 0 else 1.0
+        scale = np.float32(self.mean.mean())
+        scale = scale if scale > 0 else np.float32(1)
+        floor = np.float32(_FLOOR) * scale
         if kind == "none":
-            return maps / np.float32(scale)
+            return maps / scale
         if kind == "ratio":
-            return maps / (self.mean + np.float32(_FLOOR * scale))
-        return (maps - self.mean) / (self.std + np.float32(_FLOOR * scale))
+            return maps / (self.mean + floor)
+        if kind == "upper":
+            return maps / (self.mean + 2 * self.std + floor)
+        return (maps - self.mean) / (self.std + floor)
 
 
 def measure(raw: RawMaps) -> dict[tuple[str, str], MapStatistics]:
@@ -92,7 +101,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """`style/layer`, with `fused` for several layers, and `.ratio` or `.z` appended."""
+        """`style/layer`, with `fused` for several layers, and `.ratio` and the like appended."""
         layer = self.layers[0] if len(self.layers) == 1 else FUSED
         suffix = "" if self.calibration == "none" else f".{self.calibration}"
         return f"{self.style}/{layer}{suffix}"
@@ -106,6 +115,22 @@ class Variant:
         return np.mean(calibrated, axis=0)
 
 
+def normal_threshold(variant: Variant, normal: RawMaps) -> float:
+    """What a share `FALSE_POSITIVE_RATE` of the pixels of normal images exceeds.
+
+    Each half of the maps is calibrated by the other, as a new image would be: by the statistics
+    of images to which it does not belong.
+    """
+    halves = [{key: maps[i::2] for key, maps in normal.items()} for i in (0, 1)]
+    if not len(next(iter(halves[1].values()))):  # a single image
+        halves[1] = halves[0]
+    state = localization.LocalizationState.empty()
+    for half, other in zip(halves, reversed(halves), strict=True):
+        maps = variant.maps(half, measure(other))
+        state = state.add(scores=maps, masks=np.zeros(maps.shape, bool))
+    return localization.threshold_from_normal(normal=state, false_positive_rate=FALSE_POSITIVE_RATE)
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """What normal images taught about a checkpoint; it is kept beside it.
@@ -114,15 +139,22 @@ class Calibration:
       normal_mean: mean of the latents over normal images.
       normal_variance: their variance (`attention.normal_statistics`).
       statistics: of the raw maps of held-out normal images, by style and layer.
+      threshold: of the calibrated, fused map: what a share `FALSE_POSITIVE_RATE` of the pixels
+        of held-out normal images exceeds.
     """
 
     normal_mean: Float[np.ndarray, "latents"]
     normal_variance: Float[np.ndarray, "latents"]
     statistics: dict[tuple[str, str], MapStatistics]
+    threshold: float
 
     def save(self, path: pathlib.Path, *, of: str) -> None:
         """Writes the calibration, whole or not at all; `of` says to what it belongs."""
-        arrays = {"normal_mean": self.normal_mean, "normal_variance": self.normal_variance}
+        arrays = {
+            "normal_mean": self.normal_mean,
+            "normal_variance": self.normal_variance,
+            "threshold": np.float64(self.threshold),
+        }
         for (style, layer), statistics in self.statistics.items():
             arrays |= {f"{style}/{layer}/mean": statistics.mean}
             arrays |= {f"{style}/{layer}/std": statistics.std}
@@ -146,6 +178,7 @@ class Calibration:
         return cls(
             normal_mean=arrays["normal_mean"],
             normal_variance=arrays["normal_variance"],
+            threshold=float(arrays["threshold"]),
             statistics={
                 (style, layer): MapStatistics(
                     mean=arrays[f"{style}/{layer}/mean"], std=arrays[f"{style}/{layer}/std"]

@@ -1,6 +1,7 @@
 """A trained VAE as an explainer: maps and scores of uint8 images, jitted and batched."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -12,7 +13,7 @@ from vae_attn import attention, losses
 from vae_attn import counterparts as counterparts_lib
 from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
-from vae_attn.evaluation.calibration import Calibration, Variant, measure
+from vae_attn.evaluation.calibration import Calibration, Variant, measure, normal_threshold
 from vae_attn.models.vae import VAE
 from vae_attn.training.steps import to_unit
 
@@ -81,9 +82,11 @@ class Explainer:
         mean, variance = attention.normal_statistics(
             *(jnp.asarray(x) for x in self.encode(normal_images))
         )
-        self.calibration = Calibration(np.asarray(mean), np.asarray(variance), {})
+        self.calibration = Calibration(np.asarray(mean), np.asarray(variance), {}, math.nan)
         raw = self.maps(validation, styles=(variant.style,), layers=variant.layers)
-        self.calibration = dataclasses.replace(self.calibration, statistics=measure(raw))
+        self.calibration = dataclasses.replace(
+            self.calibration, statistics=measure(raw), threshold=normal_threshold(variant, raw)
+        )
 
     def encode(
         self, images: Images

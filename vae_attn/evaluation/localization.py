@@ -1,7 +1,7 @@
 """How well anomaly maps find the anomalous pixels, and image scores the anomalous images.
 
-Pixel scores stream: a `LocalizationState` holds histograms over all images, of a size that
-does not depend on their number, and one small histogram an image for the bootstrap. They
+Pixel scores stream: a `LocalizationState` holds histograms over all images, 6 MB whatever
+their number, and a histogram of some 5 kB an image for the bootstrap. They
 are exact to the bin; see `score_histogram` for the bins and for what to do about a large
 constant offset.
 """
@@ -27,7 +27,7 @@ class LocalizationState:
       positives: anomalous pixels of all images in each fine bin.
       region_overlap: anomalous pixels in each fine bin, each weighted 1 / size of its region.
       num_regions: connected anomalous regions (8-connectivity) of all images.
-      images: each image's own histogram, of at most 2,048 bins (less than 50 kB), which are
+      images: each image's own histogram, of at most 256 bins (some 5 kB), which are
         widened until they suffice; for `bootstrap.bootstrap_pixel_scores`.
     """
 
@@ -57,7 +57,7 @@ class LocalizationState:
     ) -> "LocalizationState":
         """The state with these images added.
 
-        Each call copies the three histograms, 24 MB, so give it some ten images or more.
+        Each call copies the three histograms, 6 MB, so give it some ten images or more.
 
         Args:
           scores: anomaly maps, higher is more anomalous; any sign, any range.

@@ -1,11 +1,11 @@
 """Histograms of scores over bins that need no range, and the scores read off them.
 
 A float32 whose sign is folded into its bits sorts as an unsigned integer does. The upper
-`BIN_BITS` bits of that integer are the bin: 1 of sign, 8 of exponent, 11 of mantissa. Bins
-are therefore ordered, cover every finite float32, and are 1/2048 of the score wide (between
-1/4096 and 1/2048, relative). What is counted in bins is exact to the bin: scores that share
-a bin count as ties. A large constant offset wastes the resolution (all of 1000 to 1000.4 is
-one bin): subtract it from the scores before they are added.
+`BIN_BITS` bits of that integer are the bin: 1 of sign, 8 of exponent, 9 of mantissa. Bins
+are therefore ordered, cover every finite float32, and are at most 1/512 of the score wide.
+What is counted in bins is exact to the bin: scores that share a bin count as ties. A large
+constant offset wastes the resolution (all of 1000 to 1001 is one bin): subtract it from the
+scores before they are added.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt32
 
 from vae_attn.errors import UserError
 
-BIN_BITS = 20
+BIN_BITS = 18
 NUM_BINS = 1 << BIN_BITS
-MAX_COARSE_BINS = 2048
+MAX_COARSE_BINS = 256
 AUPRO_MAX_FPR = 0.3
 
 _DROPPED_BITS = np.uint32(32 - BIN_BITS)

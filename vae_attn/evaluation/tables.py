@@ -4,8 +4,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-# Share of normal validation pixels above the threshold that is chosen without the test set.
-FALSE_POSITIVE_RATE = 0.01
+from vae_attn.evaluation.calibration import FALSE_POSITIVE_RATE
 
 _COLUMNS = {  # of the table, with the heading of each
     "pixel_auroc": "pixel AUROC",
