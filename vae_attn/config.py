@@ -141,6 +141,7 @@ def set_light(config: ml_collections.ConfigDict) -> None:
     # All layers, so that none is picked by a look at a test set.
     config.attention.layers = config.evaluate.layers = ("conv1", "conv2", "conv3", "conv4")
     config.attention.calibration = "upper"
+    config.attention.latent_batch_size = 0
     config.evaluate.batch_size = 16
 
 
