@@ -50,7 +50,7 @@ def load_resnet18(
         earlier call converted, or a folder that holds `FILE_NAME` or its conversion.
       cache_dir: where the converted file goes; beside the source by default.
       official: whether the file must be torchvision's own, told by its sha256. False accepts
-        any weights with the right names and shapes.
+        any weights with the right names and shapes, and warns where they are others.
 
     Returns:
       `params` and `batch_stats` of the trunk (see `convert_resnet18`).
@@ -63,6 +63,8 @@ def load_resnet18(
     if source.name.endswith(_SUFFIX):
         return _read_converted(source, SHA256 if official else None)
     digest = _sha256(source)
+    if not official:
+        _warn_of_other_weights(source, digest)
     folder = pathlib.Path(cache_dir) if cache_dir is not None else source.parent
     converted = folder / (source.name.split(".")[0] + _SUFFIX)
     if converted.is_file() and (digest == SHA256 or not official):
@@ -108,7 +110,7 @@ def convert_resnet18(
         finite, or has another sha256.
     """
     wanted = _wanted_tensors()
-    mismatches = list(_mismatches(state, wanted))
+    mismatches = list(_mismatches(state, {name: shape for name, (shape, _) in wanted.items()}))
     if expected_sha256 is not None and sha256 != expected_sha256:
         mismatches.append(f"its sha256 is {sha256}, and the official file's is {expected_sha256}")
     if mismatches:
@@ -203,22 +205,25 @@ def _conv_and_norm(
         yield f"{norm}.{torch_name}", (shape[:1], (collection, *module, names[1], flax_name))
 
 
-def _mismatches(state: Mapping[str, np.ndarray], wanted: Mapping) -> Iterator[str]:
+def _mismatches(
+    tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    """All that differs from the wanted names and shapes, of torch's tensors or converted ones."""
     for name in wanted:
-        if name not in state:
+        if name not in tensors:
             yield f"{name} is missing"
-    for name, value in state.items():
+    for name, value in tensors.items():
         if name.startswith("fc.") or name.endswith(".num_batches_tracked"):
             continue
         if name not in wanted:
             yield f"{name} is unexpected"
-        elif value.shape != wanted[name][0]:
-            yield f"{name} has the shape {value.shape}, not {wanted[name][0]}"
+        elif value.shape != wanted[name]:
+            yield f"{name} has the shape {value.shape}, not {wanted[name]}"
         elif value.dtype.kind != "f":
             yield f"{name} has the type {value.dtype}, not float32"
         elif not np.isfinite(value).all():
             yield f"{name} has values that are not finite"
-        elif name.endswith("running_var") and value.min() < 0:
+        elif name.endswith(("running_var", "/var")) and value.min() < 0:
             yield f"{name} has negative variances"
 
 
@@ -243,6 +248,17 @@ def _sha256(path: pathlib.Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _warn_of_other_weights(path: pathlib.Path, digest: str | None) -> None:
+    if digest != SHA256:
+        logging.warning(
+            "%s has the sha256 %s, not that of torchvision's ImageNet weights (%s): it is taken "
+            "for a ResNet18 of your own",
+            path,
+            digest,
+            SHA256,
+        )
 
 
 def _read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -293,9 +309,20 @@ def _read_converted(path: pathlib.Path, source_sha256: str | None) -> Variables:
         raise UserError(f"{path} is no conversion of the form '{_FORMAT}'; {remedy}")
     if metadata.get("tensors_sha256") != _digest(tensors):
         raise UserError(f"{path} is damaged: its digest is not that of its tensors; {remedy}")
-    if source_sha256 is not None and metadata.get("source_sha256") != source_sha256:
+    wanted = {}
+    for shape, place in _wanted_tensors().values():
+        wanted["/".join(place)] = (*shape[2:], *shape[1::-1]) if len(shape) == 4 else shape
+    if mismatches := list(_mismatches(tensors, wanted)):
         raise UserError(
-            f"{path} was made from a file with the sha256 {metadata.get('source_sha256')}, "
-            f"not {source_sha256}; {remedy}"
+            f"{path} is not the trunk of ResNet18 ({len(mismatches)} mismatches): "
+            f"{'; '.join(mismatches)}; {remedy}"
+        )
+    made_from = metadata.get("source_sha256")
+    if source_sha256 is None:
+        _warn_of_other_weights(path, made_from)
+    elif made_from != source_sha256:
+        raise UserError(
+            f"{path} was made from a file with the sha256 {made_from}, not {source_sha256}; "
+            f"{remedy}"
         )
     return flax.traverse_util.unflatten_dict(tensors, sep="/")
