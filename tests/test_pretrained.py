@@ -14,7 +14,7 @@ import safetensors.numpy
 from torch_writer import write
 
 from vae_attn.errors import UserError
-from vae_attn.models import pretrained
+from vae_attn.models import pretrained, resnet18_tensors
 from vae_attn.models.resnet import RESNET18_TRUNK
 from vae_attn.models.tables import Layers
 
@@ -99,7 +99,7 @@ def test_conversion_puts_every_value_in_its_place(state):
 
 
 def test_manifest_says_what_the_code_checks(manifest):
-    wanted = {name: list(shape) for name, (shape, _) in pretrained._wanted_tensors().items()}
+    wanted = {name: list(shape) for name, (shape, _) in resnet18_tensors.wanted_tensors().items()}
     assert manifest["tensors"] == wanted
     assert (manifest["file"], manifest["url"]) == (pretrained.FILE_NAME, pretrained.URL)
     assert manifest["sha256"] == pretrained.SHA256

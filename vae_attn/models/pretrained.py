@@ -9,7 +9,7 @@ import os
 import pathlib
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import flax.traverse_util
 import numpy as np
@@ -18,6 +18,7 @@ import safetensors.numpy
 from absl import logging
 
 from vae_attn.errors import UserError
+from vae_attn.models.resnet18_tensors import mismatches, wanted_tensors
 from vae_attn.models.torch_files import read_torch_file
 
 FILE_NAME = "resnet18-f37072fd.pth"  # torchvision's ResNet18_Weights.IMAGENET1K_V1
@@ -28,13 +29,10 @@ SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # features, stride of the first block
-_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _FORMAT = "vae_attn resnet18 1"
 _SUFFIX = ".flax.safetensors"
 
 Variables = dict[str, dict]
-_FlaxPath = tuple[str, ...]
 
 
 def load_resnet18(
@@ -109,14 +107,14 @@ def convert_resnet18(
       UserError: listing at once all that is missing, unexpected, of another shape or type, not
         finite, or has another sha256.
     """
-    wanted = _wanted_tensors()
-    mismatches = list(_mismatches(state, {name: shape for name, (shape, _) in wanted.items()}))
+    wanted = wanted_tensors()
+    found = list(mismatches(state, {name: shape for name, (shape, _) in wanted.items()}))
     if expected_sha256 is not None and sha256 != expected_sha256:
-        mismatches.append(f"its sha256 is {sha256}, and the official file's is {expected_sha256}")
-    if mismatches:
+        found.append(f"its sha256 is {sha256}, and the official file's is {expected_sha256}")
+    if found:
         raise UserError(
-            f"{source} is not torchvision's ResNet18 ({len(mismatches)} mismatches): "
-            f"{'; '.join(mismatches)}. Get {URL}"
+            f"{source} is not torchvision's ResNet18 ({len(found)} mismatches): "
+            f"{'; '.join(found)}. Get {URL}"
         )
     flat = {}
     for name, (_, path) in wanted.items():
@@ -175,56 +173,6 @@ def download_resnet18(
         if partial is not None:
             partial.unlink(missing_ok=True)
     return target
-
-
-def _wanted_tensors() -> dict[str, tuple[tuple[int, ...], _FlaxPath]]:
-    """Name, shape and place in the Flax variables of each of the trunk's 100 tensors."""
-    wanted = dict(_conv_and_norm("conv1", "bn1", (), ("conv1", "bn1"), (64, 3, 7, 7)))
-    inputs = 64
-    for stage, (features, stride) in enumerate(_STAGES, 1):
-        for block in range(2):
-            prefix, module = f"layer{stage}.{block}.", (f"layer{stage}_{block}",)
-            rows = [("conv1", "bn1", inputs, 3), ("conv2", "bn2", features, 3)]
-            if block == 0 and stride != 1:
-                rows.append(("downsample.0", "downsample.1", inputs, 1))
-            for conv, norm, channels, side in rows:
-                names = (conv, norm) if side == 3 else ("downsample_conv", "downsample_bn")
-                shape = (features, channels, side, side)
-                wanted |= _conv_and_norm(prefix + conv, prefix + norm, module, names, shape)
-            inputs = features
-    return wanted
-
-
-def _conv_and_norm(
-    conv: str, norm: str, module: _FlaxPath, names: tuple[str, str], shape: tuple[int, ...]
-) -> Iterator[tuple[str, tuple[tuple[int, ...], _FlaxPath]]]:
-    """A convolution without bias and the batch normalisation behind it, `names` in Flax."""
-    yield f"{conv}.weight", (shape, ("params", *module, names[0], "kernel"))
-    for torch_name, flax_name in _NORM.items():
-        collection = "batch_stats" if torch_name.startswith("running") else "params"
-        yield f"{norm}.{torch_name}", (shape[:1], (collection, *module, names[1], flax_name))
-
-
-def _mismatches(
-    tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]
-) -> Iterator[str]:
-    """All that differs from the wanted names and shapes, of torch's tensors or converted ones."""
-    for name in wanted:
-        if name not in tensors:
-            yield f"{name} is missing"
-    for name, value in tensors.items():
-        if name.startswith("fc.") or name.endswith(".num_batches_tracked"):
-            continue
-        if name not in wanted:
-            yield f"{name} is unexpected"
-        elif value.shape != wanted[name]:
-            yield f"{name} has the shape {value.shape}, not {wanted[name]}"
-        elif value.dtype.kind != "f":
-            yield f"{name} has the type {value.dtype}, not float32"
-        elif not np.isfinite(value).all():
-            yield f"{name} has values that are not finite"
-        elif name.endswith(("running_var", "/var")) and value.min() < 0:
-            yield f"{name} has negative variances"
 
 
 def _locate(path: pathlib.Path) -> pathlib.Path:
@@ -310,12 +258,12 @@ def _read_converted(path: pathlib.Path, source_sha256: str | None) -> Variables:
     if metadata.get("tensors_sha256") != _digest(tensors):
         raise UserError(f"{path} is damaged: its digest is not that of its tensors; {remedy}")
     wanted = {}
-    for shape, place in _wanted_tensors().values():
+    for shape, place in wanted_tensors().values():
         wanted["/".join(place)] = (*shape[2:], *shape[1::-1]) if len(shape) == 4 else shape
-    if mismatches := list(_mismatches(tensors, wanted)):
+    if found := list(mismatches(tensors, wanted)):
         raise UserError(
-            f"{path} is not the trunk of ResNet18 ({len(mismatches)} mismatches): "
-            f"{'; '.join(mismatches)}; {remedy}"
+            f"{path} is not the trunk of ResNet18 ({len(found)} mismatches): "
+            f"{'; '.join(found)}; {remedy}"
         )
     made_from = metadata.get("source_sha256")
     if source_sha256 is None:
