@@ -39,7 +39,7 @@ def write(
     """
     painter = _Painter(config, explainer, data)
     drawn = {"classes": _classes(config, painter, data)}
-    if data.test.masks is not None:
+    if (data.test.has_mask & (data.test.labels > 0)).any():
         drawn["defects"] = _defects(config, painter, data, data.test.take(data.test.has_mask))
     elif data.draws_defects:
         drawn["defects"] = _defects(config, painter, data, anomaly.defects(data, 0, config.seed))
