@@ -14,7 +14,7 @@ from vae_attn.evaluation import anomaly, published, summary, tables
 from vae_attn.evaluation.calibration import Calibration, variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import report
-from vae_attn.training import loop
+from vae_attn.training import loop, seeds
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -71,10 +71,29 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
         raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
     config_lib.save_or_compare(config, workdir)
     _LOG.info("%s: %d normal images to train on, in %s", data.name, len(data.train), workdir)
+    runs = seeds.runs(config, workdir)
+    for one, folder in runs if config.num_seeds > 1 else ():
+        config_lib.save_or_compare(one, folder)
     if mode in ("all", "train"):
         loop.train(config, workdir, data)
     if mode == "train":
         return data.name
+    explainer = _explainer(*runs[0], data)
+    if mode in ("all", "evaluate"):
+        scores = [_evaluate(*runs[0], explainer, data)]
+        scores += [_evaluate(*run, _explainer(*run, data), data) for run in runs[1:]]
+        if len(runs) > 1:
+            _write_scores(config, workdir, summary.over_seeds(scores), data)
+    if mode in ("all", "explain"):
+        page = report.write(config, workdir, explainer, data)
+        _LOG.info("pictures and tables: %s", page)
+    return data.name
+
+
+def _explainer(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, data: AnomalyData
+) -> Explainer:
+    """Of one seed's run; its calibration is kept in the workdir."""
     state = loop.restore(config, workdir, which=config.evaluate.checkpoint)
     variant = variant_of(config.attention)
     path = workdir / "calibration.npz"
@@ -93,19 +112,24 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
     )
     if kept is None:
         explainer.calibration.save(path, of=of)
-    if mode in ("all", "evaluate"):
-        scores = anomaly.evaluate(config, explainer, data)
-        table = tables.write(
-            scores,
-            workdir / "evaluation",
-            title=data.name,
-            published=published.lines(config.data.name, config.data.category),
-        )
-        _LOG.info("scores: %s", table)
-    if mode in ("all", "explain"):
-        page = report.write(config, workdir, explainer, data)
-        _LOG.info("pictures and tables: %s", page)
-    return data.name
+    return explainer
+
+
+def _evaluate(config, workdir: pathlib.Path, explainer: Explainer, data: AnomalyData):
+    """Scores one seed's run."""
+    scores = anomaly.evaluate(config, explainer, data)
+    _write_scores(config, workdir, scores, data)
+    return scores
+
+
+def _write_scores(config, workdir: pathlib.Path, scores: dict[str, float], data) -> None:
+    table = tables.write(
+        scores,
+        workdir / "evaluation",
+        title=summary.title(config, data.name),
+        published=published.lines(config.data.name, config.data.category),
+    )
+    _LOG.info("scores: %s", table)
 
 
 def _check_model_fits(config: ml_collections.ConfigDict, data: AnomalyData) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from vae_attn import losses
 from vae_attn.data.dsprites import DSprites, unpack
-from vae_attn.evaluation import factor_scores
+from vae_attn.evaluation import factor_scores, tables
 from vae_attn.evaluation.batching import map_batches
 from vae_attn.evaluation.disentanglement import disentanglement_scores
 from vae_attn.models.vae import VAE
@@ -148,10 +148,9 @@ def write(metrics: dict[str, float], folder: pathlib.Path, *, title: str) -> pat
 
 def table(metrics: dict[str, float]) -> list[list[str]]:
     """Rows of cells: a header, then one row a score, beside the figures of others."""
-    names = list(metrics)
+    names = [name for name in metrics if not name.endswith(tables.STD)]
     names[1:1] = [name for name in _REFERENCES if name not in metrics]
     rows = [["score", "this run", "true factors", "FactorVAE", "AD-FactorVAE"]]
     for name in names:
-        value = f"{metrics[name]:.3f}" if name in metrics else ""
-        rows.append([name, value, *_REFERENCES.get(name, ("", "", ""))])
+        rows.append([name, tables.cell(metrics, name), *_REFERENCES.get(name, ("", "", ""))])
     return rows

@@ -1,9 +1,11 @@
-"""One table over the runs of several categories."""
+"""Scores over several runs: of categories, in one table; of seeds, as mean and deviation."""
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 import ml_collections
+import numpy as np
 
 from vae_attn.evaluation import published, tables
 from vae_attn.evaluation.calibration import variant_of
@@ -42,3 +44,29 @@ def write(
     return tables.write_table(
         [["category", *header], *rows], workdir / "table.md", title=title, published=others
     )
+
+
+def over_seeds(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of each score, and as `<score>_std` its standard deviation (of the sample, n - 1).
+
+    Bootstrap intervals belong to a single run and are left out, and so is a score that a seed
+    lacks.
+
+    Args:
+      scores: of two or more seeds.
+    """
+    summary = {}
+    for name in scores[0]:
+        values = [one[name] for one in scores if name in one]
+        if len(values) == len(scores) and not name.endswith(("_low", "_high")):
+            summary[name] = float(np.mean(values))
+            summary[name + tables.STD] = float(np.std(values, ddof=1))
+    return summary
+
+
+def title(config: ml_collections.ConfigDict, name: str) -> str:
+    """Heading of a table: the data set's name and, of several seeds, which."""
+    if config.num_seeds == 1:
+        return name
+    last = config.seed + config.num_seeds - 1
+    return f"{name}: mean ± standard deviation of seeds {config.seed} to {last}"

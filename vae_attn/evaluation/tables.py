@@ -7,6 +7,8 @@ from collections.abc import Sequence
 # Share of normal validation pixels above the threshold that is chosen without the test set.
 FALSE_POSITIVE_RATE = 0.01
 
+STD = "_std"  # appended to a score's name: its standard deviation over seeds
+
 _COLUMNS = {  # of the table, with the heading of each
     "pixel_auroc": "pixel AUROC",
     "pixel_auroc_low": "95% from",
@@ -70,11 +72,15 @@ def table(metrics: dict[str, float]) -> list[list[str]]:
     return [
         ["style", "layer", *_COLUMNS.values()],
         *(
-            [*row.split("/"), *(_cell(metrics.get(f"{row}/{column}")) for column in _COLUMNS)]
+            [*row.split("/"), *(cell(metrics, f"{row}/{column}") for column in _COLUMNS)]
             for row in rows
         ),
     ]
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def cell(metrics: dict[str, float], name: str) -> str:
+    """A score with three digits; of several seeds mean ± standard deviation; or nothing."""
+    if name not in metrics:
+        return ""
+    deviation = f" ± {metrics[name + STD]:.3f}" if name + STD in metrics else ""
+    return f"{metrics[name]:.3f}{deviation}"

@@ -62,6 +62,17 @@ def write(
     return path
 
 
+def first_seed(config: ml_collections.ConfigDict) -> str:
+    """For the captions of what shows one model: which of several seeds; nothing for one seed."""
+    several = config.num_seeds > 1
+    return f" Seed {config.seed}, the first of {config.num_seeds}." if several else ""
+
+
+def all_seeds(config: ml_collections.ConfigDict, how: str) -> str:
+    """For the captions of what shows all seeds: how; nothing for one seed."""
+    return f" {config.num_seeds} seeds: {how}." if config.num_seeds > 1 else ""
+
+
 def _save(picture: Figure | list[Image.Image], stem: pathlib.Path) -> pathlib.Path:
     if isinstance(picture, Figure):
         path = stem.with_suffix(".png")

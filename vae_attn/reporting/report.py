@@ -46,7 +46,8 @@ def write(
     drawn["latents"] = _latents(config, explainer, data)
     if curves := read_metrics(workdir):
         caption = "Losses of the training steps (means between two points) and of the validation "
-        drawn["training"] = (figures.curves(curves), "Training", caption + "images.")
+        caption += "images." + page.all_seeds(config, "the mean, and each of them pale")
+        drawn["training"] = (figures.curves(curves), "Training", caption)
     metrics_path = workdir / "evaluation" / "metrics.json"
     metrics = json.loads(metrics_path.read_text()) if metrics_path.exists() else {}
     if metrics:
@@ -58,6 +59,7 @@ def write(
                 continue
             figure = figures.bars(metrics, metric, title=heading, chance=0.5)
             caption = "Baselines without attention in grey; the dotted line is a coin."
+            caption += page.all_seeds(config, "their mean and one standard deviation each way")
             drawn[name] = (figure, heading, caption)
     return page.write(
         config,
@@ -86,7 +88,8 @@ def _classes(config, painter: "_Painter", data: AnomalyData) -> tuple[Figure, st
         figures.grid(rows, columns, title=title, note=note),
         "What looks abnormal in each class",
         "Random test images (not chosen ones), their reconstructions and the maps over them. "
-        + note,
+        + note
+        + page.first_seed(config),
     )
 
 
@@ -112,7 +115,8 @@ def _defects(
         masks=dict.fromkeys(rows, shown.masks),
         note=note,
     )
-    return figure, "Where the defect is", f"Random images with known defects. {note}"
+    caption = f"Random images with known defects. {note}{page.first_seed(config)}"
+    return figure, "Where the defect is", caption
 
 
 def _latents(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, str, str]:
@@ -148,6 +152,7 @@ def _latents(config, explainer: Explainer, data: AnomalyData) -> tuple[Figure, s
         "For each image the latents that deviate most from the normal images' (in standard "
         "deviations, sd), and what each of them looks at. One colour scale for all."
     )
+    caption += page.first_seed(config)
     return figure, "What single latents look at", caption
 
 

@@ -99,7 +99,7 @@ def make_task(
         ad_pairs=options.ad_pairs,
     )
     return Task(
-        create=functools.partial(create, **networks, seed=config.seed),
+        create=functools.partial(create, **networks),
         update=make_factor_update_fn(**networks, objective=objective, pixels_of=pixels_of),
         loss=loss,
         batch_indices=two_batches,
@@ -117,7 +117,7 @@ def create(
     discriminator: Discriminator,
     tx: optax.GradientTransformation,
     discriminator_tx: optax.GradientTransformation,
-    seed: int,
+    seed: int | Int[Array, ""],
 ) -> FactorState:
     """The state before the first step; a function of the seed alone."""
 
@@ -206,34 +206,8 @@ def make_factor_update_fn(
       `images` is the whole training set; the columns of `indices` are this device's shares of
       two independent batches. It returns the next state and the mean losses.
     """
-    attention_loss = make_attention_loss_fn(model=model, layer=objective.ad_layer)
-
-    def vae_loss(params: PyTree, psi: PyTree, x: Array, noise: Array, pairs: Array) -> tuple:
-        variables = {"params": params}
-        features = model.apply(variables, x, objective.ad_layer, method="features")
-        mean, logvar = model.apply(variables, features, objective.ad_layer, method="head")
-        z = mean + jnp.exp(logvar / 2) * noise
-        logits = model.apply(variables, z, method="decode")
-        terms = {
-            "reconstruction": losses.reconstruction_loss(logits=logits, images=x),
-            "kl": losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1),
-            "total_correlation": losses.total_correlation(
-                logits=discriminator.apply({"params": psi}, z)
-            ),
-        }
-        weights = {"kl": objective.beta, "total_correlation": objective.gamma}
-        if objective.ad_weight:
-            terms["attention_disentanglement"] = attention_loss(variables, features, pairs)
-            weights["attention_disentanglement"] = objective.ad_weight
-        metrics = {name: term.mean() for name, term in terms.items()}
-        loss = sum(weights.get(name, 1.0) * value for name, value in metrics.items())
-        return loss, (metrics | {"loss": loss}, z)
-
-    def discriminator_loss(psi: PyTree, z: Array, permuted: Array) -> Array:
-        return losses.discriminator_loss(
-            joint_logits=discriminator.apply({"params": psi}, z),
-            permuted_logits=discriminator.apply({"params": psi}, permuted),
-        ).mean()
+    vae_loss = _make_vae_loss_fn(model, discriminator, objective)
+    discriminator_loss = _make_discriminator_loss_fn(discriminator)
 
     def update(
         state: FactorState, images: Images, indices: Int[Array, "local 2"]
@@ -266,6 +240,46 @@ def make_factor_update_fn(
         return state, lax.pmean(metrics | {"discriminator_loss": value}, AXIS)
 
     return update
+
+
+def _make_vae_loss_fn(
+    model: VAE, discriminator: Discriminator, objective: FactorObjective
+) -> Callable[..., tuple]:
+    """The VAE's loss of a batch, with its terms and codes; the discriminator's parameters stay."""
+    attention_loss = make_attention_loss_fn(model=model, layer=objective.ad_layer)
+
+    def vae_loss(params: PyTree, psi: PyTree, x: Array, noise: Array, pairs: Array) -> tuple:
+        variables = {"params": params}
+        features = model.apply(variables, x, objective.ad_layer, method="features")
+        mean, logvar = model.apply(variables, features, objective.ad_layer, method="head")
+        z = mean + jnp.exp(logvar / 2) * noise
+        logits = model.apply(variables, z, method="decode")
+        terms = {
+            "reconstruction": losses.reconstruction_loss(logits=logits, images=x),
+            "kl": losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1),
+            "total_correlation": losses.total_correlation(
+                logits=discriminator.apply({"params": psi}, z)
+            ),
+        }
+        weights = {"kl": objective.beta, "total_correlation": objective.gamma}
+        if objective.ad_weight:
+            terms["attention_disentanglement"] = attention_loss(variables, features, pairs)
+            weights["attention_disentanglement"] = objective.ad_weight
+        metrics = {name: term.mean() for name, term in terms.items()}
+        loss = sum(weights.get(name, 1.0) * value for name, value in metrics.items())
+        return loss, (metrics | {"loss": loss}, z)
+
+    return vae_loss
+
+
+def _make_discriminator_loss_fn(discriminator: Discriminator) -> Callable[..., Array]:
+    def discriminator_loss(psi: PyTree, z: Array, permuted: Array) -> Array:
+        return losses.discriminator_loss(
+            joint_logits=discriminator.apply({"params": psi}, z),
+            permuted_logits=discriminator.apply({"params": psi}, permuted),
+        ).mean()
+
+    return discriminator_loss
 
 
 def _noise(
