@@ -247,4 +247,4 @@ def test_runs_of_a_folder(tmp_path):
     }.items():
         representation.write(metrics, tmp_path / name / "evaluation", title=name)
     (tmp_path / "unfinished").mkdir()
-    assert factor_report.finished_runs(tmp_path) == {"one": (40.0, 0.7)}
+    assert factor_report.finished_runs(tmp_path) == {"one": [(40.0, 0.7)]}

@@ -3,8 +3,8 @@
 import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 COLOUR_MAP = "inferno"  # ordered in lightness, so that colour-blind readers can read it
 
@@ -96,7 +96,7 @@ def curves(metrics: dict[str, tuple[list[int], list[float]]]) -> Figure:
                 marker = "o" if name.startswith("validation") else None
                 label = "validation, at z = mean" if marker else "training, z sampled"
                 (line,) = axis.plot(steps, values, marker=marker, markersize=3, label=label)
-                seed_curves(axis, metrics, name, line.get_color())
+                seed_curves(line, metrics, name)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.set_ylabel("nats an image", fontsize=8)
@@ -108,13 +108,11 @@ def curves(metrics: dict[str, tuple[list[int], list[float]]]) -> Figure:
     return figure
 
 
-def seed_curves(
-    axis: Axes, metrics: dict[str, tuple[list[int], list[float]]], name: str, colour: str
-) -> None:
-    """Draws each seed's curve of a metric, pale, where there are several (`<name>/seed_<seed>`)."""
+def seed_curves(line: Line2D, metrics: dict[str, tuple[list[int], list[float]]], name: str) -> None:
+    """Beside a metric's curve each seed's, pale, where there are several (`<name>/seed_<seed>`)."""
     for other, (steps, values) in metrics.items():
         if other.startswith(f"{name}/"):
-            axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+            line.axes.plot(steps, values, color=line.get_color(), alpha=0.3, linewidth=0.8)
 
 
 def bars(metrics: dict[str, float], metric: str, *, title: str, chance: float | None) -> Figure:

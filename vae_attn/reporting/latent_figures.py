@@ -81,7 +81,7 @@ def curves(
             (line,) = axis.plot(
                 steps, values, marker="o" if few else None, markersize=3, label=name
             )
-            figures.seed_curves(axis, metrics, name, line.get_color())
+            figures.seed_curves(line, metrics, name)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)

@@ -89,10 +89,10 @@ def each_seed(
 ) -> Callable[..., PyTree]:
     """`jax.vmap(fn, in_axes)`; on the CPU the same written out, one seed after the other.
 
-    With a kernel a seed XLA's convolutions are grouped ones, which its CPU backend does slowly: two
-    seeds took 4.3 (configs/mnist.py) and 3.8 times (configs/dsprites.py:factor_vae,10) as long a
-    step as one under vmap, 2.4 and 2.2 times written out, and about 70 times under `lax.map` (mnist;
-    all on two cores shared with another training).
+    With a kernel a seed XLA's convolutions are grouped ones, which its CPU backend does slowly. A
+    step of two seeds took 4.3 times (configs/mnist.py) and 3.8 times (dsprites.py:factor_vae,10) as
+    long as one of one seed under vmap; written out 2.4 and 2.2 times; under `lax.map` about 70
+    times (mnist). All on two cores shared with another training.
 
     Args:
       fn: of one seed.
