@@ -77,7 +77,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.attention.style = "contrast"  # of the pictures
     config.attention.layer = "conv1"  # of the maps of single latents
     # Of the maps of images: the layers whose maps are averaged, () for `layer` alone, and how
-    # normal validation images calibrate them: none, ratio or z (`evaluation.calibration`).
+    # normal validation images calibrate them: none, ratio or z (`evaluation.calibration`); none
+    # alone with style=authors_code, whose maps depend on their batch by a factor.
     config.attention.layers = ()
     config.attention.calibration = "none"
     # What contrast compares an image with: its reconstruction pulled closer to both the image
@@ -169,6 +170,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _require(config, key, lambda value: set(_listed(value)) <= {*layers}, known)
     kinds = f"one of {', '.join(calibration.KINDS)}"
     _require(config, "attention.calibration", lambda v: v in calibration.KINDS, kinds)
+    if config.attention.style == "authors_code":
+        known = (
+            "none with attention.style=authors_code, whose maps depend on their batch by a factor"
+        )
+        _require(config, "attention.calibration", lambda v: v == "none", known)
     _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
     _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
     _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")

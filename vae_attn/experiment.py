@@ -10,10 +10,10 @@ from vae_attn import factor_experiment
 from vae_attn.data import mvtec_ad, registry
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
-from vae_attn.evaluation import anomaly, published, summary, tables
+from vae_attn.evaluation import anomaly, summary
 from vae_attn.evaluation.calibration import Calibration, variant_of
 from vae_attn.evaluation.explainer import Explainer
-from vae_attn.reporting import report
+from vae_attn.reporting import group_report, report
 from vae_attn.training import loop, seeds
 
 _LOG = logging.getLogger("vae_attn")
@@ -23,7 +23,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     """Trains, evaluates, explains, or all of it.
 
     Where `data.category` is a group of categories, each has its own run in `workdir/<category>`,
-    and `workdir/table.md` shows all of them.
+    and `workdir/table.md` and `workdir/report/index.html` show all of them.
 
     Args:
       config: see `vae_attn.config.default_config`.
@@ -60,7 +60,9 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) ->
         config_lib.set_category(one, category)
         names[category] = _run_one(one, workdir / category, mode)
     if mode in ("all", "evaluate"):
-        _LOG.info("all categories: %s", summary.write(config, workdir, names))
+        _LOG.info("all categories: %s", summary.write_group(config, workdir, names))
+    if mode in ("all", "explain"):
+        _LOG.info("all categories: %s", group_report.write(config, workdir, names))
 
 
 def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) -> str:
@@ -123,13 +125,7 @@ def _evaluate(config, workdir: pathlib.Path, explainer: Explainer, data: Anomaly
 
 
 def _write_scores(config, workdir: pathlib.Path, scores: dict[str, float], data) -> None:
-    table = tables.write(
-        scores,
-        workdir / "evaluation",
-        title=summary.title(config, data.name),
-        published=published.lines(config.data.name, config.data.category),
-    )
-    _LOG.info("scores: %s", table)
+    _LOG.info("scores: %s", summary.write(config, workdir / "evaluation", scores, data))
 
 
 def _check_model_fits(config: ml_collections.ConfigDict, data: AnomalyData) -> None:

@@ -1,49 +1,87 @@
-"""Scores over several runs: of categories, in one table; of seeds, as mean and deviation."""
+"""Tables of a run and over runs: of categories, side by side; of seeds, mean and deviation."""
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 import numpy as np
 
-from vae_attn.evaluation import published, tables
-from vae_attn.evaluation.calibration import variant_of
-from vae_attn.evaluation.explainer import IMAGE, RECONSTRUCTION_ERROR
+from vae_attn.data.dataset import AnomalyData
+from vae_attn.evaluation import comparison, tables
 
 
 def write(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, names: dict[str, str]
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    scores: Mapping[str, float],
+    data: AnomalyData,
 ) -> pathlib.Path:
-    """Writes `workdir/table.md` from the scores of the runs in `workdir/<category>`.
-
-    A category has two rows: the maps of `config.attention`, which is set before any
-    score is seen, and the reconstruction error.
+    """Writes `metrics.json` and `table.md` of a run.
 
     Args:
-      config: that all runs share.
-      workdir: of the group.
-      names: the runs' categories, with the names of their data sets.
+      config: the run's.
+      folder: created if missing.
+      scores: of `anomaly.evaluate`.
+      data: what was scored.
 
     Returns:
       Path of the table.
     """
-    own = variant_of(config.attention).name
-    shown = (own.split("/"), [RECONSTRUCTION_ERROR, IMAGE])
-    rows = []
-    for category, name in names.items():
-        metrics = json.loads((workdir / category / "evaluation" / "metrics.json").read_text())
-        header, *scored = tables.table(metrics)
-        rows += [[name, *row] for row in scored if row[:2] in shown]
-    title = f"{len(names)} categories: {own}, beside the reconstruction error"
-    others = [
-        f"{category}, {line[0].lower()}{line[1:]}"
-        for category in names
-        for line in published.lines(config.data.name, category)
-    ]
-    return tables.write_table(
-        [["category", *header], *rows], workdir / "table.md", title=title, published=others
+    tables.write(scores, folder)
+    return tables.write_markdown(
+        of_run(config, scores, data), folder / "table.md", title=title(config, data.name)
     )
+
+
+def of_run(
+    config: ml_collections.ConfigDict, scores: Mapping[str, float], data: AnomalyData
+) -> list[tables.Table]:
+    """The tables of a run: beside others' numbers, where there are any, and all scores."""
+    compared = comparison.compare(
+        config, {config.data.category: scores}, synthetic=is_synthetic(data.name)
+    )
+    return [*compared, tables.scores(scores, note=data.scores_note)]
+
+
+def write_group(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, names: Mapping[str, str]
+) -> pathlib.Path:
+    """Writes `workdir/table.md`, of `of_group`; returns its path."""
+    made = of_group(config, workdir, names)
+    heading = title(config, f"{len(names)} categories")
+    return tables.write_markdown(made, workdir / "table.md", title=heading)
+
+
+def of_group(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, names: Mapping[str, str]
+) -> list[tables.Table]:
+    """The tables over the runs of a group: beside others' numbers, and more scores of the same.
+
+    Args:
+      config: that all runs share.
+      workdir: of the group; the runs are in `workdir/<category>`, and those without scores are
+        left out.
+      names: the runs' categories, with the names of their data sets.
+    """
+    paths = {c: workdir / c / "evaluation" / "metrics.json" for c in names}
+    runs = {c: json.loads(path.read_text()) for c, path in paths.items() if path.exists()}
+    if not runs:
+        return []
+    synthetic = any(map(is_synthetic, names.values()))
+    shown = [name.split("/") for name in comparison.compared(config)]
+    rows = []
+    for category, scores in runs.items():
+        table = tables.scores(scores, note="")
+        header, *scored = table.rows
+        rows += [[names[category], *row] for row in scored if row[:2] in shown]
+    every = table._replace(rows=[["category", *header], *rows])
+    return [*comparison.compare(config, runs, synthetic=synthetic), every]
+
+
+def is_synthetic(name: str) -> bool:
+    """Whether a data set's name says that its pictures are drawn (`layout.data_name`)."""
+    return name.endswith("(synthetic)")
 
 
 def over_seeds(scores: Sequence[dict[str, float]]) -> dict[str, float]:
