@@ -171,9 +171,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     kinds = f"one of {', '.join(calibration.KINDS)}"
     _require(config, "attention.calibration", lambda v: v in calibration.KINDS, kinds)
     if config.attention.style == "authors_code":
-        known = (
-            "none with attention.style=authors_code, whose maps depend on their batch by a factor"
-        )
+        known = "none with style=authors_code, whose maps depend on their batch by a factor"
         _require(config, "attention.calibration", lambda v: v == "none", known)
     _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
     _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")

@@ -99,15 +99,15 @@ def _table_4(
     note += _which(config)
     if synthetic:
         return tables.Table("Table 4 of the report, on a twin", _rows(columns, runs), note + _TWIN)
-    recalled = published.TABLE_4_LIU_RECALLED
-    for heading, source, form in (
-        ("report, Table 4", published.TABLE_4_REPORT, "{:.2f} / {:.3f}"),
-        ("Liu et al.", published.TABLE_4_LIU | recalled, "{:.2f} / {:.2f}"),
+    for heading, source, recalled, form in (
+        ("report, Table 4", published.TABLE_4_REPORT, {}, "{:.2f} / {:.3f}"),
+        ("Liu et al.", published.TABLE_4_LIU, published.TABLE_4_LIU_RECALLED, "{:.2f} / {:.2f}"),
     ):
-        values = {category: source[category] for category in runs if category in source}
-        cells = {category: form.format(*pair) for category, pair in values.items()}
-        if source is not published.TABLE_4_REPORT:
-            cells |= {c: f"{cells[c]} (recalled)" for c in cells if c in recalled}
+        values = {c: pair for c, pair in (source | recalled).items() if c in runs}
+        cells = {
+            c: form.format(*pair) + (" (recalled)" if c in recalled else "")
+            for c, pair in values.items()
+        }
         columns.append(_Column(heading, values, cells, form))
     note += (
         f"Report: {published.REPORT}. Liu et al.: {published.LIU}, as the report's Table 4 cites "
@@ -129,7 +129,7 @@ def _missed(
         rows = [[*row, ""] for row in rows]
         rows[0][-1] = "report, by eye, over its ten categories"
         rows[-1][-1] = published.MISSED_REPORT
-        note += f"Report: {published.REPORT}: {published.MISSED_REPORT_HOW}."
+        note += f"Report: {published.REPORT}, {published.MISSED_REPORT_HOW}."
     return tables.Table("Share of maps that miss the defect", rows, note)
 
 

@@ -50,6 +50,6 @@ TABLE_3_LIU = {"conv1": 0.89, "conv2": 0.92, "conv3": 0.91}
 # MVTec-AD: share of maps that miss the defect, all ten categories together.
 MISSED_REPORT = "about 0.7"
 MISSED_REPORT_HOW = (
-    '"By choosing a random subset of ten images of all ten categories about 70% of the results did '
-    'not correctly highlight the anomalies" (its section 4.3, judged by eye)'
+    "by eye; its section 4.3: 'By choosing a random subset of ten images of all ten categories "
+    "about 70% of the results did not correctly highlight the anomalies'"
 )

@@ -105,8 +105,7 @@ def write(
         summary=f"{_objective(config)} with {len(response)} latents learned from {len(data)} "
         f"images, one for every combination of {', '.join(data.grid.names)}.",
         drawn=drawn,
-        table=representation.table(scores) if scores else None,
-        table_note=representation.TABLE_NOTE,
+        tables=[representation.table(scores)] if scores else [],
     )
 
 
