@@ -87,10 +87,12 @@ def load(
     held_out = _validation_clips(test, labels, validation_fraction, seed)
     clip_of_frame = np.repeat(np.arange(len(test)), counts)
     in_validation = np.isin(clip_of_frame, held_out)
-    note = f"{len(test) - len(held_out)} of the {len(test)} test clips are scored; the others, "
-    note += f"{len(held_out)}, choose the checkpoint and the thresholds."
+    masked = sum(bool(clip.masks) for n, clip in enumerate(test) if n not in held_out)
     return AnomalyData(
-        scores_note=note,
+        scores_note=(
+            f"Of {len(test)} test clips {len(test) - len(held_out)} are scored, pixels on the "
+            f"{masked} of them with masks; the other {len(held_out)} choose checkpoint and threshold."
+        ),
         name=data_name("UCSD Ped1", root, root.resolve().parent),
         train=arrays["train"],
         validation=np.asarray(arrays["test"][in_validation & ~np.concatenate(labels)]),

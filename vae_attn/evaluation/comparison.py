@@ -130,7 +130,7 @@ def _missed(
         rows[0][-1] = "report, by eye, over its ten categories"
         rows[-1][-1] = published.MISSED_REPORT
         note += f"Report: {published.REPORT}, {published.MISSED_REPORT_HOW}."
-    return tables.Table("Share of maps that miss the defect", rows, note)
+    return tables.Table("Share of maps that miss the defect", rows, note.strip())
 
 
 def _ours(

@@ -49,8 +49,7 @@ def write_group(
 ) -> pathlib.Path:
     """Writes `workdir/table.md`, of `of_group`; returns its path."""
     made = of_group(config, workdir, names)
-    heading = title(config, f"{len(names)} categories")
-    return tables.write_markdown(made, workdir / "table.md", title=heading)
+    return tables.write_markdown(made, workdir / "table.md", title=group_title(config, names))
 
 
 def of_group(
@@ -77,6 +76,12 @@ def of_group(
         rows += [[names[category], *row] for row in scored if row[:2] in shown]
     every = table._replace(rows=[["category", *header], *rows])
     return [*comparison.compare(config, runs, synthetic=synthetic), every]
+
+
+def group_title(config: ml_collections.ConfigDict, names: Mapping[str, str]) -> str:
+    """Heading over a group's tables; it says "synthetic" where the names do."""
+    suffix = " (synthetic)" if any(map(is_synthetic, names.values())) else ""
+    return title(config, f"{len(names)} categories{suffix}")
 
 
 def is_synthetic(name: str) -> bool:

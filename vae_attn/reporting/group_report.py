@@ -32,9 +32,9 @@ def write(
     return page.write(
         config,
         workdir,
-        title=f"{len(names)} categories",
+        title=summary.group_title(config, names),
         summary="A variational autoencoder for each category, learned from its normal images "
         f"alone, with a page of its own in the folder of its name: {', '.join(names)}.",
-        drawn={"defects": map_figures.sheet(shown)} if shown else {},
+        drawn={"defects": map_figures.sheet(config, shown)} if shown else {},
         tables=summary.of_group(config, workdir, names),
     )

@@ -36,37 +36,35 @@ class Painter:
         self._layer = config.attention.layer
         self._layers = tuple(config.evaluate.layers)
         self._sample = data.test.sample(_SCALE_IMAGES, config.seed).images
-        self._scales: dict[str, float] = {}
+        self._scales = {name: quantile(maps) for name, maps in self._maps(self._sample).items()}
+
+    def _maps(self, images: np.ndarray) -> dict[str, Float[np.ndarray, "n h w"]]:
+        layer = self._layer
+        raw = self.explainer.maps(images, styles=("paper",), layers=(layer,))
+        variant = self.explainer.variant.name.replace("/", "\n")
+        return {
+            variant: self.explainer.anomaly_maps(images),
+            f"paper\n{layer}": raw["paper", layer],
+        }
 
     def rows(self, images: UInt8[np.ndarray, "n height width channels"]) -> Rows:
         """Overlays of the config's maps and of the paper's, a row each."""
-        variant, layer = self.explainer.variant.name.replace("/", "\n"), self._layer
-        return self._overlays(images, (variant,), lambda x: [self.explainer.anomaly_maps(x)]) | (
-            self._of_layer(images, ("paper",), layer)
-        )
+        return {
+            name: figures.overlay(images, maps, self._scales[name])
+            for name, maps in self._maps(images).items()
+        }
 
     def layer_rows(self, images: UInt8[np.ndarray, "n height width channels"]) -> Rows:
         """Overlays of the paper's raw maps and of those of the config's style, a row a layer."""
         styles = tuple(dict.fromkeys(("paper", self.explainer.variant.style)))
-        rows = {}
-        for layer in self._layers:
-            rows |= self._of_layer(images, styles, layer)
-        names = [f"{style}\n{layer}" for style in styles for layer in self._layers]
-        return {name: rows[name] for name in names}
-
-    def _of_layer(self, images, styles: tuple[str, ...], layer: str) -> Rows:
-        def maps(x):
-            return self.explainer.maps(x, styles=styles, layers=(layer,)).values()
-
-        return self._overlays(images, tuple(f"{style}\n{layer}" for style in styles), maps)
-
-    def _overlays(self, images, names: tuple[str, ...], maps) -> Rows:
-        if not set(names) <= self._scales.keys():
-            self._scales |= zip(names, map(quantile, maps(self._sample)), strict=True)
-        return {
-            name: figures.overlay(images, found, self._scales[name])
-            for name, found in zip(names, maps(images), strict=True)
-        }
+        rows = {f"{style}\n{layer}": None for style in styles for layer in self._layers}
+        for layer in self._layers:  # one at a time, for the memory of the sample's maps
+            sample = self.explainer.maps(self._sample, styles=styles, layers=(layer,))
+            maps = self.explainer.maps(images, styles=styles, layers=(layer,))
+            for style in styles:
+                scale = quantile(sample[style, layer])
+                rows[f"{style}\n{layer}"] = figures.overlay(images, maps[style, layer], scale)
+        return rows
 
 
 def classes(config, painter: Painter, data: AnomalyData) -> page.Drawn:
@@ -132,7 +130,7 @@ def examples(config, painter: Painter, located: LabelledImages) -> Rows:
     }
 
 
-def sheet(categories: dict[str, Rows]) -> page.Drawn:
+def sheet(config: ml_collections.ConfigDict, categories: dict[str, Rows]) -> page.Drawn:
     """The report's Figure 4 over several categories: a row a category, from their `examples`."""
     rows, labels = {}, {}
     for category, shown in categories.items():
@@ -150,7 +148,7 @@ def sheet(categories: dict[str, Rows]) -> page.Drawn:
     figure = figures.grid(rows, columns, title=title, labels=labels, note=_scale_note())
     caption = (
         f"Up to {_EXAMPLES} random defects (not chosen ones) of each category, each with its true "
-        f"place and the maps over it. {_scale_note()}"
+        f"place and the maps over it. {_scale_note()}{page.first_seed(config)}"
     )
     return figure, "Where the defects are", caption
 
@@ -162,7 +160,7 @@ def quantile(maps: Float[np.ndarray, "*shape"]) -> float:
 
 def _with_outlines(rows: Rows, shown: LabelledImages, title: str) -> tuple[Figure, str]:
     note = f"Green: the defect's true outline. {_scale_note()}"
-    outlined = dict.fromkeys((name for name in rows if name != TRUTH), shown.masks)
+    outlined = dict.fromkeys(rows.keys() - {INPUT, TRUTH}, shown.masks)
     figure = figures.grid(rows, _headings(shown), title=title, masks=outlined, note=note)
     return figure, note
 
