@@ -138,10 +138,12 @@ def sheet(config: ml_collections.ConfigDict, categories: dict[str, Rows]) -> pag
         blank = np.full_like(shown[INPUT][0], 255)
         rows[category], labels[category] = [], []
         for n in range(_EXAMPLES):
-            there = n < len(shown["names"])
-            rows[category] += [shown[kind][n] if there else blank for kind in kinds]
-            headings = [str(shown["names"][n]), *kinds[1:]]
-            labels[category] += headings if there else [""] * len(kinds)
+            if n < len(shown["names"]):
+                rows[category] += [shown[kind][n] for kind in kinds]
+                labels[category] += [str(shown["names"][n]), *kinds[1:]]
+            else:
+                rows[category] += [blank] * len(kinds)
+                labels[category] += [""] * len(kinds)
         rows[category] = np.stack(rows[category])
     columns = [""] * len(next(iter(rows.values())))
     title = "Random images whose defects are known: image, ground truth, maps"
