@@ -105,8 +105,8 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
     assert "Table 4 of the report, on a twin" in page
     assert "data:image/png" in page
     # A row of one image's defect, truth, two maps, four times over, for each of two categories.
-    width, height = Image.open(workdir / "figures" / "defects.png").size
-    assert width > 4 * height
+    with Image.open(workdir / "figures" / "defects.png") as sheet:
+        assert sheet.width > 4 * sheet.height
     # The scores once more by scikit-learn, of colour images with their masks.
     config.data.category = "hazelnut"
     data = data_registry.load(config)

@@ -9,7 +9,7 @@ import sklearn.metrics
 from PIL import Image
 
 from vae_attn import attention, experiment
-from vae_attn.config import default_config
+from vae_attn.config import default_config, validate
 from vae_attn.data import registry as data_registry
 from vae_attn.errors import UserError
 from vae_attn.evaluation import anomaly
@@ -243,11 +243,6 @@ def test_overlay_leaves_calm_pixels_grey_and_uses_one_scale():
         ("attention.style", "gradcam", "--config.attention.style='gradcam' must be of paper"),
         ("evaluate.layers", ("conv1", "conv8"), "must be of the layers of model.name=mnist: conv1"),
         ("evaluate.checkpoint", "first", "must be best or latest"),
-        (
-            "attention",
-            {"style": "authors_code", "calibration": "ratio"},
-            "attention.calibration='ratio' must be none with style=authors_code, whose maps",
-        ),
         ("parallel.mode", "threads", "must be pmap or shard_map"),
         ("data.name", "cifar", "data.name='cifar' is unknown"),
         ("data.digit", 12, "12"),
@@ -260,6 +255,16 @@ def test_config_values_that_cannot_be(key, value, message, tmp_path):
     with pytest.raises(UserError, match=message):
         experiment.run(config, tmp_path / "run", mode="train")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["ratio", "z"])
+def test_maps_that_depend_on_their_batch_are_not_calibrated(kind):
+    config = default_config()
+    config.attention.style, config.attention.calibration = "authors_code", kind
+    with pytest.raises(UserError, match="must be none with style=authors_code, whose maps depend"):
+        validate(config)
+    config.attention.calibration = "none"
+    validate(config)
 
 
 def test_devices_are_simulated():
