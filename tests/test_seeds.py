@@ -24,6 +24,7 @@ from vae_attn.models import tables as rows
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.vae import VAE, Architecture
 from vae_attn.training import factor, loop, parallel, seeds, state, steps, trunk
+from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints
 from vae_attn.training.task import Task
 from vae_attn.training.telemetry import read_metrics
 
@@ -84,8 +85,10 @@ def run_steps(task, seed, mode="pmap", num_devices=1, num_steps=4):
 
 
 @functools.cache
-def alone(kind, seed):
-    return run_steps(make_task(kind), seed)
+def alone(kind):
+    """The runs of each seed alone."""
+    task = make_task(kind)
+    return [run_steps(task, SEED + n) for n in range(2)]
 
 
 def assert_close(found, expected):
@@ -98,7 +101,6 @@ def assert_close(found, expected):
     ("kind", "vectorized", "mode", "num_devices"),
     [
         ("vae", True, "pmap", 1),
-        ("vae", False, "shard_map", 2),
         ("batch_norm", True, "shard_map", 2),
         ("batch_norm", False, "pmap", 2),
         ("ad_factor_vae", True, "pmap", 2),
@@ -115,7 +117,7 @@ def test_each_seed_is_its_single_run(kind, vectorized, mode, num_devices, monkey
     assert np.abs(kernels[0] - kernels[1]).max() > 0.1
     loss = np.asarray(task.loss(together.variables, IMAGES))
     for n, one in enumerate(seeds.split(together, 2)):
-        expected, expected_metrics = alone(kind, SEED + n)
+        expected, expected_metrics = alone(kind)[n]
         assert one.variables.keys() == expected.variables.keys()
         assert_close(one, expected)
         assert_close({name: value[n] for name, value in metrics.items()}, expected_metrics)
@@ -170,62 +172,84 @@ def train(config, workdir):
     return jax.device_get(loop.train(config, workdir, data))
 
 
-def assert_equal_runs(found, expected, workdirs):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-    first, second = [(workdir / "metrics.jsonl").read_text() for workdir in workdirs]
-    assert first == second
-
-
 def test_run_of_two_seeds_resumes_and_equals_two_runs(two_seeds):
     config, workdir = two_seeds
     whole = train(config, workdir)
     assert whole.params["mean"]["bias"].shape == (2, 4)
     curves = read_metrics(workdir)
+    losses = [curves[f"validation_loss/seed_{n}"][1] for n in (4, 5)]
+    np.testing.assert_allclose(curves["validation_loss"][1], np.mean(losses, axis=0))
 
-    # A kill between two steps, then one in the midst of a save: one seed lacks the newest step.
-    other = workdir.with_name("other")
-    config.train.steps = 4
-    train(config, other)
-    config.train.steps = 6
-    assert_equal_runs(train(config, other), whole, (workdir, other))
-    shutil.rmtree(other / "seed_5" / "checkpoints" / "6")
-    assert_equal_runs(train(config, other), whole, (workdir, other))
-    kept = sorted(path.name for path in (other / "seed_4" / "checkpoints").glob("[0-9]*"))
-    assert kept[-2:] == ["4", "6"]
-
-    # Alone; and a seed's folder is what is left of a run alone.
-    for one, folder in seeds.runs(config, workdir):
-        single = workdir.with_name(f"alone_{one.seed}")
-        expected = train(one, single)
-        assert_close(seeds.split(whole, 2)[one.seed - SEED], expected)
-        for which in ("latest", "best"):
-            found, alike = (loop.restore(one, path, which=which) for path in (folder, single))
-            assert found.step == alike.step
-            assert_close(jax.device_get(found), jax.device_get(alike))
-        for name, (at, values) in read_metrics(single).items():
-            assert curves[f"{name}/seed_{one.seed}"][0] == at
-            np.testing.assert_allclose(curves[f"{name}/seed_{one.seed}"][1], values, rtol=1e-3)
-    pairs = zip(*(curves[f"validation_loss/seed_{n}"][1] for n in (4, 5)), strict=True)
-    np.testing.assert_allclose(curves["validation_loss"][1], [(a + b) / 2 for a, b in pairs])
-
-
-def test_kill_in_the_first_save_begins_anew(two_seeds):
-    config, workdir = two_seeds
-    config.train.steps = 2
-    whole = train(config, workdir)
-    shutil.rmtree(workdir / "seed_5" / "checkpoints" / "2")
+    # As after a kill in the midst of a save: one seed lacks the newest step.
     other = workdir.with_name("other")
     shutil.copytree(workdir, other)
-    assert_equal_runs(train(config, other), whole, (workdir, other))
+    shutil.rmtree(other / "seed_5" / "checkpoints" / "6")
+    jax.tree.map(np.testing.assert_array_equal, train(config, other), whole)
+    assert (other / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
+    for seed in (4, 5):
+        assert (other / f"seed_{seed}" / "checkpoints" / "6").is_dir()
+
+    # A seed's folder is what a run of that seed alone leaves.
+    one, folder = seeds.runs(config, workdir)[1]
+    single = workdir.with_name("single")
+    assert_close(seeds.split(whole, 2)[1], train(one, single))
+    for which in ("latest", "best"):
+        found, expected = (loop.restore(one, path, which=which) for path in (folder, single))
+        assert found.step == expected.step
+        assert_close(jax.device_get(found), jax.device_get(expected))
+    for name, (at, values) in read_metrics(single).items():
+        assert curves[f"{name}/seed_5"][0] == at
+        np.testing.assert_allclose(curves[f"{name}/seed_5"][1], values, rtol=1e-3)
 
 
-def test_seeds_without_a_common_step(two_seeds):
-    config, workdir = two_seeds
-    train(config, workdir)
-    shutil.rmtree(workdir / "seed_5" / "checkpoints")
-    with pytest.raises(UserError, match="run have no intact checkpoint of the same step: give"):
-        train(config, workdir)
-    assert (workdir / "seed_4" / "checkpoints" / "6").is_dir()
+def saved(tmp_path, kept):
+    """Checkpoints of two seeds at the steps given for each."""
+    folders = [tmp_path / name for name in ("seed_4", "seed_5")]
+    for n, (folder, at) in enumerate(zip(folders, kept, strict=True)):
+        checkpoints = Checkpoints(folder)
+        for step in at:
+            tree = {"x": jnp.full(3, 100 * n + step)}
+            checkpoints.save(tree, step=step, validation_loss=float(-step))
+        checkpoints.close()
+    return SeedCheckpoints(folders)
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        (((), ()), None),
+        (((1, 2), (1, 2)), 2),
+        (((1, 2), (1,)), 1),  # killed between the saves of a step
+        (((1, 2, 3), (2, 3, 4)), 3),
+        (((1,), ()), None),  # killed in the first save
+    ],
+)
+def test_newest_step_that_all_seeds_have(tmp_path, kept, expected):
+    checkpoints = saved(tmp_path, kept)
+    template = {"x": jnp.zeros((2, 3), jnp.int32)}
+    found = checkpoints.restore(template)
+    if expected is None:
+        assert found is None
+        expected = 0
+    else:
+        state, step = found
+        assert step == expected
+        assert np.asarray(state["x"]).tolist() == [[step] * 3, [100 + step] * 3]
+    # What comes next is saved, whatever was there.
+    tree = {"x": jnp.full((2, 3), 7)}
+    checkpoints.save(tree, step=expected + 1, validation_losses=np.array([1.0, 2.0]))
+    state, step = checkpoints.restore(template)
+    assert step == expected + 1
+    np.testing.assert_array_equal(state["x"], 7)
+    checkpoints.close()
+
+
+def test_seeds_without_a_common_step(tmp_path):
+    checkpoints = saved(tmp_path, ((1, 2), ()))
+    with pytest.raises(UserError, match=r"have no intact checkpoint of the same step: give"):
+        checkpoints.restore({"x": jnp.zeros((2, 3), jnp.int32)})
+    checkpoints.close()
+    assert (tmp_path / "seed_4" / "checkpoints" / "2").is_dir()
 
 
 def test_seed_that_blows_up_is_named(two_seeds, monkeypatch):
@@ -238,7 +262,7 @@ def test_seed_that_blows_up_is_named(two_seeds, monkeypatch):
         return made.replace(params=params)
 
     monkeypatch.setattr(state, "create", spoilt)
-    with pytest.raises(UserError, match="the loss of seed 5 is nan at step 1: lower train.learn"):
+    with pytest.raises(UserError, match=r"the loss of seed 5 is nan at step 1: lower train.learn"):
         train(config, workdir)
     assert not list(workdir.glob("seed_*/checkpoints/[0-9]*"))
 
@@ -291,16 +315,14 @@ def test_whole_run(monkeypatch, tmp_path):
     config.train.steps = config.train.checkpoint_every = 3
     config.attention.projection_steps = 0
     config.evaluate.styles, config.evaluate.layers = ("contrast",), ("conv1",)
-    config.evaluate.max_images = 40
+    config.evaluate.max_images = 400
     workdir = tmp_path / "run"
     experiment.run(config, workdir, mode="all")
     metrics, (first, second) = read(workdir), [read(workdir / f"seed_{n}") for n in (0, 1)]
     name = "contrast/conv1/pixel_auroc"
     assert first[name] != second[name]
-    mean, deviation = (
-        statistics.mean((first[name], second[name])),
-        statistics.stdev((first[name], second[name])),
-    )
+    both = (first[name], second[name])
+    mean, deviation = statistics.mean(both), statistics.stdev(both)
     assert metrics[name] == pytest.approx(mean)
     assert metrics[f"{name}_std"] == pytest.approx(deviation)
     table = (workdir / "evaluation" / "table.md").read_text()
@@ -317,8 +339,8 @@ def test_whole_run(monkeypatch, tmp_path):
     # A seed's folder is a workdir of that seed alone; the whole workdir is not.
     one = seeds.runs(config, workdir)[1][0]
     experiment.run(one, workdir / "seed_1", mode="train")
+    config.num_seeds = 3
     with pytest.raises(UserError, match=r"another config: num_seeds \(there 2, now 3\)"):
-        config.num_seeds = 3
         experiment.run(config, workdir, mode="train")
 
 
