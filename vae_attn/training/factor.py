@@ -221,21 +221,18 @@ def make_factor_update_fn(
         gradients, (metrics, z) = jax.grad(vae_loss, has_aux=True)(
             vae.params, psi, x, noise[0], pairs
         )
-        gradients = lax.pmean(gradients, AXIS)
-        updates, opt_state = tx.update(gradients, vae.opt_state, vae.params)
-        params = optax.apply_updates(vae.params, updates)
+        params, opt_state = _descend(tx, gradients, vae.opt_state, vae.params)
 
         mean, logvar = model.apply({"params": params}, other_x, method="encode")
         permuted = permute_latents(permutation_key, mean + jnp.exp(logvar / 2) * noise[1])
         value, gradients = jax.value_and_grad(discriminator_loss)(psi, z, permuted)
-        gradients = lax.pmean(gradients, AXIS)
-        updates, discriminator_opt_state = discriminator_tx.update(
-            gradients, state.discriminator_opt_state, psi
+        psi, psi_opt_state = _descend(
+            discriminator_tx, gradients, state.discriminator_opt_state, psi
         )
         state = FactorState(
             vae=vae.replace(step=vae.step + 1, params=params, opt_state=opt_state),
-            discriminator=optax.apply_updates(psi, updates),
-            discriminator_opt_state=discriminator_opt_state,
+            discriminator=psi,
+            discriminator_opt_state=psi_opt_state,
         )
         return state, lax.pmean(metrics | {"discriminator_loss": value}, AXIS)
 
@@ -280,6 +277,14 @@ def _make_discriminator_loss_fn(discriminator: Discriminator) -> Callable[..., A
         ).mean()
 
     return discriminator_loss
+
+
+def _descend(
+    tx: optax.GradientTransformation, gradients: PyTree, opt_state: PyTree, params: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Parameters and the optimiser's state after a step down the mean of all devices' gradients."""
+    updates, opt_state = tx.update(lax.pmean(gradients, AXIS), opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
 
 
 def _noise(

@@ -103,15 +103,8 @@ def train(
     update = parallel.parallelize(
         task.update, mode=config.parallel.mode, batch_size=config.train.batch_size
     )
-    runs = seeds.runs(config, workdir)
-    checkpoints = SeedCheckpoints([folder for _, folder in runs])
-    train_state, start = task.create(seed=config.seed), 0
-    if (restored := checkpoints.restore(train_state)) is not None:
-        train_state, start = restored
-        _LOG.info("going on from step %d", start)
-    elif config.model.pretrained:
-        weights, states = trunk.load_pretrained(config), seeds.split(train_state, len(runs))
-        train_state = seeds.join([trunk.put(one, weights) for one in states])
+    checkpoints = SeedCheckpoints([folder for _, folder in seeds.runs(config, workdir)])
+    train_state, start = _begin(config, task, checkpoints)
     train_state, images = parallel.replicate((train_state, data.train))
     total = total_steps(config, len(images))
     telemetry = Telemetry(workdir, start_step=start, total_steps=total)
@@ -141,6 +134,19 @@ def train(
     telemetry.close()
     checkpoints.close()
     return train_state
+
+
+def _begin(config, task: Task, checkpoints: SeedCheckpoints) -> tuple[State, int]:
+    """The state to go on from, and its step: of the checkpoints, or before the first step."""
+    train_state = task.create(seed=config.seed)
+    if (restored := checkpoints.restore(train_state)) is not None:
+        _LOG.info("going on from step %d", restored[1])
+        return restored
+    if config.model.pretrained:
+        weights = trunk.load_pretrained(config)
+        states = seeds.split(train_state, config.num_seeds)
+        train_state = seeds.join([trunk.put(one, weights) for one in states])
+    return train_state, 0
 
 
 def _task(config: ml_collections.ConfigDict) -> Task:
