@@ -12,6 +12,7 @@ from vae_attn import experiment
 from vae_attn.config import default_config
 from vae_attn.data import registry as data_registry
 from vae_attn.data import synthetic
+from vae_attn.errors import UserError
 from vae_attn.evaluation.calibration import variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.models import registry, tables
@@ -119,6 +120,33 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
     assert metrics["contrast/conv1/pixel_auroc"] == pytest.approx(expected, abs=2e-3)
     expected = sklearn.metrics.roc_auc_score(data.test.labels > 0, maps.max((1, 2)))
     assert metrics["contrast/conv1/image_auroc_max"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_broken_categories_are_all_told_before_the_first_run(mvtec_twin, colour_model, tmp_path):
+    root = tmp_path / "mvtec_ad"
+    shutil.copytree(mvtec_twin, root)
+    shutil.copytree(root / "grid", root / "bottle")
+    broken = [root / "hazelnut/test/good/000.png", root / "grid/train/good/003.png"]
+    for path in broken:
+        path.write_text("no image")
+    config = small_config("mvtec_ad", root, tmp_path)
+    config.data.category = "all"
+    with pytest.raises(UserError, match="2 of 3 categories cannot be used") as caught:
+        experiment.run(config, tmp_path / "run", mode="train")
+    assert all(str(path) in str(caught.value) for path in broken)
+    assert not (tmp_path / "run").exists()
+
+
+def test_masks_without_a_masked_defect_still_end_in_a_page(mvtec_twin, colour_model, tmp_path):
+    root = tmp_path / "grid"
+    shutil.copytree(mvtec_twin / "grid", root)
+    for defect in ("hole", "scratch", "stain"):
+        shutil.rmtree(root / "test" / defect)
+        shutil.rmtree(root / "ground_truth" / defect)
+    config = small_config("folder", root, tmp_path)
+    experiment.run(config, tmp_path / "run", mode="all")
+    assert (tmp_path / "run/report/index.html").exists()
+    assert not (tmp_path / "run/figures/defects.png").exists()
 
 
 def test_folder_without_masks_is_scored_by_image(mvtec_twin, colour_model, tmp_path):

@@ -118,9 +118,13 @@ def test_masks_that_change_places_are_checked_anew(root):
         _load(root)
 
 
-def test_without_ground_truth(root):
+def test_without_ground_truth(root, caplog):
+    caplog.set_level("INFO", "vae_attn")
+    _load(root)
+    assert not caplog.messages
     shutil.rmtree(root / "ground_truth")
     test = _load(root).test
+    assert caplog.messages == [f"{root} has no ground_truth: only images are scored"]
     assert test.masks is None
     assert not test.has_mask.any()
     assert test.labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
@@ -197,10 +201,45 @@ def test_extra_doubled_and_good_masks(root):
 def test_mask_of_another_defect_type(root):
     moved = root / "ground_truth/dent/002_mask.png"
     moved.rename(root / "ground_truth/crack/002_mask.png")
-    extra, missing = _problems(root)
+    missing, extra = _problems(root)
     assert extra.startswith(f"{root}/ground_truth/crack/002_mask.png: belongs to no image of")
     assert f"if it is the mask of {root}/test/dent/002.png, move it to" in extra
     assert missing.startswith(f"{root}/test/dent/002.png: has no mask")
+
+
+def test_a_mask_without_an_image_is_never_sent_over_a_good_one(root):
+    """The dents have their masks, or two; only a crack's is missing."""
+    shutil.copytree(root / "ground_truth/dent", root / "ground_truth/hole")
+    (root / "test/hole").mkdir()
+    _mask(root / "ground_truth/dent/000.png")
+    (root / "ground_truth/crack/001_mask.png").unlink()
+    orphans = {line.split(":")[0]: line for line in _problems(root) if "belongs to no" in line}
+    for number in (0, 2):
+        line = orphans[f"{root}/ground_truth/hole/{number:03d}_mask.png"]
+        assert line.endswith(f"no image of {root}/test/hole; add its image or remove the mask")
+    line = orphans[f"{root}/ground_truth/hole/001_mask.png"]
+    assert line.endswith(f"test/crack/001.png, move it to {root}/ground_truth/crack")
+
+
+def test_what_lies_one_folder_too_high(root):
+    _image(root / "train/000.png", 1)
+    _mask(root / "ground_truth/000_mask.png")
+    assert _problems(root) == [
+        f"{root}/train/000.png: lies outside train/good; move it there",
+        f"{root}/ground_truth/000_mask.png: lies outside ground_truth/<defect>; move it into its "
+        "defect's folder",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["file", "broken link"])
+def test_ground_truth_that_is_no_folder(root, kind):
+    shutil.rmtree(root / "ground_truth")
+    if kind == "file":
+        (root / "ground_truth").write_text("")
+    else:
+        (root / "ground_truth").symlink_to("nowhere")
+    (line,) = _problems(root)
+    assert line.startswith(f"{root}/ground_truth: is no folder")
 
 
 def test_mask_of_another_size(root):
@@ -230,13 +269,17 @@ def test_unreadable_images_and_masks(root):
 
 
 def test_empty_folders(root):
-    for path in root.glob("train/good/*"):
+    for path in (*root.glob("train/good/*"), *root.glob("ground_truth/crack/*")):
         path.unlink()
     (root / "test/hole").mkdir()
     (root / "ground_truth/hole").mkdir()
-    lines = _problems(root)
-    for place in ("train/good", "test/hole", "ground_truth/hole"):
-        assert any(line.startswith(f"{root}/{place}: empty") for line in lines)
+    remedies = dict(line.split(": empty; ") for line in _problems(root) if ": empty; " in line)
+    assert {path.removeprefix(f"{root}/"): remedy for path, remedy in remedies.items()} == {
+        "train/good": "put images into it",
+        "test/hole": "put images into it or remove it",
+        "ground_truth/crack": "put images into it",
+        "ground_truth/hole": "put images into it or remove it",
+    }
 
 
 def test_misplaced_and_unknown_files(root):

@@ -1,13 +1,14 @@
 """MVTec-AD: categories, the mirror table, the synthetic twin and the real bottle."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from vae_attn.data import mvtec_ad, synthetic
+from vae_attn.data import folder, mvtec_ad, synthetic
 from vae_attn.errors import UserError
 
 
@@ -44,6 +45,12 @@ def test_twin_loads_as_rgb_and_is_called_synthetic(twin, tmp_path, category):
     assert np.bincount(data.test.labels).tolist() == [4, 3, 3, 3]
     assert data.test.has_mask.all()
     assert (data.test.masks.any(axis=(1, 2)) == (data.test.labels > 0)).all()
+
+
+def test_a_category_copied_alone_is_still_called_synthetic(twin, tmp_path):
+    shutil.copytree(twin / "hazelnut", tmp_path / "nuts")
+    data = folder.load(tmp_path / "nuts", image_size=32, cache_dir=tmp_path / "cache")
+    assert data.name == "nuts (synthetic)"
 
 
 def test_single_channel_category_has_equal_channels(twin, tmp_path):

@@ -1,14 +1,9 @@
-"""Converted ImageNet weights: parity with torchvision, files of both formats, what is refused."""
+"""Converted ImageNet weights: parity with torchvision, mismatches, what is kept and downloaded."""
 
-import collections
 import hashlib
 import importlib.util
 import json
-import os
 import pathlib
-import pickle
-import struct
-import zipfile
 
 import flax.traverse_util
 import jax
@@ -16,16 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from torch_writer import write
 
 from vae_attn.errors import UserError
-from vae_attn.models import pretrained
+from vae_attn.models import pretrained, resnet18_tensors
 from vae_attn.models.resnet import RESNET18_TRUNK
 from vae_attn.models.tables import Layers
-from vae_attn.models.torch_files import read_torch_file
 
 THIRD_PARTY = pathlib.Path(__file__).resolve().parents[1] / "third_party" / "resnet18"
-TORCH_NAMES = {"f4": "FloatStorage", "f8": "DoubleStorage", "f2": "HalfStorage"}
-TORCH_NAMES |= {"i8": "LongStorage", "i4": "IntStorage", "u1": "ByteStorage"}
 
 
 @pytest.fixture(scope="module")
@@ -52,85 +45,6 @@ def state(reference, manifest):
     return trunk
 
 
-# A writer of torch.save's two formats. It writes the few opcodes itself, since pickle could only
-# name classes of torch where torch is installed.
-
-
-def opcode_int(value):
-    return b"J" + struct.pack("<i", value)
-
-
-def opcode_string(value):
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-
-def opcode_tuple(items):
-    return b"(" + b"".join(map(opcode_int, items)) + b"t"
-
-
-def opcode_tensor(key, array, *, shape=None, strides=None, offset=0, storage=None, view=b""):
-    storage = storage or f"torch\n{TORCH_NAMES[array.dtype.str[1:]]}"
-    strides = [s // array.itemsize for s in array.strides] if strides is None else strides
-    persistent = b"(" + opcode_string("storage") + f"c{storage}\n".encode() + opcode_string(key)
-    persistent += opcode_string("cpu") + opcode_int(array.size) + view + b"tQ"
-    ordered_dict = b"ccollections\nOrderedDict\n)R"
-    arguments = persistent + opcode_int(offset)
-    arguments += opcode_tuple(array.shape if shape is None else shape) + opcode_tuple(strides)
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"\x89" + ordered_dict + b"tR"
-
-
-def opcode_state(values):
-    items = b"".join(opcode_string(name) + value for name, value in values.items())
-    # Module.state_dict() carries an attribute `_metadata`, which BUILD sets.
-    metadata = b"}" + opcode_string("_metadata") + b"}s"
-    return b"\x80\x02ccollections\nOrderedDict\n)R(" + items + b"u" + metadata + b"b."
-
-
-def storages(arrays):
-    """Bytes of each storage in memory order, as torch writes transposed tensors."""
-    return {str(i): array.tobytes("A") for i, array in enumerate(arrays.values())}
-
-
-def pickled(arrays):
-    tensors = {name: opcode_tensor(str(i), a) for i, (name, a) in enumerate(arrays.items())}
-    return opcode_state(tensors)
-
-
-def write_zip(path, body, contents):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", body)
-        archive.writestr("archive/byteorder", "little")
-        for key, content in contents.items():
-            archive.writestr(f"archive/data/{key}", content)
-
-
-def write_legacy(path, body, contents, itemsizes=None):
-    head = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}]
-    parts = [pickle.dumps(value, 2) for value in head] + [body, pickle.dumps(list(contents), 2)]
-    for key, content in contents.items():
-        size = (itemsizes or {}).get(key, 4)
-        parts += [struct.pack("<q", len(content) // size), content]
-    path.write_bytes(b"".join(parts))
-
-
-def write(path, arrays, legacy):
-    if legacy:
-        sizes = {str(i): array.itemsize for i, array in enumerate(arrays.values())}
-        write_legacy(path, pickled(arrays), storages(arrays), sizes)
-    else:
-        write_zip(path, pickled(arrays), storages(arrays))
-
-
-BOTH = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-ARRAYS = {
-    "kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
-    "transposed": np.arange(6, dtype=np.float64).reshape(2, 3).T,
-    "half": np.array([0.5, -2], np.float16),
-    "counter": np.array(7),
-    "bytes": np.arange(5, dtype=np.uint8),
-}
-
-
 # Parity and conversion.
 
 
@@ -152,6 +66,7 @@ def test_trunk_equals_torchvision(reference, state, size):
         np.testing.assert_array_equal(found["shape"], stored[f"{key}/shape"])
         for kind in ("means", "samples"):
             expected = stored[f"{key}/{kind}"]
+            # Relative: 1e-5 of the largest activation, since they grow from layer to layer.
             np.testing.assert_allclose(
                 found[kind], expected, rtol=0, atol=1e-5 * np.abs(expected).max()
             )
@@ -184,7 +99,7 @@ def test_conversion_puts_every_value_in_its_place(state):
 
 
 def test_manifest_says_what_the_code_checks(manifest):
-    wanted = {name: list(shape) for name, (shape, _) in pretrained._wanted_tensors().items()}
+    wanted = {name: list(shape) for name, (shape, _) in resnet18_tensors.wanted_tensors().items()}
     assert manifest["tensors"] == wanted
     assert (manifest["file"], manifest["url"]) == (pretrained.FILE_NAME, pretrained.URL)
     assert manifest["sha256"] == pretrained.SHA256
@@ -219,123 +134,6 @@ def test_every_mismatch_is_listed_at_once(state, tmp_path):
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-# Reading torch's files.
-
-
-@BOTH
-def test_torch_file_is_read(tmp_path, legacy):
-    path = tmp_path / "small.pth"
-    write(path, ARRAYS, legacy)
-    read = read_torch_file(path)
-    assert list(read) == list(ARRAYS)
-    for name, array in ARRAYS.items():
-        assert read[name].dtype == array.dtype
-        np.testing.assert_array_equal(read[name], array)
-
-
-@BOTH
-def test_parameters_are_read_as_tensors(tmp_path, legacy):
-    array = ARRAYS["kernel"]
-    parameter = b"ctorch._utils\n_rebuild_parameter\n(" + opcode_tensor("0", array)
-    parameter += b"\x88ccollections\nOrderedDict\n)RtR"
-    writer = write_legacy if legacy else write_zip
-    writer(tmp_path / "x.pth", opcode_state({"w": parameter}), {"0": array.tobytes()})
-    np.testing.assert_array_equal(read_torch_file(tmp_path / "x.pth")["w"], array)
-
-
-class Attack:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
-@BOTH
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_malicious_pickle_is_refused_and_not_run(tmp_path, legacy, protocol):
-    proof = tmp_path / "proof"
-    body = pickle.dumps(collections.OrderedDict(weight=Attack(f"touch {proof}")), protocol)
-    pickle.loads(body)
-    assert proof.exists()  # the attack works on who loads it the usual way
-    proof.unlink()
-    writer = write_legacy if legacy else write_zip
-    writer(tmp_path / "evil.pth", body, {})
-    with pytest.raises(UserError, match=rf"evil.pth is refused: .* asks for {os.name}\.system"):
-        read_torch_file(tmp_path / "evil.pth")
-    with pytest.raises(UserError, match=r"is refused"):
-        pretrained.load_resnet18(tmp_path / "evil.pth", official=False)
-    assert not proof.exists()
-
-
-@pytest.mark.parametrize("name", ["builtins\neval", "builtins\ngetattr", "torch\nBFloat16Storage"])
-def test_every_other_global_is_refused_by_name(tmp_path, name):
-    # Even in the legacy file's first pickle, before anything says that it is torch's.
-    (tmp_path / "x.pth").write_bytes(f"\x80\x02c{name}\n.".encode("latin1"))
-    with pytest.raises(UserError, match=name.replace("\n", r"\.")):
-        read_torch_file(tmp_path / "x.pth")
-
-
-@pytest.mark.parametrize(
-    ("reason", "tensor"),
-    [
-        ("beyond its storage", opcode_tensor("0", ARRAYS["kernel"], offset=1)),
-        ("outside its storage", opcode_tensor("0", ARRAYS["kernel"], offset=-1)),
-        ("beyond its storage", opcode_tensor("0", ARRAYS["kernel"], strides=[12, 4, 2])),
-        ("outside its storage", opcode_tensor("0", ARRAYS["kernel"], strides=[12, 4, -1])),
-        ("larger than its storage", opcode_tensor("0", ARRAYS["kernel"], shape=(2, 3, 5))),
-        (
-            "larger than its storage",
-            opcode_tensor("0", ARRAYS["kernel"], shape=(1000, 1000, 1000), strides=[0, 0, 0]),
-        ),
-        ("shorter|longer", opcode_tensor("0", ARRAYS["kernel"], shape=(2, 12))),
-        ("outside its storage", opcode_tensor("0", ARRAYS["kernel"], shape=(2, -3, 4))),
-        ("'[01]'|archive/data/1", opcode_tensor("1", ARRAYS["kernel"])),
-        (
-            "an object of the kind",
-            opcode_tensor("0", ARRAYS["kernel"], storage="collections\nOrderedDict"),
-        ),
-        (
-            "a view of another storage",
-            opcode_tensor("0", ARRAYS["kernel"], view=opcode_tuple([0, 0, 0])),
-        ),
-    ],
-)
-@BOTH
-def test_tensors_that_lie_about_their_storage_are_refused(tmp_path, legacy, tensor, reason):
-    writer = write_legacy if legacy else write_zip
-    writer(tmp_path / "x.pth", opcode_state({"w": tensor}), {"0": ARRAYS["kernel"].tobytes()})
-    with pytest.raises(UserError, match=rf"x\.pth is no state dict .*\(.*({reason})"):
-        read_torch_file(tmp_path / "x.pth")
-
-
-@BOTH
-def test_truncated_and_flipped_files_are_refused(tmp_path, legacy):
-    path = tmp_path / "x.pth"
-    write(path, {"w": np.arange(2000, dtype=np.float32)}, legacy)
-    whole = path.read_bytes()
-    for length in (0, 3, 40, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"x\.pth is no state dict"):
-            read_torch_file(path)
-    if not legacy:  # the zip format has a checksum an entry; the legacy one has none
-        path.write_bytes(whole.replace(struct.pack("<f", 1000), struct.pack("<f", 1001)))
-        with pytest.raises(UserError, match=r"x\.pth is no state dict"):
-            read_torch_file(path)
-
-
-def test_what_is_no_state_dict_is_refused(tmp_path):
-    path = tmp_path / "x.pth"
-    write_zip(path, pickle.dumps({"epoch": 3, "state_dict": {}}, 2), {})
-    with pytest.raises(UserError, match=r"no tensors under epoch, state_dict; save"):
-        read_torch_file(path)
-    write_zip(path, pickle.dumps([1], 2), {})
-    with pytest.raises(UserError, match="holds a list"):
-        read_torch_file(path)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_torch_file(tmp_path / "absent.pth")
-
-
 # Loading, keeping the conversion, downloading.
 
 
@@ -359,7 +157,7 @@ def official(tmp_path, state, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_other_weights_load_where_they_are_asked_for(tmp_path, state, kind):
+def test_other_weights_load_where_they_are_asked_for(tmp_path, state, kind, caplog):
     path = tmp_path / "mine.bin"
     if kind == "safetensors":
         safetensors.numpy.save_file(state, path)
@@ -369,6 +167,14 @@ def test_other_weights_load_where_they_are_asked_for(tmp_path, state, kind):
         pretrained.load_resnet18(path)
     loaded = pretrained.load_resnet18(path, official=False)
     assert_same(loaded, pretrained.convert_resnet18(state))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    pretrained.load_resnet18(path.with_name("mine.flax.safetensors"), official=False)
+    told = [record.getMessage() for record in caplog.records]
+    assert [message.split(" has the sha256 ")[0] for message in told] == [
+        str(path),
+        str(path.with_name("mine.flax.safetensors")),
+    ]
+    assert all(f" has the sha256 {digest}, not that of torchvision's" in line for line in told)
     # Now that its conversion lies beside it, it still does not pass for the official file.
     with pytest.raises(UserError, match=r"\(1 mismatches\): its sha256 is"):
         pretrained.load_resnet18(path)
@@ -410,6 +216,32 @@ def test_damaged_or_foreign_conversion_is_never_used(official, state, tmp_path):
     np.testing.assert_array_equal(loaded["params"]["bn1"]["bias"], other["bn1.bias"])
     with pytest.raises(UserError, match="was made from a file with the sha256"):
         pretrained.load_resnet18(converted)
+
+
+def test_official_weights_under_another_name_need_no_warning(official, caplog):
+    renamed = official.rename(official.with_name("weights.pth"))
+    pretrained.load_resnet18(renamed, official=False)
+    pretrained.load_resnet18(renamed.with_name("weights.flax.safetensors"), official=False)
+    assert not caplog.records
+
+
+def test_every_mismatch_of_a_conversion_is_listed_at_once(state, tmp_path):
+    variables = pretrained.convert_resnet18(state)
+    variables["params"]["conv1"]["kernel"] = np.zeros((64, 3, 7, 7), np.float32)
+    variables["batch_stats"]["bn1"]["var"] = np.full(64, -1, np.float32)
+    variables["params"]["fc"] = {"bias": np.zeros(3, np.float32)}
+    del variables["params"]["layer4_1"]["conv2"]
+    path = tmp_path / "mine.flax.safetensors"
+    pretrained._write_converted(variables, path, pretrained.SHA256)
+    with pytest.raises(UserError, match=r"is not the trunk of ResNet18 \(4 mismatches\)") as caught:
+        pretrained.load_resnet18(path)
+    for part in (
+        "params/layer4_1/conv2/kernel is missing",
+        "params/conv1/kernel has the shape (64, 3, 7, 7), not (7, 7, 3, 64)",
+        "batch_stats/bn1/var has negative variances",
+        "params/fc/bias is unexpected",
+    ):
+        assert part in str(caught.value)
 
 
 def test_unwritable_cache_does_not_stop_the_load(official, state, tmp_path):

@@ -42,13 +42,15 @@ def test_same_seed_same_bytes(twins, tmp_path, name):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_marked_and_nothing_else_left(twins, name):
-    assert (twins[name] / "SYNTHETIC").is_file()
+    folders = [path for path in twins[name].iterdir() if path.is_dir()]
+    assert folders
+    assert all((folder / "SYNTHETIC").is_file() for folder in (twins[name], *folders))
     assert {path.name for path in twins[name].parent.iterdir()} == set(WRITERS)
 
 
 def test_ped1_layout(twins):
     root = twins["ucsd_ped1"] / "UCSDped1"
-    assert sorted(path.name for path in root.iterdir()) == ["Test", "Train"]
+    assert sorted(path.name for path in root.iterdir()) == ["SYNTHETIC", "Test", "Train"]
     assert {path.name for path in (root / "Train").iterdir()} == {
         "Train001",
         "Train002",

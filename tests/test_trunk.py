@@ -13,7 +13,7 @@ from vae_attn.config import default_config
 from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.errors import UserError
-from vae_attn.models import pretrained, registry, tables
+from vae_attn.models import pretrained, registry, resnet18_tensors, tables
 from vae_attn.models.vae import VAE, Architecture
 from vae_attn.training import loop, parallel, state, steps, trunk
 
@@ -209,7 +209,7 @@ def test_weights_fit_the_resnet_row_by_row():
     shapes = jax.eval_shape(lambda: state.create(model=model, tx=optax.adam(1.0), seed=0))
     wanted = {
         path: shape if len(shape) < 4 else (*shape[2:], shape[1], shape[0])
-        for shape, path in pretrained._wanted_tensors().values()
+        for shape, path in resnet18_tensors.wanted_tensors().values()
     }
     found = {
         (collection, *(entry.key for entry in path[1:])): leaf.shape

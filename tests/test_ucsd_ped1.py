@@ -27,7 +27,7 @@ def drawn(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture
 def root(drawn, tmp_path) -> pathlib.Path:
     """A twin of one's own to break: 3 training and 6 test clips of 12 frames, masks of 2 4 6."""
-    shutil.copytree(drawn, tmp_path / "data")
+    shutil.copytree(drawn / "UCSDped1", tmp_path / "data/UCSDped1")
     return tmp_path / "data/UCSDped1"
 
 
@@ -163,6 +163,30 @@ def test_mask_count_and_gap(root):
     (root / "Test/Test002_gt/012.bmp").unlink()
     (line,) = _problems(root)
     assert line.startswith(f"{root}/Test/Test002_gt: 11 masks for the 12 frames of Test002")
+
+
+def test_a_gap_in_the_masks_contradicts_no_label(root):
+    """Masks that are shifted against their frames would disagree with the labels."""
+    masks = root / "Test/Test002_gt"
+    (masks / "005.bmp").rename(masks / "013.bmp")
+    (line,) = _problems(root)
+    assert line.startswith(f"{masks}/005.bmp: missing")
+    (masks / "013.bmp").unlink()
+    gap, count = _problems(root)
+    assert gap == line
+    assert count.startswith(f"{masks}: 11 masks for the 12 frames")
+
+
+def test_frames_of_another_size(root):
+    """In clips without masks as with them, and of the first frame too."""
+    odd = [root / f"{clip}.tif" for clip in ("Train/Train001/001", "Test/Test001/007")]
+    odd.append(root / "Test/Test002/005.tif")
+    for path in odd:
+        Image.new("L", (238, 150)).save(path)
+    assert _problems(root) == [
+        f"{path}: 238 x 150 pixels, but the frames of {path.parent.name} have 238 x 158; restore it"
+        for path in odd
+    ]
 
 
 def test_missing_frame_in_the_middle(root):

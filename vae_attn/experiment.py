@@ -54,15 +54,28 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) ->
     categories = mvtec_ad.present(config.data.dir, group)
     if missing := [c for c in mvtec_ad.GROUPS[group] if c not in categories]:
         _LOG.warning("%s lacks, and the runs leave out: %s", config.data.dir, ", ".join(missing))
-    names = {}
-    for category in categories:
-        one = config.copy_and_resolve_references()
+    runs = {category: config.copy_and_resolve_references() for category in categories}
+    for category, one in runs.items():
         config_lib.set_category(one, category)
-        names[category] = _run_one(one, workdir / category, mode)
+    _check_all(runs)
+    names = {category: _run_one(one, workdir / category, mode) for category, one in runs.items()}
     if mode in ("all", "evaluate"):
         _LOG.info("all categories: %s", summary.write_group(config, workdir, names))
     if mode in ("all", "explain"):
         _LOG.info("all categories: %s", group_report.write(config, workdir, names))
+
+
+def _check_all(runs: dict[str, ml_collections.ConfigDict]) -> None:
+    """Loads every category once, one at a time, before hours go into the first of them."""
+    problems = []
+    for one in runs.values():
+        try:
+            registry.load(one)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        heading = f"{len(problems)} of {len(runs)} categories cannot be used; nothing was run:"
+        raise UserError("\n".join([heading, *problems]))
 
 
 def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) -> str:

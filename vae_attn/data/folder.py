@@ -3,7 +3,7 @@
 Everything is checked before training, and all that is wrong is told at once.
 """
 
-import dataclasses
+import logging
 import os
 import pathlib
 
@@ -12,13 +12,8 @@ from jaxtyping import Bool, UInt8
 
 from vae_attn.data import cache, images
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.data.layout import (
-    check_settings,
-    data_name,
-    held_out_count,
-    problems_error,
-    visible_entries,
-)
+from vae_attn.data.folder_files import NORMAL, Listing, list_files
+from vae_attn.data.layout import check_settings, data_name, held_out_count, problems_error
 from vae_attn.errors import UserError
 
 LAYOUT = (
@@ -26,18 +21,7 @@ LAYOUT = (
     "ground_truth/<defect>/<name of the image>_mask.png; images are png, jpg, bmp or tif"
 )
 
-_NORMAL = "good"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Listing:
-    """The files of a data set: a mask a defective test image, or none at all (`has_truth`)."""
-
-    train: list[pathlib.Path]
-    test: list[pathlib.Path]
-    classes: list[str]
-    masks: dict[pathlib.Path, pathlib.Path]
-    has_truth: bool
+_LOG = logging.getLogger("vae_attn")
 
 
 def load(
@@ -75,7 +59,7 @@ def load(
     root = pathlib.Path(data_dir)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; set data.dir to a folder that holds {LAYOUT}")
-    listing, problems = _list_files(root)
+    listing, problems = list_files(root)
     arrays = _arrays(
         root,
         listing,
@@ -84,12 +68,14 @@ def load(
         channels=channels,
         cache_dir=cache_dir,
     )
+    if not listing.has_truth:
+        _LOG.info("%s has no ground_truth: only images are scored", root)
     n_train = len(listing.train)
     order = np.random.default_rng(seed).permutation(n_train)
     n_validation = held_out_count(n_train, validation_fraction)
     pictures = arrays["images"]
     return AnomalyData(
-        name=data_name(root.resolve().name, root, root.resolve().parent),
+        name=data_name(root.resolve().name, root),
         train=np.asarray(pictures[np.sort(order[n_validation:])]),
         validation=np.asarray(pictures[np.sort(order[:n_validation])]),
         test=_labelled(listing, pictures[n_train:], arrays.get("masks")),
@@ -97,7 +83,7 @@ def load(
 
 
 def _labelled(
-    listing: _Listing,
+    listing: Listing,
     pictures: UInt8[np.ndarray, "n size size channels"],
     masks: Bool[np.ndarray, "n_masks size size"] | None,
 ) -> LabelledImages:
@@ -120,7 +106,7 @@ def _labelled(
 
 def _arrays(
     root: pathlib.Path,
-    listing: _Listing,
+    listing: Listing,
     problems: list[str],
     *,
     image_size: int,
@@ -147,7 +133,7 @@ def _arrays(
 
 
 def _decode(
-    listing: _Listing, problems: list[str], *, image_size: int, channels: int | None
+    listing: Listing, problems: list[str], *, image_size: int, channels: int | None
 ) -> dict[str, np.ndarray]:
     """Reads every image and mask; appends what is wrong to `problems`."""
 
@@ -175,7 +161,7 @@ def _decode(
         if not mask[0].any():
             problems.append(
                 f"{listing.masks[path]}: all black, though {path} is called defective; mark the "
-                f"defect or move the image to test/{_NORMAL}"
+                f"defect or move the image to test/{NORMAL}"
             )
     if problems:
         return {}
@@ -184,115 +170,3 @@ def _decode(
     if masks:
         stacked["masks"] = np.stack([mask for mask, _ in masks])
     return stacked
-
-
-def _list_files(root: pathlib.Path) -> tuple[_Listing, list[str]]:
-    """Walks the layout; returns the files and what is wrong with their places and names."""
-    problems: list[str] = []
-    train = _images_in(root / "train" / _NORMAL, problems)
-    if len(train) == 1:
-        problems.append(f"{train[0]}: the only training image; give at least two")
-    if (root / "train").is_dir():
-        problems += [
-            f"{folder}: training takes normal images only; move it under {root / 'test'}"
-            for folder in visible_entries(root / "train")
-            if folder.name != _NORMAL
-        ]
-    test: list[pathlib.Path] = []
-    classes = [_NORMAL]
-    if not (root / "test").is_dir():
-        problems.append(f"{root / 'test'}: no such folder; it holds the images to explain")
-    else:
-        entries = visible_entries(root / "test")
-        folders = [entry for entry in entries if entry.is_dir()]
-        problems += [
-            f"{entry}: lies outside test/{_NORMAL} and test/<defect>; move it into one of them"
-            for entry in entries
-            if entry not in folders
-        ]
-        if not folders:
-            problems.append(f"{root / 'test'}: empty; it holds test/{_NORMAL} and test/<defect>")
-        classes += [folder.name for folder in folders if folder.name != _NORMAL]
-        test = [path for name in classes for path in _test_images(root / "test" / name, problems)]
-    has_truth = (root / "ground_truth").is_dir()
-    masks = _match_masks(root, test, classes, problems) if has_truth else {}
-    return _Listing(train, test, classes, masks, has_truth), problems
-
-
-def _test_images(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path]:
-    """The images of one test class; only "good" may be absent."""
-    if folder.name == _NORMAL and not folder.is_dir():
-        return []
-    paths = _images_in(folder, problems)
-    first: dict[str, pathlib.Path] = {}
-    for path in paths:
-        if first.setdefault(path.stem, path) != path:
-            problems.append(f"{path}: has the name of {first[path.stem]}; rename one of them")
-    return paths
-
-
-def _images_in(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path]:
-    """The images of a folder, which has to be there and hold nothing else."""
-    if not folder.is_dir():
-        problems.append(f"{folder}: no such folder")
-        return []
-    entries = visible_entries(folder)
-    paths = [e for e in entries if e.is_file() and e.suffix.lower() in images.EXTENSIONS]
-    problems += [
-        f"{entry}: {'a folder' if entry.is_dir() else 'no png, jpg, bmp or tif file'} where "
-        "images are expected; convert, move or remove it"
-        for entry in entries
-        if entry not in paths
-    ]
-    if not entries:
-        problems.append(f"{folder}: empty; put images into it or remove it")
-    return paths
-
-
-def _match_masks(
-    root: pathlib.Path, test: list[pathlib.Path], classes: list[str], problems: list[str]
-) -> dict[pathlib.Path, pathlib.Path]:
-    """Finds each defective image's mask; tells of masks missing, doubled or left over."""
-    truth = root / "ground_truth"
-    matched: dict[pathlib.Path, pathlib.Path] = {}
-    for name in classes[1:]:
-        pictures = [path for path in test if path.parent.name == name]
-        if not (truth / name).is_dir():
-            problems.append(
-                f"{truth / name}: no such folder, but {root / 'test' / name} holds "
-                f"{len(pictures)} images; add their masks, or remove ground_truth to do without"
-            )
-            continue
-        left = _images_in(truth / name, problems)
-        for path in pictures:
-            found = [mask for mask in left if mask.stem in (path.stem, f"{path.stem}_mask")]
-            left = [mask for mask in left if mask not in found]
-            if not found:
-                problems.append(f"{path}: has no mask; add {truth / name / path.stem}_mask.png")
-            elif len(found) > 1:
-                problems.append(f"{found[1]}: a second mask of {path}; remove one of the two")
-            else:
-                matched[path] = found[0]
-        problems += [_left_over(mask, test, root) for mask in left]
-    for entry in visible_entries(truth):
-        if entry.name in classes[1:]:
-            continue
-        if entry.name == _NORMAL and entry.is_dir() and not visible_entries(entry):
-            continue
-        if entry.name == _NORMAL:
-            problems.append(f"{entry}: normal images have no masks; remove it")
-        else:
-            problems.append(f"{entry}: belongs to no folder test/{entry.name}; remove or rename it")
-    return matched
-
-
-def _left_over(mask: pathlib.Path, test: list[pathlib.Path], root: pathlib.Path) -> str:
-    stem = mask.stem.removesuffix("_mask")
-    elsewhere = [path for path in test if path.stem == stem and path.parent.name != _NORMAL]
-    hint = "remove it"
-    if elsewhere:
-        owner = elsewhere[0]
-        hint = (
-            f"if it is the mask of {owner}, move it to {root / 'ground_truth' / owner.parent.name}"
-        )
-    return f"{mask}: belongs to no image of {root / 'test' / mask.parent.name}; {hint}"

@@ -58,17 +58,17 @@ def problems_error(root: pathlib.Path, problems: Sequence[str], *, layout: str) 
     return UserError("\n  ".join([heading, *problems]))
 
 
-def data_name(name: str, *folders: str | os.PathLike) -> str:
+def data_name(name: str, root: str | os.PathLike) -> str:
     """A data set's name for titles, with "(synthetic)" where its pictures are drawn.
 
     Args:
       name: the plain name.
-      *folders: where to look for the marker file `SYNTHETIC`.
+      root: the data set's own folder, which holds the marker file `SYNTHETIC` if so.
 
     Returns:
       `name`, or `name (synthetic)`.
     """
-    drawn = any((pathlib.Path(folder) / SYNTHETIC_MARKER).is_file() for folder in folders)
+    drawn = (pathlib.Path(root) / SYNTHETIC_MARKER).is_file()
     return f"{name} (synthetic)" if drawn else name
 
 

@@ -3,8 +3,9 @@
     python -m vae_attn.data.synthetic ucsd_ped1 OUT_DIR [--small] [--seed=0]
     python -m vae_attn.data.synthetic mvtec_ad OUT_DIR [--small] [--seed=0]
 
-Then `--config.data.dir=OUT_DIR`. A marker file lets the loaders call the data synthetic. The same
-seed gives the same bytes. Scores on these pictures say nothing about the real data sets.
+Then `--config.data.dir=OUT_DIR`. A marker file in each data set's own folder lets the loaders call
+it synthetic. The same seed gives the same bytes. Scores on these pictures say nothing about the
+real data sets.
 """
 
 import argparse
@@ -84,8 +85,10 @@ def _written_whole(out_dir: pathlib.Path) -> Iterator[pathlib.Path]:
         with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=".drawing-") as temporary:
             folder = pathlib.Path(temporary) / "data"
             folder.mkdir()
-            (folder / SYNTHETIC_MARKER).write_text(_NOTE)
             yield folder
+            # In each data set's own folder too, which may be copied without its parent.
+            for place in (folder, *folder.iterdir()):
+                (place / SYNTHETIC_MARKER).write_text(_NOTE)
             os.replace(folder, out_dir)
     except OSError as error:
         raise UserError(

@@ -4,10 +4,9 @@ Only some test clips have pixel masks (ten of 36); what is anomalous in the othe
 frame, from `UCSDped1.m`. A clip without masks has no pixel truth, which is not "no anomaly".
 """
 
-import dataclasses
+import collections
 import os
 import pathlib
-import re
 
 import numpy as np
 from jaxtyping import Bool
@@ -20,8 +19,8 @@ from vae_attn.data.layout import (
     data_name,
     held_out_count,
     problems_error,
-    visible_entries,
 )
+from vae_attn.data.ucsd_ped1_files import Clip, list_clips, numbered
 from vae_attn.errors import UserError
 
 __all__ = ["LAYOUT", "SOURCE", "load", "read_frame_labels", "read_masks"]
@@ -33,15 +32,6 @@ LAYOUT = (
 )
 
 _LABELS = "UCSDped1.m"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Clip:
-    """One clip's frames in order, and its masks (empty where it has none)."""
-
-    folder: pathlib.Path
-    frames: list[pathlib.Path]
-    masks: list[pathlib.Path]
 
 
 def load(
@@ -72,12 +62,12 @@ def load(
 
     Raises:
       UserError: one sentence for a missing folder or an impossible setting; else all problems:
-        frames or masks missing or of another size, unreadable files, a `.m` file with another
-        number of clips, ranges beyond a clip, masks that contradict the frame labels.
+        frames or masks missing or of another size than their clip, unreadable files, a `.m` file
+        with another number of clips, ranges beyond a clip, masks that contradict the frame labels.
     """
     check_settings(image_size=image_size, validation_fraction=validation_fraction)
     root = _find_root(pathlib.Path(data_dir))
-    train, test, problems = _list_clips(root)
+    train, test, problems = list_clips(root)
     counts = [len(clip.frames) for clip in test]
     labels, wrong = parse_frame_labels(root / "Test" / _LABELS, counts)
     problems += wrong
@@ -87,8 +77,14 @@ def load(
     held_out = _validation_clips(test, labels, validation_fraction, seed)
     clip_of_frame = np.repeat(np.arange(len(test)), counts)
     in_validation = np.isin(clip_of_frame, held_out)
+    masked = sum(bool(clip.masks) for n, clip in enumerate(test) if n not in held_out)
     return AnomalyData(
-        name=data_name("UCSD Ped1", root, root.resolve().parent),
+        name=data_name("UCSD Ped1", root),
+        scores_note=(
+            f"Of {len(test)} test clips {len(test) - len(held_out)} are scored, pixels on the "
+            f"{masked} of them with masks; the other {len(held_out)} choose checkpoint and "
+            "threshold."
+        ),
         train=arrays["train"],
         validation=np.asarray(arrays["test"][in_validation & ~np.concatenate(labels)]),
         test=_labelled(test, labels, arrays, ~in_validation),
@@ -102,7 +98,7 @@ def read_masks(mask_dir: pathlib.Path) -> Bool[np.ndarray, "frames height width"
       UserError: all files that cannot be read, gaps in the numbering, or sizes that differ.
     """
     problems: list[str] = []
-    paths = _numbered(mask_dir, ".bmp", problems)
+    paths = numbered(mask_dir, ".bmp", problems)
     masks, unreadable = images.read_many(images.read_mask, paths)
     problems += unreadable
     problems += [
@@ -126,63 +122,10 @@ def _find_root(data_dir: pathlib.Path) -> pathlib.Path:
     )
 
 
-def _list_clips(root: pathlib.Path) -> tuple[list[_Clip], list[_Clip], list[str]]:
-    """Training clips, test clips, and what is wrong with their folders."""
-    problems: list[str] = []
-    train = [_Clip(d, _numbered(d, ".tif", problems), []) for d in _clips(root, "Train", problems)]
-    test = []
-    for folder in _clips(root, "Test", problems):
-        frames = _numbered(folder, ".tif", problems)
-        truth = folder.with_name(f"{folder.name}_gt")
-        masks = _numbered(truth, ".bmp", problems) if truth.is_dir() else []
-        if truth.is_dir() and len(masks) != len(frames):
-            problems.append(
-                f"{truth}: {len(masks)} masks for the {len(frames)} frames of {folder.name}; "
-                "restore the missing ones, or remove the folder to do without its pixel truth"
-            )
-        test.append(_Clip(folder, frames, masks))
-    if len(test) == 1:
-        problems.append(f"{test[0].folder}: the only test clip; validation takes one, give two")
-    return train, test, problems
-
-
-def _clips(root: pathlib.Path, split: str, problems: list[str]) -> list[pathlib.Path]:
-    """The clip folders of one split, which are numbered from 001 without a gap."""
-    entries = [entry for entry in visible_entries(root / split) if entry.is_dir()]
-    folders = [entry for entry in entries if re.fullmatch(rf"{split}\d+", entry.name)]
-    names = [folder.name for folder in folders]
-    for entry in entries:
-        if entry not in folders and entry.name.removesuffix("_gt") not in names:
-            problems.append(f"{entry}: no clip {split}NNN and no masks of one; move it elsewhere")
-    missing = sorted({f"{split}{i + 1:03d}" for i in range(len(names))} - set(names))
-    problems += [f"{root / split / name}: no such clip, though later ones are" for name in missing]
-    if not folders:
-        problems.append(f"{root / split}: no clips; it holds {split}001, {split}002, ...")
-    return folders
-
-
-def _numbered(folder: pathlib.Path, suffix: str, problems: list[str]) -> list[pathlib.Path]:
-    """The files 001, 002, ... of a folder; a gap would shift every later frame's label."""
-    entries = visible_entries(folder)
-    paths = [e for e in entries if e.suffix.lower() == suffix and e.stem.isdecimal()]
-    problems += [
-        f"{entry}: not named NNN{suffix}; convert, move or remove it"
-        for entry in entries
-        if entry not in paths
-    ]
-    missing = {f"{i + 1:03d}" for i in range(len(paths))} - {path.stem for path in paths}
-    problems += [
-        f"{folder / name}{suffix}: missing, though later ones are there" for name in sorted(missing)
-    ]
-    if not paths:
-        problems.append(f"{folder}: no {suffix} files; it holds 001{suffix}, 002{suffix}, ...")
-    return paths
-
-
 def _arrays(
     root: pathlib.Path,
-    train: list[_Clip],
-    test: list[_Clip],
+    train: list[Clip],
+    test: list[Clip],
     labels: list[np.ndarray],
     problems: list[str],
     image_size: int,
@@ -213,8 +156,8 @@ def _arrays(
 
 
 def _decode(
-    train: list[_Clip],
-    test: list[_Clip],
+    train: list[Clip],
+    test: list[Clip],
     labels: list[np.ndarray],
     problems: list[str],
     size: int,
@@ -235,9 +178,10 @@ def _decode(
     train_frames = read_all(read_frame, [path for clip in train for path in clip.frames])
     test_frames = read_all(read_frame, [path for clip in test for path in clip.frames])
     masks = read_all(read_mask, [path for clip in test for path in clip.masks])
-    for index, clip in enumerate(test):
-        label = labels[index] if index < len(labels) else None
-        problems += _contradictions(clip, label, test_frames, masks)
+    for clip in train + test:
+        problems += _odd_sizes(clip, train_frames | test_frames | masks)
+    for clip, label in zip(test, labels, strict=False):  # without labels, nothing contradicts
+        problems += _contradictions(clip, label, masks)
     if problems:
         return {}
     decoded = {
@@ -249,30 +193,43 @@ def _decode(
     return decoded
 
 
-def _contradictions(clip: _Clip, label: np.ndarray | None, frames: dict, masks: dict) -> list[str]:
-    """Masks of a clip that fit neither their frame's size nor its label."""
-    problems = []
-    wrong = []
-    for index, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=False)):
-        if frames[frame] is None or masks[mask] is None:
-            continue
-        if frames[frame][1] != masks[mask][1]:
-            problems.append(
-                f"{mask}: {images.size_text(masks[mask][1])} pixels, but {frame} has "
-                f"{images.size_text(frames[frame][1])}; restore the mask"
-            )
-        if label is not None and index < len(label) and masks[mask][0].any() != label[index]:
-            wrong.append(mask.stem)
-    if wrong:
-        problems.append(
-            f"{clip.folder}_gt: masks and {_LABELS} disagree on whether frames "
-            f"{', '.join(wrong)} are anomalous; restore whichever was changed"
-        )
-    return problems
+def _odd_sizes(clip: Clip, read: dict) -> list[str]:
+    """Frames and masks of another size than most of the clip's frames."""
+    sizes = collections.Counter(read[path][1] for path in clip.frames if read[path] is not None)
+    if not sizes:
+        return []
+    usual = sizes.most_common(1)[0][0]
+    return [
+        f"{path}: {images.size_text(read[path][1])} pixels, but the frames of {clip.folder.name} "
+        f"have {images.size_text(usual)}; restore it"
+        for path in clip.frames + clip.masks
+        if read[path] is not None and read[path][1] != usual
+    ]
+
+
+def _contradictions(clip: Clip, label: np.ndarray, masks: dict) -> list[str]:
+    """Masks of a clip that do not fit their frame's label.
+
+    A clip with gaps is told of elsewhere, and pairing its masks by order would invent some.
+    """
+    numbers = [f"{i + 1:03d}" for i in range(len(label))]
+    if any([path.stem for path in paths] != numbers for paths in (clip.frames, clip.masks)):
+        return []
+    wrong = [
+        path.stem
+        for path, anomalous in zip(clip.masks, label, strict=True)
+        if masks[path] is not None and masks[path][0].any() != anomalous
+    ]
+    if not wrong:
+        return []
+    return [
+        f"{clip.folder}_gt: masks and {_LABELS} disagree on whether frames "
+        f"{', '.join(wrong)} are anomalous; restore whichever was changed"
+    ]
 
 
 def _validation_clips(
-    test: list[_Clip], labels: list[np.ndarray], fraction: float, seed: int
+    test: list[Clip], labels: list[np.ndarray], fraction: float, seed: int
 ) -> list[int]:
     """Draws clips: with normal frames and without masks first, with masks only if those run out."""
     order = np.random.default_rng(seed).permutation(len(test)).tolist()
@@ -286,7 +243,7 @@ def _validation_clips(
 
 
 def _labelled(
-    test: list[_Clip],
+    test: list[Clip],
     labels: list[np.ndarray],
     arrays: dict[str, np.ndarray],
     keep: np.ndarray,

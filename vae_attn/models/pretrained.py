@@ -9,7 +9,7 @@ import os
 import pathlib
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import flax.traverse_util
 import numpy as np
@@ -18,6 +18,7 @@ import safetensors.numpy
 from absl import logging
 
 from vae_attn.errors import UserError
+from vae_attn.models.resnet18_tensors import mismatches, wanted_tensors
 from vae_attn.models.torch_files import read_torch_file
 
 FILE_NAME = "resnet18-f37072fd.pth"  # torchvision's ResNet18_Weights.IMAGENET1K_V1
@@ -28,13 +29,10 @@ SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # features, stride of the first block
-_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _FORMAT = "vae_attn resnet18 1"
 _SUFFIX = ".flax.safetensors"
 
 Variables = dict[str, dict]
-_FlaxPath = tuple[str, ...]
 
 
 def load_resnet18(
@@ -50,7 +48,7 @@ def load_resnet18(
         earlier call converted, or a folder that holds `FILE_NAME` or its conversion.
       cache_dir: where the converted file goes; beside the source by default.
       official: whether the file must be torchvision's own, told by its sha256. False accepts
-        any weights with the right names and shapes.
+        any weights with the right names and shapes, and warns where they are others.
 
     Returns:
       `params` and `batch_stats` of the trunk (see `convert_resnet18`).
@@ -63,6 +61,8 @@ def load_resnet18(
     if source.name.endswith(_SUFFIX):
         return _read_converted(source, SHA256 if official else None)
     digest = _sha256(source)
+    if not official:
+        _warn_of_other_weights(source, digest)
     folder = pathlib.Path(cache_dir) if cache_dir is not None else source.parent
     converted = folder / (source.name.split(".")[0] + _SUFFIX)
     if converted.is_file() and (digest == SHA256 or not official):
@@ -107,14 +107,14 @@ def convert_resnet18(
       UserError: listing at once all that is missing, unexpected, of another shape or type, not
         finite, or has another sha256.
     """
-    wanted = _wanted_tensors()
-    mismatches = list(_mismatches(state, wanted))
+    wanted = wanted_tensors()
+    found = list(mismatches(state, {name: shape for name, (shape, _) in wanted.items()}))
     if expected_sha256 is not None and sha256 != expected_sha256:
-        mismatches.append(f"its sha256 is {sha256}, and the official file's is {expected_sha256}")
-    if mismatches:
+        found.append(f"its sha256 is {sha256}, and the official file's is {expected_sha256}")
+    if found:
         raise UserError(
-            f"{source} is not torchvision's ResNet18 ({len(mismatches)} mismatches): "
-            f"{'; '.join(mismatches)}. Get {URL}"
+            f"{source} is not torchvision's ResNet18 ({len(found)} mismatches): "
+            f"{'; '.join(found)}. Get {URL}"
         )
     flat = {}
     for name, (_, path) in wanted.items():
@@ -175,53 +175,6 @@ def download_resnet18(
     return target
 
 
-def _wanted_tensors() -> dict[str, tuple[tuple[int, ...], _FlaxPath]]:
-    """Name, shape and place in the Flax variables of each of the trunk's 100 tensors."""
-    wanted = dict(_conv_and_norm("conv1", "bn1", (), ("conv1", "bn1"), (64, 3, 7, 7)))
-    inputs = 64
-    for stage, (features, stride) in enumerate(_STAGES, 1):
-        for block in range(2):
-            prefix, module = f"layer{stage}.{block}.", (f"layer{stage}_{block}",)
-            rows = [("conv1", "bn1", inputs, 3), ("conv2", "bn2", features, 3)]
-            if block == 0 and stride != 1:
-                rows.append(("downsample.0", "downsample.1", inputs, 1))
-            for conv, norm, channels, side in rows:
-                names = (conv, norm) if side == 3 else ("downsample_conv", "downsample_bn")
-                shape = (features, channels, side, side)
-                wanted |= _conv_and_norm(prefix + conv, prefix + norm, module, names, shape)
-            inputs = features
-    return wanted
-
-
-def _conv_and_norm(
-    conv: str, norm: str, module: _FlaxPath, names: tuple[str, str], shape: tuple[int, ...]
-) -> Iterator[tuple[str, tuple[tuple[int, ...], _FlaxPath]]]:
-    """A convolution without bias and the batch normalisation behind it, `names` in Flax."""
-    yield f"{conv}.weight", (shape, ("params", *module, names[0], "kernel"))
-    for torch_name, flax_name in _NORM.items():
-        collection = "batch_stats" if torch_name.startswith("running") else "params"
-        yield f"{norm}.{torch_name}", (shape[:1], (collection, *module, names[1], flax_name))
-
-
-def _mismatches(state: Mapping[str, np.ndarray], wanted: Mapping) -> Iterator[str]:
-    for name in wanted:
-        if name not in state:
-            yield f"{name} is missing"
-    for name, value in state.items():
-        if name.startswith("fc.") or name.endswith(".num_batches_tracked"):
-            continue
-        if name not in wanted:
-            yield f"{name} is unexpected"
-        elif value.shape != wanted[name][0]:
-            yield f"{name} has the shape {value.shape}, not {wanted[name][0]}"
-        elif value.dtype.kind != "f":
-            yield f"{name} has the type {value.dtype}, not float32"
-        elif not np.isfinite(value).all():
-            yield f"{name} has values that are not finite"
-        elif name.endswith("running_var") and value.min() < 0:
-            yield f"{name} has negative variances"
-
-
 def _locate(path: pathlib.Path) -> pathlib.Path:
     """The weights' file, from it or from its folder."""
     if path.is_file():
@@ -243,6 +196,17 @@ def _sha256(path: pathlib.Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _warn_of_other_weights(path: pathlib.Path, digest: str | None) -> None:
+    if digest != SHA256:
+        logging.warning(
+            "%s has the sha256 %s, not that of torchvision's ImageNet weights (%s): it is taken "
+            "for a ResNet18 of your own",
+            path,
+            digest,
+            SHA256,
+        )
 
 
 def _read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -293,9 +257,20 @@ def _read_converted(path: pathlib.Path, source_sha256: str | None) -> Variables:
         raise UserError(f"{path} is no conversion of the form '{_FORMAT}'; {remedy}")
     if metadata.get("tensors_sha256") != _digest(tensors):
         raise UserError(f"{path} is damaged: its digest is not that of its tensors; {remedy}")
-    if source_sha256 is not None and metadata.get("source_sha256") != source_sha256:
+    wanted = {}
+    for shape, place in wanted_tensors().values():
+        wanted["/".join(place)] = (*shape[2:], *shape[1::-1]) if len(shape) == 4 else shape
+    if found := list(mismatches(tensors, wanted)):
         raise UserError(
-            f"{path} was made from a file with the sha256 {metadata.get('source_sha256')}, "
-            f"not {source_sha256}; {remedy}"
+            f"{path} is not the trunk of ResNet18 ({len(found)} mismatches): "
+            f"{'; '.join(found)}; {remedy}"
+        )
+    made_from = metadata.get("source_sha256")
+    if source_sha256 is None:
+        _warn_of_other_weights(path, made_from)
+    elif made_from != source_sha256:
+        raise UserError(
+            f"{path} was made from a file with the sha256 {made_from}, not {source_sha256}; "
+            f"{remedy}"
         )
     return flax.traverse_util.unflatten_dict(tensors, sep="/")

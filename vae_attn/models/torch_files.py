@@ -158,6 +158,12 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _read_zip(file: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:  # a few bytes may unpack to gigabytes
+                raise UserError(
+                    f"{path} is refused: its entry {entry.filename} is compressed, which "
+                    "torch.save never does; get the file from its official source"
+                )
         (pickle_name,) = (n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"])
         folder = pickle_name.removesuffix("data.pkl")
         order = b"little"

@@ -75,9 +75,9 @@ def write(
 
 def _located(config: ml_collections.ConfigDict, data: AnomalyData) -> LabelledImages | None:
     """Abnormal images whose anomalous pixels are known, or drawn; None where there are none."""
-    if data.test.masks is not None:
-        known = data.test.take(data.test.has_mask & (data.test.labels > 0))
-        return known if len(known) else None
+    known = data.test.has_mask & (data.test.labels > 0)
+    if known.any():
+        return data.test.take(known)
     return anomaly.defects(data, 0, config.seed) if data.draws_defects else None
 
 

@@ -18,7 +18,7 @@ def load_pretrained(config: ml_collections.ConfigDict) -> pretrained.Variables:
     """The ResNet18 weights that `model.pretrained` names, downloaded where it says so.
 
     A folder, and a file under the official name, must hold torchvision's own weights; any other
-    file may be a ResNet18 of one's own.
+    file may be a ResNet18 of one's own, of which a warning tells.
 
     Raises:
       UserError: they cannot be had, or do not fit.

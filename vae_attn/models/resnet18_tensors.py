@@ -1,0 +1,60 @@
+"""The tensors of torchvision's ResNet18 trunk: names, shapes, places in the Flax variables."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+_STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # features, stride of the first block
+_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+
+FlaxPath = tuple[str, ...]
+
+
+def wanted_tensors() -> dict[str, tuple[tuple[int, ...], FlaxPath]]:
+    """Name, shape and place in the Flax variables of each of the trunk's 100 tensors."""
+    wanted = dict(_conv_and_norm("conv1", "bn1", (), ("conv1", "bn1"), (64, 3, 7, 7)))
+    inputs = 64
+    for stage, (features, stride) in enumerate(_STAGES, 1):
+        for block in range(2):
+            prefix, module = f"layer{stage}.{block}.", (f"layer{stage}_{block}",)
+            rows = [("conv1", "bn1", inputs, 3), ("conv2", "bn2", features, 3)]
+            if block == 0 and stride != 1:
+                rows.append(("downsample.0", "downsample.1", inputs, 1))
+            for conv, norm, channels, side in rows:
+                names = (conv, norm) if side == 3 else ("downsample_conv", "downsample_bn")
+                shape = (features, channels, side, side)
+                wanted |= _conv_and_norm(prefix + conv, prefix + norm, module, names, shape)
+            inputs = features
+    return wanted
+
+
+def _conv_and_norm(
+    conv: str, norm: str, module: FlaxPath, names: tuple[str, str], shape: tuple[int, ...]
+) -> Iterator[tuple[str, tuple[tuple[int, ...], FlaxPath]]]:
+    """A convolution without bias and the batch normalisation behind it, `names` in Flax."""
+    yield f"{conv}.weight", (shape, ("params", *module, names[0], "kernel"))
+    for torch_name, flax_name in _NORM.items():
+        collection = "batch_stats" if torch_name.startswith("running") else "params"
+        yield f"{norm}.{torch_name}", (shape[:1], (collection, *module, names[1], flax_name))
+
+
+def mismatches(
+    tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    """All that differs from the wanted names and shapes, of torch's tensors or converted ones."""
+    for name in wanted:
+        if name not in tensors:
+            yield f"{name} is missing"
+    for name, value in tensors.items():
+        if name.startswith("fc.") or name.endswith(".num_batches_tracked"):
+            continue
+        if name not in wanted:
+            yield f"{name} is unexpected"
+        elif value.shape != wanted[name]:
+            yield f"{name} has the shape {value.shape}, not {wanted[name]}"
+        elif value.dtype.kind != "f":
+            yield f"{name} has the type {value.dtype}, not float32"
+        elif not np.isfinite(value).all():
+            yield f"{name} has values that are not finite"
+        elif name.endswith(("running_var", "/var")) and value.min() < 0:
+            yield f"{name} has negative variances"
