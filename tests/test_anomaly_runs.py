@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import sklearn.metrics
+from PIL import Image
 
 from vae_attn import experiment
 from vae_attn.config import default_config
@@ -81,10 +82,14 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
     workdir = tmp_path / "run"
     experiment.run(config, workdir, mode="train")
     assert not (workdir / "table.md").exists()
+    config.evaluate.styles = ("paper", "contrast")
     caplog.set_level("WARNING", "vae_attn")
     experiment.run(config, workdir, mode="evaluate")
     assert "the runs leave out: bottle, cable, capsule, carpet, leather" in caplog.text
     table = (workdir / "table.md").read_text()
+    assert table.startswith("# 2 categories (synthetic)\n\n## Table 4 of the report, on a twin")
+    assert "0.98 / 0.44" not in table  # Liu et al. on the real hazelnut
+    assert "six defects" not in table
     for category in ("hazelnut", "grid"):
         kept = json.loads((workdir / category / "config.json").read_text())["data"]
         assert kept["category"] == category
@@ -92,7 +97,17 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
         metrics = metrics_of(workdir / category)
         for row in ("contrast/conv1", "reconstruction_error/image"):
             cells = f"| MVTec-AD {category} (synthetic) | {row.replace('/', ' | ')} | "
-            assert f"{cells}{metrics[f'{row}/pixel_auroc']:.3f} |" in table
+            assert f"{cells}{metrics[f'{row}/pixel_auroc']:.3f} [" in table
+            pair = [metrics[f"{row}/{name}"] for name in ("pixel_auroc", "best_iou_test")]
+            line = next(line for line in table.splitlines() if line.startswith(f"| {category} |"))
+            assert f"{pair[0]:.3f} / {pair[1]:.3f}" in line
+    experiment.run(config, workdir, mode="explain")
+    page = (workdir / "report" / "index.html").read_text()
+    assert "Table 4 of the report, on a twin" in page
+    assert "data:image/png" in page
+    # A row of one image's defect, truth, two maps, four times over, for each of two categories.
+    with Image.open(workdir / "figures" / "defects.png") as sheet:
+        assert sheet.width > 4 * sheet.height
     # The scores once more by scikit-learn, of colour images with their masks.
     config.data.category = "hazelnut"
     data = data_registry.load(config)
@@ -171,7 +186,7 @@ def test_folder_without_masks_is_scored_by_image(mvtec_twin, colour_model, tmp_p
     assert 0 <= metrics["contrast/conv1/image_auroc"] <= 1
     assert not [key for key in metrics if "pixel" in key or "iou" in key]
     drawn = {path.stem for path in (tmp_path / "run" / "figures").glob("*.png")}
-    assert drawn == {"classes", "latents", "training", "detection"}
+    assert drawn == {"classes", "normal", "latents", "training", "detection"}
 
 
 def test_ped1_pixels_on_clips_with_masks_frames_on_all(monkeypatch, tmp_path):
@@ -193,4 +208,11 @@ def test_ped1_pixels_on_clips_with_masks_frames_on_all(monkeypatch, tmp_path):
     scores = explainer.image_scores(data.test.images)["kl"]
     expected = sklearn.metrics.roc_auc_score(np.asarray(data.test.labels) > 0, scores)
     assert metrics["kl/image/image_auroc"] == pytest.approx(expected, abs=1e-6)
-    assert (tmp_path / "run" / "figures" / "defects.png").exists()
+    for name in ("defects", "layers", "normal"):
+        assert (tmp_path / "run" / "figures" / f"{name}.png").exists()
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    table = (tmp_path / "run" / "evaluation" / "table.md").read_text()
+    for text in (page, table):
+        assert "Of 6 test clips 5 are scored, pixels on the 3 of them with masks" in text
+        assert "Table 3 of the report, on a twin" in text
+        assert "six defects" not in text

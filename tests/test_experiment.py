@@ -9,7 +9,7 @@ import sklearn.metrics
 from PIL import Image
 
 from vae_attn import attention, experiment
-from vae_attn.config import default_config
+from vae_attn.config import default_config, validate
 from vae_attn.data import registry as data_registry
 from vae_attn.errors import UserError
 from vae_attn.evaluation import anomaly
@@ -100,10 +100,19 @@ def test_scores_have_flat_keys_for_every_style_and_layer(finished):
                 assert 0 <= metrics[f"{style}/{layer}/{name}"] <= 1
     for score in ("reconstruction_error", "kl", "standardised_deviation"):
         assert 0 <= metrics[f"{score}/image/image_auroc"] <= 1
-    interval = [metrics[f"contrast/conv1/pixel_auroc{x}"] for x in ("_low", "", "_high")]
-    assert interval == sorted(interval)
+    names = ("pixel_auroc", "average_precision", "best_iou_test", "aupro")
+    for name in (*names, "image_auroc", "image_auroc_max"):
+        interval = [metrics[f"contrast/conv1/{name}{x}"] for x in ("_low", "", "_high")]
+        assert interval == sorted(interval)
+        assert interval[0] < interval[2]
+    assert "kl/image/image_auroc_high" in metrics
     table = (workdir / "evaluation" / "table.md").read_text()
-    assert f"{metrics['contrast/conv1/pixel_auroc']:.3f}" in table
+    assert f"{metrics['contrast/conv1/pixel_auroc']:.3f} [" in table
+    assert "six defects drawn on one digit" in table
+    for row in ("paper/conv1", "reconstruction_error/image"):
+        missed = metrics[f"{row}/share_missed"]
+        assert missed == pytest.approx(1 - metrics[f"{row}/pointing_game"])
+        assert f" {missed:.3f} |" in table
 
 
 def test_scores_against_scikit_learn(finished, explained):
@@ -130,7 +139,8 @@ def test_scores_against_scikit_learn(finished, explained):
 def test_figures_are_pictures_and_stand_in_the_page(finished):
     _, workdir = finished
     names = {path.stem for path in (workdir / "figures").glob("*.png")}
-    assert names == {"classes", "defects", "latents", "training", "localisation", "detection"}
+    maps = {"classes", "defects", "layers", "normal", "latents"}
+    assert names == maps | {"training", "localisation", "detection"}
     for path in (workdir / "figures").glob("*.png"):
         pixels = np.asarray(Image.open(path).convert("L"))
         assert pixels.std() > 5, path
@@ -245,6 +255,16 @@ def test_config_values_that_cannot_be(key, value, message, tmp_path):
     with pytest.raises(UserError, match=message):
         experiment.run(config, tmp_path / "run", mode="train")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["ratio", "z"])
+def test_maps_that_depend_on_their_batch_are_not_calibrated(kind):
+    config = default_config()
+    config.attention.style, config.attention.calibration = "authors_code", kind
+    with pytest.raises(UserError, match="must be none with style=authors_code, whose maps depend"):
+        validate(config)
+    config.attention.calibration = "none"
+    validate(config)
 
 
 def test_devices_are_simulated():

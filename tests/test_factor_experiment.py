@@ -165,6 +165,31 @@ def test_beta_vae_has_no_discriminator(tmp_path):
     assert curves["loss"][1][0] == pytest.approx(terms, rel=1e-5)
 
 
+def test_two_seeds(tmp_path):
+    config = small_config("factor_vae")
+    config.num_seeds = 2
+    config.train.steps = config.train.checkpoint_every = 10
+    workdir = tmp_path / "both"
+    experiment.run(config, workdir, mode="all")
+    curves = read_metrics(workdir)
+    quick = [curves[f"factor_vae_quick/seed_{n}"][1][0] for n in (0, 1)]
+    assert curves["factor_vae_quick"][1][0] == pytest.approx(np.mean(quick))
+    paths = [workdir / f"seed_{n}" / "evaluation" / "metrics.json" for n in (0, 1)]
+    first, second = (json.loads(path.read_text()) for path in paths)
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    assert first["reconstruction"] != second["reconstruction"]
+    for name in ("reconstruction", "factor_vae", "dci_disentanglement"):
+        assert metrics[name] == pytest.approx((first[name] + second[name]) / 2)
+        deviation = abs(first[name] - second[name]) / np.sqrt(2)
+        assert metrics[f"{name}_std"] == pytest.approx(deviation)
+    shown = f"| reconstruction | {metrics['reconstruction']:.3f} ± "
+    assert shown in (workdir / "evaluation" / "table.md").read_text()
+    page = (workdir / "report" / "index.html").read_text()
+    assert page.count("Seed 0, the first of 2.</figcaption>") == 3
+    pairs = [(one["reconstruction"], one["factor_vae"]) for one in (first, second)]
+    assert factor_report.finished_runs(tmp_path) == {"both": pairs}
+
+
 def test_variants_of_the_config():
     assert get_config().factor.gamma == 40
     assert get_config().factor.ad_weight == 0
@@ -247,4 +272,4 @@ def test_runs_of_a_folder(tmp_path):
     }.items():
         representation.write(metrics, tmp_path / name / "evaluation", title=name)
     (tmp_path / "unfinished").mkdir()
-    assert factor_report.finished_runs(tmp_path) == {"one": (40.0, 0.7)}
+    assert factor_report.finished_runs(tmp_path) == {"one": [(40.0, 0.7)]}

@@ -28,7 +28,7 @@ def default_config() -> ml_collections.ConfigDict:
     """Every key with its default; a file of `configs/` changes what its experiment needs."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.num_seeds = 1
+    config.num_seeds = 1  # trained together: seed, seed + 1, ...
 
     config.data = ml_collections.ConfigDict()
     config.data.name = "digits"
@@ -40,6 +40,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.data.digit = 3  # digits, mnist: the normal class
     config.data.category = ""  # mvtec_ad: one of its categories, or a group of them
     config.data.validation_fraction = 0.1  # of the normal training images
+    config.data.split_seed = 0  # of the choice of validation images, the same for every seed
     config.data.rotation = 0.0  # augmentation: largest rotation, degrees both ways
     config.data.shift = 0.0  # augmentation: largest shift, pixels each way
     config.data.mirror_horizontal = False  # augmentation: left and right may be exchanged
@@ -76,7 +77,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.attention.style = "contrast"  # of the pictures
     config.attention.layer = "conv1"  # of the maps of single latents
     # Of the maps of images: the layers whose maps are averaged, () for `layer` alone, and how
-    # normal validation images calibrate them: none, ratio, upper or z (`evaluation.calibration`).
+    # normal validation images calibrate them: none, ratio, upper or z (`evaluation.calibration`);
+    # none alone with style=authors_code, whose maps depend on their batch by a factor.
     config.attention.layers = ()
     config.attention.calibration = "none"
     # What contrast compares an image with: its reconstruction pulled closer to both the image
@@ -161,6 +163,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "data.images_per_epoch",
         "train.beta",
         "seed",
+        "data.split_seed",
         "attention.projection_steps",
         "attention.latent_batch_size",
     ):
@@ -173,7 +176,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _require(config, "train.epochs", lambda v: v > 0, "greater than 0 where train.steps is 0")
     for key in ("evaluate.styles", "evaluate.layers"):
         _require(config, key, len, "a tuple of at least one name")
-    _require(config, "num_seeds", lambda value: value == 1, "1 (more is not supported yet)")
+    _require(config, "num_seeds", lambda value: value > 0, "greater than 0")
+    last = config.seed + config.num_seeds - 1
+    _require(config, "num_seeds", lambda _: last < 2**31, "so small that all seeds are below 2**31")
     for key in ("attention.style", "evaluate.styles"):
         styles = f"of {', '.join(attention.STYLES)}"
         _require(config, key, lambda value: set(_listed(value)) <= {*attention.STYLES}, styles)
@@ -184,6 +189,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _require(config, key, lambda value: set(_listed(value)) <= {*layers}, known)
     kinds = f"one of {', '.join(calibration.KINDS)}"
     _require(config, "attention.calibration", lambda v: v in calibration.KINDS, kinds)
+    if config.attention.style == "authors_code":
+        known = "none with style=authors_code, whose maps depend on their batch by a factor"
+        _require(config, "attention.calibration", lambda v: v == "none", known)
     _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
     _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
     _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
@@ -249,7 +257,8 @@ def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) ->
     """
     path = workdir / "config.json"
     now = json.loads(config.to_json())
-    if path.exists() and any(workdir.glob("checkpoints/[0-9]*")):
+    kept = ("checkpoints/[0-9]*", "seed_*/checkpoints/[0-9]*")  # of one seed, and of several
+    if path.exists() and any(True for pattern in kept for _ in workdir.glob(pattern)):
         _compare(now, path)
         return
     try:

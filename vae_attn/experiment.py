@@ -10,11 +10,11 @@ from vae_attn import factor_experiment
 from vae_attn.data import mvtec_ad, registry
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
-from vae_attn.evaluation import anomaly, published, summary, tables
+from vae_attn.evaluation import anomaly, summary
 from vae_attn.evaluation.calibration import Calibration, variant_of
 from vae_attn.evaluation.explainer import Explainer
-from vae_attn.reporting import report
-from vae_attn.training import loop
+from vae_attn.reporting import group_report, report
+from vae_attn.training import loop, seeds
 from vae_attn.training.checkpoints import digest
 
 _LOG = logging.getLogger("vae_attn")
@@ -24,7 +24,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     """Trains, evaluates, explains, or all of it.
 
     Where `data.category` is a group of categories, each has its own run in `workdir/<category>`,
-    and `workdir/table.md` shows all of them.
+    and `workdir/table.md` and `workdir/report/index.html` show all of them.
 
     Args:
       config: see `vae_attn.config.default_config`.
@@ -61,7 +61,9 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) ->
     _check_all(runs)
     names = {category: _run_one(one, workdir / category, mode) for category, one in runs.items()}
     if mode in ("all", "evaluate"):
-        _LOG.info("all categories: %s", summary.write(config, workdir, names))
+        _LOG.info("all categories: %s", summary.write_group(config, workdir, names))
+    if mode in ("all", "explain"):
+        _LOG.info("all categories: %s", group_report.write(config, workdir, names))
 
 
 def _check_all(runs: dict[str, ml_collections.ConfigDict]) -> None:
@@ -85,22 +87,35 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
         raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
     config_lib.save_or_compare(config, workdir)
     _LOG.info("%s: %d normal images to train on, in %s", data.name, len(data.train), workdir)
+    runs = seeds.runs(config, workdir)
+    for one, folder in runs if config.num_seeds > 1 else ():
+        config_lib.save_or_compare(one, folder)
     if mode in ("all", "train"):
         loop.train(config, workdir, data)
-    explainer = _explainer(config, workdir, data)
+    explainer = _explainer(*runs[0], data)
+    if mode == "train":  # the first's calibration is measured, so the others' too
+        for run in runs[1:]:
+            _explainer(*run, data)
     if mode in ("all", "evaluate"):
-        scores = anomaly.evaluate(config, explainer, data)
-        table = tables.write(
-            scores,
-            workdir / "evaluation",
-            title=data.name,
-            published=published.lines(config.data.name, config.data.category),
-        )
-        _LOG.info("scores: %s", table)
+        scores = [_evaluate(*runs[0], explainer, data)]
+        scores += [_evaluate(*run, _explainer(*run, data), data) for run in runs[1:]]
+        if len(runs) > 1:
+            _write_scores(config, workdir, summary.over_seeds(scores), data)
     if mode in ("all", "explain"):
         page = report.write(config, workdir, explainer, data)
         _LOG.info("pictures and tables: %s", page)
     return data.name
+
+
+def _evaluate(config, workdir: pathlib.Path, explainer: Explainer, data: AnomalyData):
+    """Scores one seed's run."""
+    scores = anomaly.evaluate(config, explainer, data)
+    _write_scores(config, workdir, scores, data)
+    return scores
+
+
+def _write_scores(config, workdir: pathlib.Path, scores: dict[str, float], data) -> None:
+    _LOG.info("scores: %s", summary.write(config, workdir / "evaluation", scores, data))
 
 
 def _explainer(

@@ -5,14 +5,15 @@ import pathlib
 
 import jax
 import ml_collections
+from jaxtyping import PyTree
 
 from vae_attn import config as config_lib
 from vae_attn.data import dsprites
-from vae_attn.evaluation import representation
+from vae_attn.evaluation import representation, summary
 from vae_attn.evaluation.calibration import variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import factor_report
-from vae_attn.training import loop
+from vae_attn.training import loop, seeds
 
 _LOG = logging.getLogger("vae_attn")
 _EXPLAINED_IMAGES = 2048
@@ -35,25 +36,22 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
         config.data.dir or None, source=config.data.source, grid=dsprites.GRID
     )
     config_lib.save_or_compare(config, workdir)
+    runs = seeds.runs(config, workdir)
+    for one, folder in runs if config.num_seeds > 1 else ():
+        config_lib.save_or_compare(one, folder)
     _LOG.info("%s: %d images to train on, in %s", data.name, len(data), workdir)
     model = loop.build_model(config)
     learned = representation.Representation(model, data, batch_size=config.evaluate.batch_size)
     if mode in ("all", "train"):
-        loop.train(
-            config,
-            workdir,
-            data,
-            probe=lambda variables: learned.quick_score(variables, seed=config.seed),
-        )
+        loop.train(config, workdir, data, probe=learned.quick_score)
     if mode == "train":
         return
-    variables = loop.restore(config, workdir, which=config.evaluate.checkpoint).variables
     if mode in ("all", "evaluate"):
-        _LOG.info("scores: encoding %d images", len(data))
-        scores = learned.scores(variables, config)
-        table = representation.write(scores, workdir / "evaluation", title=data.name)
-        _LOG.info("scores: %s", table)
+        scores = [_evaluate(*run, learned) for run in runs]
+        if len(runs) > 1:
+            _write_scores(config, workdir, summary.over_seeds(scores), data)
     if mode in ("all", "explain"):
+        variables = _variables(*runs[0])
         images = factor_report.pixels(data.sample(_EXPLAINED_IMAGES))
         explainer = Explainer(
             model,
@@ -67,3 +65,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
         )
         page = factor_report.write(config, workdir, explainer, data)
         _LOG.info("pictures and tables: %s", page)
+
+
+def _variables(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> PyTree:
+    return loop.restore(config, workdir, which=config.evaluate.checkpoint).variables
+
+
+def _evaluate(config, workdir: pathlib.Path, learned: representation.Representation):
+    """Scores one seed's run."""
+    _LOG.info("scores: encoding %d images", len(learned.data))
+    scores = learned.scores(_variables(config, workdir), config)
+    _write_scores(config, workdir, scores, learned.data)
+    return scores
+
+
+def _write_scores(config, workdir: pathlib.Path, scores: dict[str, float], data) -> None:
+    title = summary.title(config, data.name)
+    _LOG.info("scores: %s", representation.write(scores, workdir / "evaluation", title=title))

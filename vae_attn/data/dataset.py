@@ -61,6 +61,7 @@ class AnomalyData:
       test: what is explained and scored.
       draws_defects: whether `data.defects` may draw masked defects on normal test images, which
         takes bright strokes on black; for data that has no masks.
+      scores_note: what else has to be known of scores on this data, to stand under them.
     """
 
     name: str
@@ -68,3 +69,4 @@ class AnomalyData:
     validation: UInt8[np.ndarray, "n_validation height width channels"]
     test: LabelledImages
     draws_defects: bool = False
+    scores_note: str = ""

@@ -38,6 +38,10 @@ SIZES = {
     "large": DefectSize(stroke_length=14.0, erased_diameter=11.0, min_pixels=20),
 }
 
+SCORES_NOTE = (
+    "The intervals of the pixel scores take the six defects drawn on one digit for independent."
+)
+
 
 def draw_defects(
     images: UInt8[np.ndarray, "n height width 1"],

@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.data.defects import SCORES_NOTE
 from vae_attn.errors import UserError
 
 TEST_FRACTION = 0.2
@@ -48,6 +49,7 @@ def load(digit: int, *, validation_fraction: float = 0.2, seed: int = 0) -> Anom
     return AnomalyData(
         name=f"scikit-learn digits, digit {digit}",
         draws_defects=True,
+        scores_note=SCORES_NOTE,
         train=images[kept],
         validation=images[validation],
         test=LabelledImages(

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.data.defects import SCORES_NOTE
 from vae_attn.data.digits import check_digit, check_split, one_class_labels
 from vae_attn.errors import UserError
 
@@ -62,6 +63,7 @@ def load(
     return AnomalyData(
         name=f"MNIST, digit {digit}",
         draws_defects=True,
+        scores_note=SCORES_NOTE,
         train=train_images[np.sort(shuffled[num_validation:])],
         validation=train_images[np.sort(shuffled[:num_validation])],
         test=LabelledImages(

@@ -15,7 +15,7 @@ def load(config: ml_collections.ConfigDict) -> AnomalyData:
       UserError: for an unknown `data.name`, and whatever the loaders find wrong.
     """
     data = config.data
-    options = {"validation_fraction": data.validation_fraction, "seed": config.seed}
+    options = {"validation_fraction": data.validation_fraction, "seed": data.split_seed}
     match data.name:
         case "digits":
             return digits.load(data.digit, **options)

@@ -77,8 +77,14 @@ def load(
     held_out = _validation_clips(test, labels, validation_fraction, seed)
     clip_of_frame = np.repeat(np.arange(len(test)), counts)
     in_validation = np.isin(clip_of_frame, held_out)
+    masked = sum(bool(clip.masks) for n, clip in enumerate(test) if n not in held_out)
     return AnomalyData(
         name=data_name("UCSD Ped1", root),
+        scores_note=(
+            f"Of {len(test)} test clips {len(test) - len(held_out)} are scored, pixels on the "
+            f"{masked} of them with masks; the other {len(held_out)} choose checkpoint and "
+            "threshold."
+        ),
         train=arrays["train"],
         validation=np.asarray(arrays["test"][in_validation & ~np.concatenate(labels)]),
         test=_labelled(test, labels, arrays, ~in_validation),

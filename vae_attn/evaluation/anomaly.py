@@ -14,10 +14,12 @@ from vae_attn.evaluation.calibration import (
     KINDS,
     RawMaps,
     Variant,
+    fused_layers,
     measure,
     normal_threshold,
 )
 from vae_attn.evaluation.explainer import BASELINES, IMAGE, RECONSTRUCTION_ERROR, Explainer
+from vae_attn.evaluation.tables import HIGH, LOW
 
 _LOG = logging.getLogger("vae_attn")
 _CHUNK_PIXELS = 2**20  # of the images whose maps are in memory at once
@@ -42,16 +44,18 @@ def evaluate(
     Returns:
       Flat keys `style/layer/metric`; the layer is `fused` for the mean over all layers, with
       the calibration (`.ratio` and the like) appended where maps are calibrated. Localisation:
-      those of `LocalizationState.compute`, a bootstrap interval of the pixel AUROC, `iou` at the
-      threshold that 1% of the pixels of normal validation images exceed, `pointing_game`, and
-      `share_below_chance`, of maps whose own pixel AUROC is under 0.5. Images, normal against
-      the rest of the test set: `image_auroc` by the map's mean, `image_auroc_max` by its maximum;
-      keys `score/image/...` for scores that have no map.
+      those of `LocalizationState.compute`, `iou` at the threshold that 1% of the pixels of normal
+      validation images exceed, `pointing_game`, `share_missed`, the share of maps whose peak lies
+      outside of the defect (1 - pointing game), and `share_below_chance`, of maps whose own pixel
+      AUROC is under 0.5. Images, normal against the rest of the test set: `image_auroc` by the
+      map's mean, `image_auroc_max` by its maximum; keys `score/image/...` for scores that have no
+      map. Ends of bootstrap intervals, where there is one, have `_low` and `_high` appended.
     """
     test = data.test.sample(config.evaluate.max_images, config.seed)
     metrics = {
-        f"{name}/{IMAGE}/image_auroc": _image_auroc(scores, test.labels > 0)
+        f"{name}/{IMAGE}/{key}": value
         for name, scores in explainer.image_scores(test.images).items()
+        for key, value in _image_auroc("image_auroc", scores, test.labels > 0).items()
     }
     own = explainer.variant
     styles = tuple(dict.fromkeys((*config.evaluate.styles, own.style)))
@@ -59,8 +63,7 @@ def evaluate(
     source = MapSource(explainer, styles, layers)
     normal = source.all(sample_validation(data))
     statistics = measure(normal)
-    fused = own.layers if len(own.layers) > 1 else tuple(config.evaluate.layers)
-    scored = [*variants(styles, tuple(config.evaluate.layers), fused), own]
+    scored = [*variants(styles, tuple(config.evaluate.layers), fused_layers(config)), own]
     collected = {
         variant: VariantScores(threshold=normal_threshold(variant, normal)) for variant in scored
     }
@@ -78,7 +81,8 @@ def evaluate(
     for variant, scores in collected.items():
         found = scores.compute(test.labels > 0)
         if variant.style == RECONSTRUCTION_ERROR:  # whose image score is the likelihood above
-            del found["image_auroc"]
+            for key in ("image_auroc", f"image_auroc{LOW}", f"image_auroc{HIGH}"):
+                found.pop(key, None)
         metrics |= {f"{variant.name}/{name}": value for name, value in found.items()}
     # A score is undefined where the sample has images of one kind only.
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
@@ -103,7 +107,8 @@ def variants(
     """What is scored: the baselines, each layer as it is, and layers fused.
 
     The baselines and the fused layers with every calibration; but of `authors_code`, whose maps
-    depend on their batch by a factor, there is nothing to calibrate by.
+    depend on their batch by a factor, there is nothing to calibrate by (`config.validate` refuses
+    it too).
     """
     scored = [Variant(style, (IMAGE,), kind) for style in BASELINES for kind in KINDS]
     for style in styles:
@@ -166,23 +171,28 @@ class VariantScores:
 
     def compute(self, abnormal: Bool[np.ndarray, "n"]) -> dict[str, float]:
         """All scores; those of places only if any image has anomalous pixels."""
-        found = {
-            "image_auroc": _image_auroc(np.concatenate(self._mass), abnormal),
-            "image_auroc_max": _image_auroc(np.concatenate(self._peak), abnormal),
-        }
+        found = _image_auroc("image_auroc", np.concatenate(self._mass), abnormal)
+        found |= _image_auroc("image_auroc_max", np.concatenate(self._peak), abnormal)
         if not self._located.positives.any():
             return found
-        interval = bootstrap.bootstrap_pixel_scores(self._located)["pixel_auroc"]
+        found |= self._located.compute()
+        for name, interval in bootstrap.bootstrap_pixel_scores(self._located).items():
+            found |= {name + LOW: interval.low, name + HIGH: interval.high}
+        hits = np.concatenate(self._pointing)
         return found | {
-            **self._located.compute(),
-            "pixel_auroc_low": interval.low,
-            "pixel_auroc_high": interval.high,
             "iou": self._located.iou(threshold=self._threshold),
-            "pointing_game": float(np.nanmean(np.concatenate(self._pointing))),
+            "pointing_game": float(np.nanmean(hits)),
+            "share_missed": localization.share_missed(hits),
             "share_below_chance": localization.share_below_chance(np.concatenate(self._aurocs)),
         }
 
 
-def _image_auroc(scores: Float[np.ndarray, "n"], abnormal: Bool[np.ndarray, "n"]) -> float:
+def _image_auroc(
+    name: str, scores: Float[np.ndarray, "n"], abnormal: Bool[np.ndarray, "n"]
+) -> dict[str, float]:
+    """The score and its interval; nothing where only one kind of image is."""
     value = localization.image_auroc(scores=scores, labels=abnormal)
-    return float("nan") if value is None else value
+    if value is None:
+        return {}
+    interval = bootstrap.bootstrap_image_auroc(scores=scores, labels=abnormal)
+    return {name: value, name + LOW: interval.low, name + HIGH: interval.high}

@@ -192,3 +192,9 @@ def variant_of(attention: ml_collections.ConfigDict) -> Variant:
     """The variant of a config's `attention`: what its pictures show and its summaries tell."""
     layers = tuple(attention.layers) or (attention.layer,)
     return Variant(attention.style, layers, attention.calibration)
+
+
+def fused_layers(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The layers that are averaged: `attention.layers`, or where it has no two, all scored."""
+    layers = tuple(config.attention.layers)
+    return layers if len(layers) > 1 else tuple(config.evaluate.layers)

@@ -226,6 +226,16 @@ def pointing_game(
     return hits
 
 
+def share_missed(hits: Float[np.ndarray, "n"]) -> float:
+    """Share of maps that miss the defect: 1 - pointing game, the peak lying outside of it.
+
+    Args:
+      hits: of `pointing_game`; NaNs are left out, NaN where all are NaN.
+    """
+    defined = hits[~np.isnan(hits)]
+    return float(1 - defined.mean()) if len(defined) else float("nan")
+
+
 def image_auroc(*, scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float | None:
     """Area under the ROC curve of one score an image; None where only one kind of image is.
 

@@ -1,6 +1,5 @@
 """Scores what a VAE learned of ground-truth factors: its latents' disentanglement."""
 
-import json
 import pathlib
 from collections.abc import Callable
 
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from vae_attn import losses
 from vae_attn.data.dsprites import DSprites, unpack
-from vae_attn.evaluation import factor_scores
+from vae_attn.evaluation import factor_scores, tables
 from vae_attn.evaluation.batching import map_batches
 from vae_attn.evaluation.disentanglement import disentanglement_scores
 from vae_attn.models.vae import VAE
@@ -31,7 +30,7 @@ _REFERENCES = {
     "modularity": ("1", "", ""),
 }
 
-TABLE_NOTE = (
+_NOTE = (
     "factor_vae is Kim & Mnih's score, 800 votes counted on themselves; held_out_factor_vae is "
     "Locatello et al.'s, on votes that the classifier never saw. A random rotation of the true "
     "factors still scores .78 to .87 on factor_vae. FactorVAE's and AD-FactorVAE's columns: the "
@@ -136,22 +135,15 @@ def write(metrics: dict[str, float], folder: pathlib.Path, *, title: str) -> pat
     Returns:
       Path of the table.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    header, *rows = table(metrics)
-    lines = [f"# {title}", ""]
-    lines += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-    path = folder / "table.md"
-    path.write_text("\n".join([*lines, "", TABLE_NOTE]) + "\n")
-    return path
+    tables.write(metrics, folder)
+    return tables.write_markdown([table(metrics)], folder / "table.md", title=title)
 
 
-def table(metrics: dict[str, float]) -> list[list[str]]:
-    """Rows of cells: a header, then one row a score, beside the figures of others."""
-    names = list(metrics)
+def table(metrics: dict[str, float]) -> tables.Table:
+    """A row a score, beside the figures of others."""
+    names = [name for name in metrics if not name.endswith(tables.STD)]
     names[1:1] = [name for name in _REFERENCES if name not in metrics]
     rows = [["score", "this run", "true factors", "FactorVAE", "AD-FactorVAE"]]
     for name in names:
-        value = f"{metrics[name]:.3f}" if name in metrics else ""
-        rows.append([name, value, *_REFERENCES.get(name, ("", "", ""))])
-    return rows
+        rows.append([name, tables.cell(metrics, name), *_REFERENCES.get(name, ("", "", ""))])
+    return tables.Table("Scores", rows, _NOTE)

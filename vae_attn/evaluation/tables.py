@@ -2,78 +2,99 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from vae_attn.evaluation.calibration import FALSE_POSITIVE_RATE
 
-_COLUMNS = {  # of the table, with the heading of each
+STD = "_std"  # appended to a score's name: its standard deviation over seeds
+LOW, HIGH = "_low", "_high"  # appended: the ends of its bootstrap interval
+
+_COLUMNS = {  # of the table of scores, with the heading of each
     "pixel_auroc": "pixel AUROC",
-    "pixel_auroc_low": "95% from",
-    "pixel_auroc_high": "to",
     "best_iou_test": "best IoU*",
     "iou": "IoU",
     "aupro": "AUPRO",
     "average_precision": "pixel AP",
-    "pointing_game": "pointing game",
+    "share_missed": "defect missed",
     "share_below_chance": "maps < 0.5",
     "image_auroc": "image AUROC (mass)",
     "image_auroc_max": "image AUROC (max)",
 }
 
-TABLE_NOTE = (
+SCORES_NOTE = (
     "* at the threshold that is best on the test set, as in the paper; IoU takes the one that "
-    f"{FALSE_POSITIVE_RATE:.0%} of the pixels of normal validation images exceed. Pointing game: "
-    "share of maps whose peak lies in the defect. Maps < 0.5: share of maps whose own pixel AUROC "
-    "is below chance. Image AUROC: normal against abnormal, by the map's mean or its maximum "
-    "(reconstruction_error: by the likelihood). From, to: 95% bootstrap interval over images, "
-    "which takes the six defects drawn on one digit for independent."
+    f"{FALSE_POSITIVE_RATE:.0%} of the pixels of normal validation images exceed. Defect missed: "
+    "share of maps whose peak lies outside of the defect. Maps < 0.5: share of maps whose own "
+    "pixel AUROC is below chance. Image AUROC: normal against abnormal, by the map's mean or its "
+    "maximum (reconstruction_error: by the likelihood). In brackets: 95% bootstrap interval over "
+    "images."
 )
 
 
-def write(
-    metrics: dict[str, float], folder: pathlib.Path, *, title: str, published: Sequence[str]
-) -> pathlib.Path:
-    """Writes `metrics.json` and, beside it, `table.md`.
+class Table(NamedTuple):
+    """A table for people, as Markdown or on a page.
 
-    Args:
-      metrics: of `evaluate`.
-      folder: created if missing.
-      title: of the table.
-      published: numbers of others, one line each, to stand under it.
-
-    Returns:
-      Path of the table.
+    Attributes:
+      title: heading over it.
+      rows: of cells, the first of them the header.
+      note: small print under it.
     """
+
+    title: str
+    rows: list[list[str]]
+    note: str
+
+
+def write(metrics: Mapping[str, float], folder: pathlib.Path) -> None:
+    """Writes `metrics.json` into a folder, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(metrics, indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n")
-    return write_table(table(metrics), folder / "table.md", title=title, published=published)
 
 
-def write_table(
-    rows: list[list[str]], path: pathlib.Path, *, title: str, published: Sequence[str] = ()
-) -> pathlib.Path:
-    """Writes rows of cells, the first of them the header, as Markdown, with `TABLE_NOTE`."""
-    header, *rows = rows
-    lines = [f"# {title}", ""]
-    lines += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-    lines += ["", TABLE_NOTE.replace("*", "\\*")]
-    lines += [line for text in published for line in ("", text)]
-    path.write_text("\n".join(lines) + "\n")
+def write_markdown(tables: Sequence[Table], path: pathlib.Path, *, title: str) -> pathlib.Path:
+    """Writes tables, each with its heading and note, under one title; returns the path."""
+    lines = [f"# {title}"]
+    for table in tables:
+        header, *rows = table.rows
+        cells = [header, ["---"] * len(header), *rows]
+        lines += ["", f"## {table.title}", ""]
+        lines += ["| " + " | ".join(row) + " |" for row in cells]
+        lines += ["", table.note]
+    path.write_text("\n".join(lines).replace("*", "\\*") + "\n")
     return path
 
 
-def table(metrics: dict[str, float]) -> list[list[str]]:
-    """Rows of cells: a header, then one row a style and layer, in the order of `metrics`."""
+def scores(metrics: Mapping[str, float], *, note: str) -> Table:
+    """The table of one run's scores: a row a style and layer, in the order of `metrics`.
+
+    Args:
+      metrics: of `anomaly.evaluate`.
+      note: `AnomalyData.scores_note`.
+    """
     rows = list(dict.fromkeys(key.rsplit("/", 1)[0] for key in metrics))
-    return [
-        ["style", "layer", *_COLUMNS.values()],
-        *(
-            [*row.split("/"), *(_cell(metrics.get(f"{row}/{column}")) for column in _COLUMNS)]
-            for row in rows
-        ),
+    cells = [
+        [*row.split("/"), *(cell(metrics, f"{row}/{c}", interval=True) for c in _COLUMNS)]
+        for row in rows
     ]
+    header = ["style", "layer", *_COLUMNS.values()]
+    return Table("Scores", [header, *cells], f"{SCORES_NOTE} {note}".strip())
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def cell(metrics: Mapping[str, float], name: str, *, interval: bool = False) -> str:
+    """A score with three digits; of several seeds mean ± standard deviation; or nothing.
+
+    Args:
+      metrics: scores by name.
+      name: of the score.
+      interval: whether its bootstrap interval follows in brackets, if there is one.
+    """
+    if name not in metrics:
+        return ""
+    text = f"{metrics[name]:.3f}"
+    if name + STD in metrics:
+        text += f" ± {metrics[name + STD]:.3f}"
+    if interval and name + LOW in metrics:
+        text += f" [{metrics[name + LOW]:.3f}, {metrics[name + HIGH]:.3f}]"
+    return text

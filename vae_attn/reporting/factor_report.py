@@ -70,13 +70,13 @@ def write(
             latent_figures.traversal(decoded[0], _VALUES, labels, title=title, note=note),
             "What each latent draws",
             "The latents whose mean varies most over the images (sd, its standard deviation; 1 is "
-            f"the prior's), from one random image. {note}",
+            f"the prior's), from one random image. {note}{page.first_seed(config)}",
         ),
         "traversals": (
             latent_figures.animation(decoded, names),
             "The same, moving",
             f"Rows: random images. Each latent goes from {_VALUES[0]:+.0f} to {_VALUES[-1]:+.0f} "
-            "and back.",
+            f"and back.{page.first_seed(config)}",
         ),
         "attention": _attention(config, explainer, data, images, latents, response),
     }
@@ -84,14 +84,17 @@ def write(
         caption = (
             f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than "
             "the table's, at the checkpoints. The others: means of the training steps."
-        )
+        ) + page.all_seeds(config, "the mean, and each of them pale")
         drawn["training"] = (latent_figures.curves(metrics, _PANELS), "Training", caption)
     if runs := finished_runs(workdir.parent):
         score = representation.QUICK_SCORE.removesuffix("_quick")
         figure = latent_figures.reconstruction_against_score(
             runs, score=score, highlighted=workdir.name
         )
-        caption = "Every run in the folder of this one that was scored on ground-truth factors."
+        caption = (
+            "Every run in the folder of this one that was scored on ground-truth factors, a point "
+            "a seed."
+        )
         drawn["runs"] = (figure, "Disentanglement and its price", caption)
     metrics_path = workdir / "evaluation" / "metrics.json"
     scores = json.loads(metrics_path.read_text()) if metrics_path.exists() else None
@@ -102,8 +105,7 @@ def write(
         summary=f"{_objective(config)} with {len(response)} latents learned from {len(data)} "
         f"images, one for every combination of {', '.join(data.grid.names)}.",
         drawn=drawn,
-        table=representation.table(scores) if scores else None,
-        table_note=representation.TABLE_NOTE,
+        tables=[representation.table(scores)] if scores else [],
     )
 
 
@@ -120,13 +122,19 @@ def traverse(
     return decoded.reshape(*shape, *decoded.shape[1:])
 
 
-def finished_runs(folder: pathlib.Path) -> dict[str, tuple[float, float]]:
-    """Reconstruction loss and Kim & Mnih's score of the folder's scored runs, by their names."""
+def finished_runs(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
+    """Reconstruction loss and Kim & Mnih's score of the folder's scored runs, by their names.
+
+    A run of several seeds has a pair a seed.
+    """
     runs = {}
-    for path in sorted(folder.glob("*/evaluation/metrics.json")):
-        metrics = json.loads(path.read_text())
-        if {"reconstruction", "factor_vae"} <= metrics.keys():
-            runs[path.parents[1].name] = (metrics["reconstruction"], metrics["factor_vae"])
+    for run in sorted(folder.iterdir()):
+        paths = sorted(run.glob("seed_*/evaluation/metrics.json"))
+        for path in paths or run.glob("evaluation/metrics.json"):
+            metrics = json.loads(path.read_text())
+            if {"reconstruction", "factor_vae"} <= metrics.keys():
+                pair = (metrics["reconstruction"], metrics["factor_vae"])
+                runs.setdefault(run.name, []).append(pair)
     return runs
 
 
@@ -161,7 +169,7 @@ def _attention(
     )
     title = f"{data.name}: attention of the most responsive latents, {style} at {layer}"
     figure = figures.grid(rows, columns, title=title, note=note)
-    return figure, "What each latent looks at", f"Random images. {note}"
+    return figure, "What each latent looks at", f"Random images. {note}{page.first_seed(config)}"
 
 
 def _objective(config: ml_collections.ConfigDict) -> str:

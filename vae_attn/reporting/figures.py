@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 COLOUR_MAP = "inferno"  # ordered in lightness, so that colour-blind readers can read it
 
@@ -94,7 +95,8 @@ def curves(metrics: dict[str, tuple[list[int], list[float]]]) -> Figure:
                 steps, values = metrics[name]
                 marker = "o" if name.startswith("validation") else None
                 label = "validation, at z = mean" if marker else "training, z sampled"
-                axis.plot(steps, values, marker=marker, markersize=3, label=label)
+                (line,) = axis.plot(steps, values, marker=marker, markersize=3, label=label)
+                seed_curves(line, metrics, name)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.set_ylabel("nats an image", fontsize=8)
@@ -106,11 +108,19 @@ def curves(metrics: dict[str, tuple[list[int], list[float]]]) -> Figure:
     return figure
 
 
+def seed_curves(line: Line2D, metrics: dict[str, tuple[list[int], list[float]]], name: str) -> None:
+    """Beside a metric's curve each seed's, pale, where there are several (`<name>/seed_<seed>`)."""
+    for other, (steps, values) in metrics.items():
+        if other.startswith(f"{name}/"):
+            line.axes.plot(steps, values, color=line.get_color(), alpha=0.3, linewidth=0.8)
+
+
 def bars(metrics: dict[str, float], metric: str, *, title: str, chance: float | None) -> Figure:
     """One metric over all styles and layers, best on top; baselines in grey.
 
     Args:
-      metrics: flat keys `style/layer/metric`.
+      metrics: flat keys `style/layer/metric`; `<key>_std`, where there is one, is the length of a
+        line each way.
       metric: which one.
       title: of the figure.
       chance: value of a coin, drawn as a line; None for none.
@@ -128,6 +138,9 @@ def bars(metrics: dict[str, float], metric: str, *, title: str, chance: float | 
     axis = figure.subplots()
     colours = ["0.6" if name.endswith("/image") else "#b5367a" for name in ordered]
     drawn = axis.barh(ordered, [values[name] for name in ordered], color=colours)
+    for row, name in enumerate(ordered):
+        if deviation := metrics.get(f"{name}/{metric}_std"):
+            axis.errorbar(values[name], row, xerr=deviation, color="0.2", linewidth=1)
     axis.bar_label(drawn, fmt="%.3f", fontsize=7, padding=2)
     if chance is not None:
         axis.axvline(chance, color="0.2", linewidth=0.8, linestyle=":")

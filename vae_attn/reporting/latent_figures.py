@@ -78,7 +78,10 @@ def curves(
         for name in names:
             steps, values = metrics[name]
             few = len(steps) < 60
-            axis.plot(steps, values, marker="o" if few else None, markersize=3, label=name)
+            (line,) = axis.plot(
+                steps, values, marker="o" if few else None, markersize=3, label=name
+            )
+            figures.seed_curves(line, metrics, name)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
@@ -90,21 +93,22 @@ def curves(
 
 
 def reconstruction_against_score(
-    runs: dict[str, tuple[float, float]], *, score: str, highlighted: str
+    runs: dict[str, list[tuple[float, float]]], *, score: str, highlighted: str
 ) -> Figure:
-    """The price of disentanglement: one point a run (Kim & Mnih 2018, figures 4 and 6).
+    """The price of disentanglement: one point a seed (Kim & Mnih 2018, figures 4 and 6).
 
     Args:
-      runs: reconstruction loss in nats and score, by the run's name.
+      runs: reconstruction loss in nats and score of each seed, by the run's name.
       score: its name, for the axis.
       highlighted: name of the run that this is the report of.
     """
     figure = Figure(figsize=(5, 3.4), dpi=120)
     axis = figure.subplots()
-    for name, (reconstruction, value) in runs.items():
+    for name, pairs in runs.items():
         colour = "#b5367a" if name == highlighted else "0.5"
-        axis.plot(reconstruction, value, "o", color=colour)
-        axis.annotate(name, (reconstruction, value), (4, 4), textcoords="offset points", fontsize=7)
+        axis.plot(*np.transpose(pairs), "o", color=colour)
+        rightmost = max(pairs)
+        axis.annotate(name, rightmost, (4, 4), textcoords="offset points", fontsize=7)
     axis.set_xlabel("reconstruction loss, nats an image (left is better)", fontsize=8)
     axis.set_ylabel(f"{score} (up is better)", fontsize=8)
     axis.set_ylim(0, 1.05)

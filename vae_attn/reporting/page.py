@@ -3,11 +3,14 @@
 import base64
 import importlib.resources
 import pathlib
+from collections.abc import Sequence
 
 import jinja2
 import ml_collections
 from matplotlib.figure import Figure
 from PIL import Image
+
+from vae_attn.evaluation.tables import Table
 
 # What a report draws: the figure, or the frames of an animation; its heading; its caption.
 Drawn = tuple[Figure | list[Image.Image], str, str]
@@ -22,8 +25,7 @@ def write(
     title: str,
     summary: str,
     drawn: dict[str, Drawn],
-    table: list[list[str]] | None,
-    table_note: str,
+    tables: Sequence[Table],
 ) -> pathlib.Path:
     """Writes `figures/*.png` (animations: `.gif`) and `report/index.html`, which contains them.
 
@@ -33,8 +35,7 @@ def write(
       title: of the page.
       summary: its first paragraph.
       drawn: what is shown, by file name without its ending.
-      table: rows of cells, the first of them the header; None for no table.
-      table_note: small print under it.
+      tables: of scores, shown behind the figures.
 
     Returns:
       Path of the page.
@@ -52,14 +53,24 @@ def write(
         title=title,
         summary=summary,
         figures=shown,
-        table=table,
-        table_note=table_note,
+        tables=tables,
         config=config.to_yaml(),
     )
     path = workdir / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html)
     return path
+
+
+def first_seed(config: ml_collections.ConfigDict) -> str:
+    """For the captions of what shows one model: which of several seeds; nothing for one seed."""
+    several = config.num_seeds > 1
+    return f" Seed {config.seed}, the first of {config.num_seeds}." if several else ""
+
+
+def all_seeds(config: ml_collections.ConfigDict, how: str) -> str:
+    """For the captions of what shows all seeds: how; nothing for one seed."""
+    return f" {config.num_seeds} seeds: {how}." if config.num_seeds > 1 else ""
 
 
 def _save(picture: Figure | list[Image.Image], stem: pathlib.Path) -> pathlib.Path:

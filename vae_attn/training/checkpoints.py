@@ -4,14 +4,16 @@ import logging
 import math
 import pathlib
 import zlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from vae_attn.errors import UserError
+from vae_attn.training import seeds
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -65,15 +67,14 @@ class Checkpoints:
             ) from error
 
     def restore(
-        self, template: PyTree, *, which: str = "latest", discard: bool = False
+        self, template: PyTree, *, which: str = "latest", newest: int | None = None
     ) -> tuple[PyTree, int] | None:
         """The newest (or best) intact checkpoint.
 
         Args:
           template: a state, or shapes and dtypes of one, of the wanted structure.
           which: `latest`, or `best` by validation loss (the latest where that one is broken).
-          discard: remove broken checkpoints newer than the one found, so that a run that goes on
-            from there can save its own in their place.
+          newest: step behind which checkpoints do not count; None for none.
 
         Returns:
           The state and its step; None where there is no checkpoint.
@@ -81,17 +82,13 @@ class Checkpoints:
         Raises:
           UserError: if there are checkpoints but not one that is intact and fits `template`.
         """
-        steps = self.steps()[::-1]
+        steps = [step for step in self.steps()[::-1] if newest is None or step <= newest]
         if which == "best" and steps:
             best = min(steps, key=self._validation_loss)
             steps = [best, *(step for step in steps if step != best)]
         for step in steps:
             try:
-                restored = self._restore_step(template, step)
-                for newer in self.steps() if discard else ():
-                    if newer > step:
-                        self._manager.delete(newer)
-                return restored, step
+                return self._restore_step(template, step), step
             except (ValueError, OSError, KeyError) as error:
                 path = self._directory / str(step)
                 _LOG.warning("checkpoint %s is broken and passed over: %s", path, error)
@@ -105,6 +102,12 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are kept, ascending."""
         return sorted(self._manager.all_steps())
+
+    def discard_behind(self, step: int) -> None:
+        """Removes newer ones, so that a run that goes on from `step` can save its own there."""
+        for newer in self.steps():
+            if newer > step:
+                self._manager.delete(newer)
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -138,6 +141,66 @@ class Checkpoints:
         if wrong:
             raise ValueError(f"the checksums differ of {', '.join(wrong[:3])}")
         return restored["state"]
+
+
+class SeedCheckpoints:
+    """The checkpoints of seeds that are trained together, each in its own folder.
+
+    A seed's checkpoints are those of a run of that seed alone, with a best one of its own.
+    """
+
+    def __init__(self, folders: Sequence[pathlib.Path]) -> None:
+        """One folder a seed."""
+        self._folders = folders
+        self._seeds = [Checkpoints(folder) for folder in folders]
+
+    def save(
+        self, state: PyTree, *, step: int, validation_losses: Float[np.ndarray, "seeds"]
+    ) -> None:
+        """Saves all seeds' state of a step; see `Checkpoints.save`."""
+        states = seeds.split(state, len(self._seeds))
+        for checkpoints, one, loss in zip(self._seeds, states, validation_losses, strict=True):
+            checkpoints.save(one, step=step, validation_loss=float(loss))
+
+    def restore(self, template: PyTree) -> tuple[PyTree, int] | None:
+        """All seeds at the newest step of which each has an intact checkpoint.
+
+        What is newer is removed, so that the run can save its own in its place.
+
+        Args:
+          template: a state of all seeds.
+
+        Returns:
+          The state and its step; None where training begins.
+
+        Raises:
+          UserError: if there are checkpoints, but of no step that all seeds share.
+        """
+        templates = seeds.split(template, len(self._seeds))
+        newest = None
+        while True:
+            found = [
+                checkpoints.restore(one, newest=newest)
+                for checkpoints, one in zip(self._seeds, templates, strict=True)
+            ]
+            steps = {0 if one is None else one[1] for one in found}
+            newest = min(steps)
+            if len(steps) == 1 or not newest:
+                break
+        # A run that was killed in its first save begins anew; what it saved is soon saved again.
+        if not newest and any(len(checkpoints.steps()) > 1 for checkpoints in self._seeds):
+            raise UserError(
+                f"the seeds in {self._folders[0].parent} have no intact checkpoint of the same "
+                "step: give another --workdir."
+            )
+        for checkpoints in self._seeds:
+            checkpoints.discard_behind(newest)
+        return (seeds.join([state for state, _ in found]), newest) if newest else None
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        for checkpoints in self._seeds:
+            checkpoints.close()
 
 
 def digest(tree: PyTree) -> str:

@@ -99,7 +99,7 @@ def make_task(
         ad_pairs=options.ad_pairs,
     )
     return Task(
-        create=functools.partial(create, **networks, seed=config.seed),
+        create=functools.partial(create, **networks),
         update=make_factor_update_fn(**networks, objective=objective, pixels_of=pixels_of),
         loss=loss,
         batch_indices=two_batches,
@@ -117,7 +117,7 @@ def create(
     discriminator: Discriminator,
     tx: optax.GradientTransformation,
     discriminator_tx: optax.GradientTransformation,
-    seed: int,
+    seed: int | Int[Array, ""],
 ) -> FactorState:
     """The state before the first step; a function of the seed alone."""
 
@@ -206,6 +206,43 @@ def make_factor_update_fn(
       `images` is the whole training set; the columns of `indices` are this device's shares of
       two independent batches. It returns the next state and the mean losses.
     """
+    vae_loss = _make_vae_loss_fn(model, discriminator, objective)
+    discriminator_loss = _make_discriminator_loss_fn(discriminator)
+
+    def update(
+        state: FactorState, images: Images, indices: Int[Array, "local 2"]
+    ) -> tuple[FactorState, Metrics]:
+        vae, psi = state.vae, state.discriminator
+        noise = _noise(vae.seed, vae.step, len(indices), model.latents)
+        pairs_key, permutation_key = _shared_keys(vae.seed, vae.step)
+        pairs = draw_pairs(pairs_key, latents=model.latents, pairs=objective.ad_pairs)
+        x, other_x = pixels_of(images[indices[:, 0]]), pixels_of(images[indices[:, 1]])
+
+        gradients, (metrics, z) = jax.grad(vae_loss, has_aux=True)(
+            vae.params, psi, x, noise[0], pairs
+        )
+        params, opt_state = _descend(tx, gradients, vae.opt_state, vae.params)
+
+        mean, logvar = model.apply({"params": params}, other_x, method="encode")
+        permuted = permute_latents(permutation_key, mean + jnp.exp(logvar / 2) * noise[1])
+        value, gradients = jax.value_and_grad(discriminator_loss)(psi, z, permuted)
+        psi, psi_opt_state = _descend(
+            discriminator_tx, gradients, state.discriminator_opt_state, psi
+        )
+        state = FactorState(
+            vae=vae.replace(step=vae.step + 1, params=params, opt_state=opt_state),
+            discriminator=psi,
+            discriminator_opt_state=psi_opt_state,
+        )
+        return state, lax.pmean(metrics | {"discriminator_loss": value}, AXIS)
+
+    return update
+
+
+def _make_vae_loss_fn(
+    model: VAE, discriminator: Discriminator, objective: FactorObjective
+) -> Callable[..., tuple]:
+    """The VAE's loss of a batch, with its terms and codes; the discriminator's parameters stay."""
     attention_loss = make_attention_loss_fn(model=model, layer=objective.ad_layer)
 
     def vae_loss(params: PyTree, psi: PyTree, x: Array, noise: Array, pairs: Array) -> tuple:
@@ -229,43 +266,25 @@ def make_factor_update_fn(
         loss = sum(weights.get(name, 1.0) * value for name, value in metrics.items())
         return loss, (metrics | {"loss": loss}, z)
 
+    return vae_loss
+
+
+def _make_discriminator_loss_fn(discriminator: Discriminator) -> Callable[..., Array]:
     def discriminator_loss(psi: PyTree, z: Array, permuted: Array) -> Array:
         return losses.discriminator_loss(
             joint_logits=discriminator.apply({"params": psi}, z),
             permuted_logits=discriminator.apply({"params": psi}, permuted),
         ).mean()
 
-    def update(
-        state: FactorState, images: Images, indices: Int[Array, "local 2"]
-    ) -> tuple[FactorState, Metrics]:
-        vae, psi = state.vae, state.discriminator
-        noise = _noise(vae.seed, vae.step, len(indices), model.latents)
-        pairs_key, permutation_key = _shared_keys(vae.seed, vae.step)
-        pairs = draw_pairs(pairs_key, latents=model.latents, pairs=objective.ad_pairs)
-        x, other_x = pixels_of(images[indices[:, 0]]), pixels_of(images[indices[:, 1]])
+    return discriminator_loss
 
-        gradients, (metrics, z) = jax.grad(vae_loss, has_aux=True)(
-            vae.params, psi, x, noise[0], pairs
-        )
-        gradients = lax.pmean(gradients, AXIS)
-        updates, opt_state = tx.update(gradients, vae.opt_state, vae.params)
-        params = optax.apply_updates(vae.params, updates)
 
-        mean, logvar = model.apply({"params": params}, other_x, method="encode")
-        permuted = permute_latents(permutation_key, mean + jnp.exp(logvar / 2) * noise[1])
-        value, gradients = jax.value_and_grad(discriminator_loss)(psi, z, permuted)
-        gradients = lax.pmean(gradients, AXIS)
-        updates, discriminator_opt_state = discriminator_tx.update(
-            gradients, state.discriminator_opt_state, psi
-        )
-        state = FactorState(
-            vae=vae.replace(step=vae.step + 1, params=params, opt_state=opt_state),
-            discriminator=optax.apply_updates(psi, updates),
-            discriminator_opt_state=discriminator_opt_state,
-        )
-        return state, lax.pmean(metrics | {"discriminator_loss": value}, AXIS)
-
-    return update
+def _descend(
+    tx: optax.GradientTransformation, gradients: PyTree, opt_state: PyTree, params: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Parameters and the optimiser's state after a step down the mean of all devices' gradients."""
+    updates, opt_state = tx.update(lax.pmean(gradients, AXIS), opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
 
 
 def _noise(

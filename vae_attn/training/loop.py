@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from vae_attn.data import dsprites, sampling
 from vae_attn.data.augment import Augmentation
@@ -18,14 +18,16 @@ from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
 from vae_attn.models import registry
 from vae_attn.models.vae import VAE
-from vae_attn.training import factor, parallel, state, steps, trunk
-from vae_attn.training.checkpoints import Checkpoints
+from vae_attn.training import factor, parallel, seeds, state, steps, trunk
+from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints
 from vae_attn.training.task import Task
 from vae_attn.training.telemetry import Telemetry
 
 _LOG = logging.getLogger("vae_attn")
 
 State = state.TrainState | factor.FactorState
+
+SeedMetrics = dict[str, Float[np.ndarray, "seeds"]]
 
 
 def build_model(config: ml_collections.ConfigDict) -> VAE:
@@ -55,7 +57,7 @@ def restore(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, which: 
 
     Args:
       config: the run's.
-      workdir: the run's.
+      workdir: the run's; of one of several seeds, config and folder are those of `seeds.runs`.
       which: `best` or `latest`.
 
     Returns:
@@ -64,7 +66,7 @@ def restore(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, which: 
     Raises:
       UserError: if there is no intact checkpoint.
     """
-    template = jax.eval_shape(_task(config).create)
+    template = jax.eval_shape(functools.partial(_task(config).create, seed=config.seed))
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(template, which=which)
     checkpoints.close()
@@ -78,34 +80,31 @@ def train(
     workdir: pathlib.Path,
     data: AnomalyData | dsprites.DSprites,
     *,
-    probe: Callable[[PyTree], dict[str, float]] | None = None,
+    probe: Callable[..., dict[str, float]] | None = None,
 ) -> State:
     """Trains up to the config's number of steps, from the newest checkpoint if there is one.
 
     Args:
       config: see `vae_attn.config.default_config`.
-      workdir: gets checkpoints, metrics.jsonl and TensorBoard events.
+      workdir: gets metrics.jsonl, TensorBoard events and checkpoints, those of several seeds in
+        the folders of `seeds.runs`.
       data: its `train` and `validation` images are used.
-      probe: from the VAE's variables to further metrics, taken at every checkpoint.
+      probe: `probe(variables, seed=...)`, from the VAE's variables to further metrics, taken at
+        every checkpoint.
 
     Returns:
-      The state after the last step.
+      The state after the last step; of several seeds with a leading axis of seeds.
 
     Raises:
       UserError: if the loss is no longer finite; the checkpoints up to then are kept. Before the
         first step, if the pretrained weights cannot be had.
     """
-    task = _task(config)
+    task = seeds.together(_task(config), config.num_seeds)
     update = parallel.parallelize(
         task.update, mode=config.parallel.mode, batch_size=config.train.batch_size
     )
-    checkpoints = Checkpoints(workdir)
-    train_state, start = task.create(), 0
-    if (restored := checkpoints.restore(train_state, discard=True)) is not None:
-        train_state, start = restored
-        _LOG.info("going on from step %d", start)
-    elif config.model.pretrained:
-        train_state = trunk.put(train_state, trunk.load_pretrained(config))
+    checkpoints = SeedCheckpoints([folder for _, folder in seeds.runs(config, workdir)])
+    train_state, start = _begin(config, task, checkpoints)
     train_state, images = parallel.replicate((train_state, data.train))
     total = total_steps(config, len(images))
     telemetry = Telemetry(workdir, start_step=start, total_steps=total)
@@ -123,23 +122,31 @@ def train(
         at_checkpoint = done % config.train.checkpoint_every == 0 or done == total
         if not at_checkpoint and done % config.train.log_every:
             continue
-        means = _finite_means(pending, last_step=done)
+        means = _finite_means(config, pending, last_step=done)
         pending.clear()
         if at_checkpoint:
-            variables, batch_size = train_state.variables, config.evaluate.batch_size
-            values = map_batches(
-                lambda x, v=variables: task.loss(v, x), data.validation, batch_size
-            )
-            means["validation_loss"] = float(values.mean())
-            if not np.isfinite(means["validation_loss"]):
-                raise _not_finite(means["validation_loss"], done)
+            variables = train_state.variables
+            means |= _validate(config, task, variables, data.validation, step=done)
             if probe is not None:
-                means |= probe(jax.device_get(variables))
-            checkpoints.save(train_state, step=done, validation_loss=means["validation_loss"])
-        telemetry.write(done, means)
+                means |= _probe(config, probe, variables)
+            checkpoints.save(train_state, step=done, validation_losses=means["validation_loss"])
+        telemetry.write(done, _flat(config, means))
     telemetry.close()
     checkpoints.close()
     return train_state
+
+
+def _begin(config, task: Task, checkpoints: SeedCheckpoints) -> tuple[State, int]:
+    """The state to go on from, and its step: of the checkpoints, or before the first step."""
+    train_state = task.create(seed=config.seed)
+    if (restored := checkpoints.restore(train_state)) is not None:
+        _LOG.info("going on from step %d", restored[1])
+        return restored
+    if config.model.pretrained:
+        weights = trunk.load_pretrained(config)
+        states = seeds.split(train_state, config.num_seeds)
+        train_state = seeds.join([trunk.put(one, weights) for one in states])
+    return train_state, 0
 
 
 def _task(config: ml_collections.ConfigDict) -> Task:
@@ -151,7 +158,7 @@ def _task(config: ml_collections.ConfigDict) -> Task:
     if config.factor.gamma or config.factor.ad_weight:
         return factor.make_task(config, model=model, tx=tx, loss=loss, pixels_of=pixels_of)
     return Task(
-        create=functools.partial(state.create, model=model, tx=tx, seed=config.seed),
+        create=functools.partial(state.create, model=model, tx=tx),
         update=steps.make_update_fn(
             model=model,
             tx=tx,
@@ -178,18 +185,42 @@ def _augmentation(config: ml_collections.ConfigDict) -> Augmentation:
     )
 
 
-def _not_finite(loss: float, step: int) -> UserError:
-    return UserError(
-        f"the loss is {loss} at step {step}: lower train.learning_rate (or mend the data) in a new "
-        "--workdir; the checkpoints before that step are kept."
-    )
-
-
-def _finite_means(pending: list[dict[str, Array]], *, last_step: int) -> dict[str, float]:
+def _finite_means(config, pending: list[dict[str, Array]], *, last_step: int) -> SeedMetrics:
     """Means over the steps since the last call; stops the run where a loss is not finite."""
     rows = jax.device_get(pending)
     for offset, row in enumerate(rows):
-        if not np.isfinite(row["loss"]):
-            step = last_step - len(rows) + offset + 1
-            raise _not_finite(float(row["loss"]), step)
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        _check_finite(config, row["loss"], step=last_step - len(rows) + offset + 1)
+    return {name: np.atleast_1d(np.mean([row[name] for row in rows], axis=0)) for name in rows[0]}
+
+
+def _validate(config, task: Task, variables: PyTree, images: np.ndarray, *, step: int):
+    """The validation loss of every seed; stops the run where one is not finite."""
+    losses = map_batches(lambda x: task.loss(variables, x), images, config.evaluate.batch_size)
+    means = np.atleast_1d(losses.mean(axis=0, dtype=np.float64))
+    _check_finite(config, means, step=step)
+    return {"validation_loss": means}
+
+
+def _probe(config, probe: Callable[..., dict[str, float]], variables: PyTree) -> SeedMetrics:
+    each = seeds.split(jax.device_get(variables), config.num_seeds)
+    found = [probe(one, seed=config.seed + n) for n, one in enumerate(each)]
+    return {name: np.array([metrics[name] for metrics in found]) for name in found[0]}
+
+
+def _check_finite(config, losses: np.ndarray, *, step: int) -> None:
+    for n, loss in enumerate(np.atleast_1d(losses)):
+        if not np.isfinite(loss):
+            whose = f" of seed {config.seed + n}" if config.num_seeds > 1 else ""
+            raise UserError(
+                f"the loss{whose} is {loss} at step {step}: lower train.learning_rate (or mend the "
+                "data) in a new --workdir; the checkpoints before that step are kept."
+            )
+
+
+def _flat(config, metrics: SeedMetrics) -> dict[str, float]:
+    """The means over the seeds and, where there are several, each seed's `name/seed_<seed>`."""
+    flat = {name: float(values.mean()) for name, values in metrics.items()}
+    if config.num_seeds > 1:
+        for name, values in metrics.items():
+            flat |= {f"{name}/seed_{config.seed + n}": float(v) for n, v in enumerate(values)}
+    return flat

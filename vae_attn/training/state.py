@@ -34,7 +34,9 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create(*, model: VAE, tx: optax.GradientTransformation, seed: int) -> TrainState:
+def create(
+    *, model: VAE, tx: optax.GradientTransformation, seed: int | Int[Array, ""]
+) -> TrainState:
     """The state before the first step; a function of the seed alone."""
 
     @jax.jit

@@ -14,7 +14,7 @@ class Task:
     """A VAE, or a VAE with its discriminator, as functions.
 
     Attributes:
-      create: the state before the first step; it has `variables`, the VAE's.
+      create: `create(seed=...)`, the state before the first step; it has `variables`, the VAE's.
       update: `update(state, images, indices)` on one device, see `steps.make_update_fn`.
       loss: `loss(variables, images)`, the validation loss per image.
       batch_indices: what a step sees, with the arguments of `sampling.batch_indices`; rows are

@@ -36,7 +36,8 @@ class Telemetry:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
-        shown = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        # Of several seeds the means alone: the single ones have a slash in their names.
+        shown = " ".join(f"{k} {value:.4g}" for k, value in metrics.items() if "/" not in k)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(shown)
