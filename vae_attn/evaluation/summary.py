@@ -35,14 +35,17 @@ def write(
         metrics = json.loads((workdir / category / "evaluation" / "metrics.json").read_text())
         header, *scored = tables.table(metrics)
         rows += [[name, *row] for row in scored if row[:2] in shown]
-    title = f"{len(names)} categories: {own}, beside the reconstruction error"
+    heading = f"{len(names)} categories: {own}, beside the reconstruction error"
     others = [
         f"{category}, {line[0].lower()}{line[1:]}"
         for category in names
         for line in published.lines(config.data.name, category)
     ]
     return tables.write_table(
-        [["category", *header], *rows], workdir / "table.md", title=title, published=others
+        [["category", *header], *rows],
+        workdir / "table.md",
+        title=title(config, heading),
+        published=others,
     )
 
 
