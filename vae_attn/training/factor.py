@@ -226,13 +226,12 @@ def make_factor_update_fn(
         mean, logvar = model.apply({"params": params}, other_x, method="encode")
         permuted = permute_latents(permutation_key, mean + jnp.exp(logvar / 2) * noise[1])
         value, gradients = jax.value_and_grad(discriminator_loss)(psi, z, permuted)
-        psi, psi_opt_state = _descend(
-            discriminator_tx, gradients, state.discriminator_opt_state, psi
-        )
+        psi_opt = state.discriminator_opt_state
+        psi, psi_opt = _descend(discriminator_tx, gradients, psi_opt, psi)
         state = FactorState(
             vae=vae.replace(step=vae.step + 1, params=params, opt_state=opt_state),
             discriminator=psi,
-            discriminator_opt_state=psi_opt_state,
+            discriminator_opt_state=psi_opt,
         )
         return state, lax.pmean(metrics | {"discriminator_loss": value}, AXIS)
 
