@@ -76,7 +76,10 @@ def test_npz_reader_never_holds_the_unpacked_images(tmp_path, monkeypatch):
 def _damage(name):
     """The message a bad archive must give, and what makes it of a good one's members."""
     if name == "float images":
-        return "imgs has shape", lambda m: m | {"imgs": m["imgs"].astype(np.float32)}
+        return (
+            "type float32, expected .* and type uint8 or bool",
+            lambda m: m | {"imgs": m["imgs"].astype(np.float32)},
+        )
     if name == "32x32 images":
         return "imgs has shape", lambda m: m | {"imgs": m["imgs"][:, ::2, ::2]}
     if name == "images missing":

@@ -117,6 +117,8 @@ def test_total_correlation_and_discriminator_loss():
 def test_discriminator():
     variables = jax.eval_shape(Discriminator().init, jax.random.key(0), jnp.zeros((1, 32)))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 5_040_002
+    kernel = Discriminator().init(jax.random.key(0), jnp.zeros((1, 32)))["params"]["fc2"]["kernel"]
+    assert kernel.std() == pytest.approx(0.02, rel=0.01)
     z = jax.random.normal(jax.random.key(0), (3, LATENTS))
     variables = DISCRIMINATOR.init(jax.random.key(0), z)
     variables = jax.tree.map(lambda leaf: 20 * leaf + 0.1, variables)

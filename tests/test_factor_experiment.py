@@ -248,12 +248,13 @@ class Stub(Explainer):
 
 def test_traversal_changes_one_latent_at_a_time():
     images = np.full((2, 3, 3, 1), 51, np.uint8)
-    decoded = factor_report.traverse(Stub(), images, np.array([2, 0]))
+    centre, spread = np.float32([0.5, 7, -1]), np.float32([1, 7, 0.1])
+    decoded = factor_report.traverse(Stub(), images, np.array([2, 0]), centre, spread)
     assert decoded.shape == (2, 2, 11, 3, 3, 1)
     z = decoded[1, :, :, 0, :, 0]
-    np.testing.assert_allclose(z[0, :, 2], np.linspace(-2, 2, 11), atol=1e-6)
+    np.testing.assert_allclose(z[0, :, 2], np.linspace(-1.2, -0.8, 11), atol=1e-6)
     np.testing.assert_allclose(z[0, :, :2], np.tile([0.0, 0.2], (11, 1)), atol=1e-6)
-    np.testing.assert_allclose(z[1, :, 0], np.linspace(-2, 2, 11), atol=1e-6)
+    np.testing.assert_allclose(z[1, :, 0], np.linspace(-1.5, 2.5, 11), atol=1e-6)
     np.testing.assert_allclose(z[1, :, 1:], np.tile([0.2, 0.4], (11, 1)), atol=1e-6)
 
 

@@ -33,6 +33,17 @@ def test_seeds_differ():
     assert (a != b).any()
 
 
+def test_orders_of_many_seeds_are_shuffled_once_each():
+    sampling._permutation.cache_clear()
+    for step in range(6):
+        for seed in range(5):
+            for stream in (0, 1):
+                sampling.batch_indices(
+                    seed=seed, step=step, batch_size=2, num_examples=20, stream=stream
+                )
+    assert sampling._permutation.cache_info().misses == 10
+
+
 def augmented(augment, image, count=64):
     keys = jax.random.split(jax.random.key(0), count)
     return np.asarray(jax.jit(jax.vmap(augment, in_axes=(0, None)))(keys, image))

@@ -87,7 +87,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.attention.latent_batch_size = 0  # latents differentiated at once; 0 is all
 
     config.evaluate = ml_collections.ConfigDict()
-    config.evaluate.checkpoint = "best"  # best (by validation loss) or latest
+    # best (by validation loss, in which total correlation and L_AD have no part) or latest
+    config.evaluate.checkpoint = "best"
     config.evaluate.styles = attention.STYLES
     config.evaluate.layers = ("conv1", "conv2")
     config.evaluate.batch_size = 64
@@ -230,9 +231,10 @@ def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...])
             _require(config, key, lambda v: v == 0, "0 unless data.name=dsprites")
         return
     for key in ("factor.gamma", "factor.ad_weight"):
-        _require(config, key, lambda v: v >= 0, "0 or more")
+        _require(config, key, lambda v: 0 <= v < math.inf, "0 or more, and finite")
     _require(config, "evaluate.points", lambda v: v >= 100, "100 or more")
-    _require(config, "factor.learning_rate", lambda v: v > 0, "greater than 0")
+    rate = "greater than 0, and finite"
+    _require(config, "factor.learning_rate", lambda v: 0 < v < math.inf, rate)
     if config.factor.ad_weight:
         known = f"one of the layers of model.name={config.model.name}: {', '.join(layers)}"
         _require(config, "factor.ad_layer", lambda v: v in layers, known)

@@ -13,6 +13,8 @@ from vae_attn.errors import UserError
 
 NPZ_NAME = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 _IMAGE_SHAPE = (64, 64)
+_BITS = "ub"  # `dtype.kind`s of the images
+_TYPES = {_BITS: "type uint8 or bool", "iu": "integers", "f": "floating point numbers"}
 # Images unpack to 4 KiB each: 2,048 at a time keep the reader's own memory at 8 MiB.
 _CHUNK = 2048
 _TFDS_LABELS = (
@@ -41,7 +43,7 @@ def read_npz(path: pathlib.Path, grid: FactorGrid) -> UInt8[np.ndarray, "n 512"]
         with zipfile.ZipFile(path) as archive:
             _check_factors(archive, path, grid)
             shape = (grid.num_images, *_IMAGE_SHAPE)
-            for start, images in _chunks(archive, path, "imgs", shape, "ub"):
+            for start, images in _chunks(archive, path, "imgs", shape, _BITS):
                 packed[start : start + len(images)] = _pack(images, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise UserError(
@@ -123,17 +125,18 @@ def _check_header(
         raise UserError(f"{path}: {name} is not an array of numbers; use the official file.") from (
             error
         )
-    if found != shape or dtype.kind not in kinds or fortran_order:
+    wide = kinds == _BITS and dtype.itemsize != 1
+    if found != shape or dtype.kind not in kinds or wide or fortran_order:
         order = " in column order" if fortran_order else ""
         raise UserError(
-            f"{path}: {name} has shape {found} and type {dtype}{order}, expected {shape}; "
-            "use the official file."
+            f"{path}: {name} has shape {found} and type {dtype}{order}, expected {shape} "
+            f"and {_TYPES[kinds]}; use the official file."
         )
     return dtype
 
 
 def _pack(images: np.ndarray, path: pathlib.Path | str) -> UInt8[np.ndarray, "n 512"]:
-    if images.dtype.itemsize != 1 or images.max(initial=0) > 1:
+    if images.max(initial=0) > 1:
         raise UserError(f"{path}: images have pixels other than 0 and 1; use the official file.")
     return np.packbits(images.reshape(len(images), -1), axis=-1)
 

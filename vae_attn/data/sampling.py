@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Int
 
 
-@functools.lru_cache(maxsize=4)  # two epochs of two streams
+@functools.lru_cache(maxsize=64)  # two epochs of two streams of sixteen seeds
 def _permutation(seed: int, epoch: int, stream: int, num_examples: int) -> Int[np.ndarray, "n"]:
-    return np.random.default_rng((seed, epoch, stream)).permutation(num_examples)
+    order = np.arange(num_examples, dtype=np.int32)
+    return np.random.default_rng((seed, epoch, stream)).permutation(order)
 
 
 def batch_indices(

@@ -50,7 +50,9 @@ def write(metrics: Mapping[str, float], folder: pathlib.Path) -> None:
     """Writes `metrics.json` into a folder, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(metrics, indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n")
+    temporary = folder / "metrics.tmp"  # so that no other run reads half of it
+    temporary.write_text(text + "\n")
+    temporary.replace(folder / "metrics.json")
 
 
 def write_markdown(tables: Sequence[Table], path: pathlib.Path, *, title: str) -> pathlib.Path:

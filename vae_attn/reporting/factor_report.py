@@ -18,7 +18,8 @@ from vae_attn.training.telemetry import read_metrics
 _LATENTS_SHOWN = 8
 _IMAGES_SHOWN = 6
 _TRAVERSED = 3  # images from which the animation starts
-_VALUES = np.linspace(-2, 2, 11).astype(np.float32)  # standard deviations of the prior
+# What a latent is set to: its mean over the images, and so many of its own deviations more.
+_DEVIATIONS = np.linspace(-2, 2, 11).astype(np.float32)
 _RESPONSE_IMAGES = 2048  # over which the latents' response is measured
 _SCALE_IMAGES = 300  # over which the colour scale is measured
 _SCALE_QUANTILE = 0.995
@@ -56,27 +57,32 @@ def write(
       Path of the page.
     """
     # Not by their KL: early in training latents with a constant mean have one too.
-    mean, _ = explainer.encode(pixels(data.sample(_RESPONSE_IMAGES)))
+    mean, logvar = explainer.encode(pixels(data.sample(_RESPONSE_IMAGES)))
     response = mean.std(axis=0)
+    centre = mean.mean(axis=0)
+    spread = np.sqrt(mean.var(axis=0) + np.exp(logvar).mean(axis=0))
     latents = np.argsort(-response)[:_LATENTS_SHOWN]
     names = [f"z{k}" for k in latents]
     images = pixels(data.sample(_IMAGES_SHOWN, seed=config.seed))
-    decoded = traverse(explainer, images[:_TRAVERSED], latents)
-    labels = [f"z{k}\nsd {response[k]:.2f}" for k in latents]
+    decoded = traverse(explainer, images[:_TRAVERSED], latents, centre, spread)
+    labels = [f"z{k}\n{centre[k]:+.2f}\n± {spread[k]:.2f}" for k in latents]
     title = f"{data.name}: traversals of the most responsive latents"
-    note = "Columns: the latent's value. The other latents stay at the image's means."
+    note = (
+        "Columns: the latent at its mean over images and noise (beside its name), and so many of "
+        "its deviations (behind ±) more. The other latents stay at the image's means."
+    )
     drawn = {
         "traversal": (
-            latent_figures.traversal(decoded[0], _VALUES, labels, title=title, note=note),
+            latent_figures.traversal(decoded[0], _DEVIATIONS, labels, title=title, note=note),
             "What each latent draws",
-            "The latents whose mean varies most over the images (sd, its standard deviation; 1 is "
-            f"the prior's), from one random image. {note}{page.first_seed(config)}",
+            "The latents whose mean varies most over the images, from one random image. "
+            f"{note}{page.first_seed(config)}",
         ),
         "traversals": (
             latent_figures.animation(decoded, names),
             "The same, moving",
-            f"Rows: random images. Each latent goes from {_VALUES[0]:+.0f} to {_VALUES[-1]:+.0f} "
-            f"and back.{page.first_seed(config)}",
+            f"Rows: random images. Each latent goes from {-_DEVIATIONS[0]:.0f} deviations below "
+            f"its mean to as many above it, and back.{page.first_seed(config)}",
         ),
         "attention": _attention(config, explainer, data, images, latents, response),
     }
@@ -110,14 +116,18 @@ def write(
 
 
 def traverse(
-    explainer: Explainer, images: Images, latents: Int[np.ndarray, "latents"]
-) -> Float[np.ndarray, "images latents values height width channels"]:
-    """Decodes the images' means with one latent at a time set to each of several values."""
+    explainer: Explainer,
+    images: Images,
+    latents: Int[np.ndarray, "chosen"],
+    centre: Float[np.ndarray, "latents"],
+    spread: Float[np.ndarray, "latents"],
+) -> Float[np.ndarray, "images chosen values height width channels"]:
+    """Decodes the images' means with one latent at a time set to `_DEVIATIONS` of its spread."""
     mean, _ = explainer.encode(images)
-    shape = (len(images), len(latents), len(_VALUES))
+    shape = (len(images), len(latents), len(_DEVIATIONS))
     z = np.broadcast_to(mean[:, None, None], (*shape, mean.shape[1])).copy()
     for n, latent in enumerate(latents):
-        z[:, n, :, latent] = _VALUES
+        z[:, n, :, latent] = centre[latent] + _DEVIATIONS * spread[latent]
     decoded = explainer.decode(z.reshape(-1, mean.shape[1]))
     return decoded.reshape(*shape, *decoded.shape[1:])
 
@@ -131,7 +141,10 @@ def finished_runs(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
     for run in sorted(folder.iterdir()):
         paths = sorted(run.glob("seed_*/evaluation/metrics.json"))
         for path in paths or run.glob("evaluation/metrics.json"):
-            metrics = json.loads(path.read_text())
+            try:
+                metrics = json.loads(path.read_text())
+            except json.JSONDecodeError:  # of a program that was killed
+                continue
             if {"reconstruction", "factor_vae"} <= metrics.keys():
                 pair = (metrics["reconstruction"], metrics["factor_vae"])
                 runs.setdefault(run.name, []).append(pair)
