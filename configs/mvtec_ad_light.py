@@ -18,6 +18,8 @@ def get_config(category: str = "bottle"):
     config.data.validation_fraction = 0.2
     config.data.images_per_epoch = 10_000
     config.data.rotation = 30.0
-    set_category(config, category)  # and its mirrors
+    config.data.shift = 2.0
+    config.data.keep_pose = True
+    set_category(config, category)  # and its augmentation
     set_light(config)
     return config

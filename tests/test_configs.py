@@ -44,7 +44,9 @@ def test_variants_of_mvtec(name):
         config_lib.validate(config)
         assert config.data.category == category
         mirrors = (config.data.mirror_horizontal, config.data.mirror_vertical)
-        assert mirrors == (mirror.horizontal, mirror.vertical)
+        fixed = name == "mvtec_ad_light" and category in mvtec_ad.FIXED_POSE
+        assert mirrors == ((False, False) if fixed else (mirror.horizontal, mirror.vertical))
+        assert config.data.rotation == (3 if fixed else 30)
     for group in ("all", "table4"):
         config_lib.validate(load(name, group))
     with pytest.raises(UserError, match=r"'botle' is no category.*bottle, cable.*all or table4"):

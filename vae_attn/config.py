@@ -42,6 +42,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.data.validation_fraction = 0.1  # of the normal training images
     config.data.split_seed = 0  # of the choice of validation images, the same for every seed
     config.data.rotation = 0.0  # augmentation: largest rotation, degrees both ways
+    # Whether objects of a fixed pose (`mvtec_ad.FIXED_POSE`) are turned and mirrored no further.
+    config.data.keep_pose = False
     config.data.shift = 0.0  # augmentation: largest shift, pixels each way
     config.data.mirror_horizontal = False  # augmentation: left and right may be exchanged
     config.data.mirror_vertical = False  # augmentation: top and bottom may be exchanged
@@ -108,7 +110,10 @@ def digit_variant(variant: str) -> int:
 
 
 def set_category(config: ml_collections.ConfigDict, category: str) -> None:
-    """Sets MVTec-AD's category, and the mirrors that it permits (`mvtec_ad.MIRRORS`).
+    """Sets MVTec-AD's category, and the augmentation that it permits.
+
+    That is the mirrors of `mvtec_ad.MIRRORS`; and where `data.keep_pose` is set, for categories of
+    a fixed pose, none and next to no rotation.
 
     Args:
       config: changed in place.
@@ -127,6 +132,9 @@ def set_category(config: ml_collections.ConfigDict, category: str) -> None:
         mirror = mvtec_ad.MIRRORS[category]
         config.data.mirror_horizontal = mirror.horizontal
         config.data.mirror_vertical = mirror.vertical
+    if config.data.keep_pose and category in mvtec_ad.FIXED_POSE:
+        config.data.rotation = mvtec_ad.FIXED_POSE_ROTATION
+        config.data.mirror_horizontal = config.data.mirror_vertical = False
 
 
 def set_light(config: ml_collections.ConfigDict) -> None:
