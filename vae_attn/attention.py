@@ -13,7 +13,8 @@ and this module gives one map for every latent z_i (Liu et al., CVPR 2020, secti
 `make_attention_fn` returns a jitted function from parameters and images to maps. The functions
 it is made of are pure, so they can be jitted, vmapped and differentiated again (second-order
 gradients flow through alpha). Nothing here knows of any model: `head` is any function whose
-images do not interact, such as an evaluation-mode network.
+images do not interact, such as an evaluation-mode network. One that begins with a dense layer
+may say so (`DenseMean`), and all latents' maps then cost little more than one's.
 
 The published sources disagree about the map, hence the named styles in `STYLES`:
 
@@ -28,6 +29,7 @@ The published sources disagree about the map, hence the named styles in `STYLES`
     feature_difference a baseline without any latent: the mean over channels of |A(x) - A(x')|.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -51,6 +53,30 @@ STYLES = (
 PER_LATENT_STYLES = ("paper", "contrast", "contrast_signed")
 
 
+@dataclasses.dataclass(frozen=True)
+class DenseMean:
+    """A mean that begins with a dense layer: rest(flatten(activation(A)) @ kernel).
+
+    Called, it is a mean like any other. But raising channel k by 1 everywhere moves the dense
+    layer's output by sum_p activation'(A_k[p]) kernel_pk, which `channel_weights` computes once
+    for all latents; a gradient takes one product with the whole kernel for each.
+
+    Attributes:
+      activation: elementwise.
+      kernel: its rows are those of flattened features.
+      rest: from the product with the kernel, which has no bias yet, to the latents. It is
+        differentiated once a channel, so it should be short.
+    """
+
+    activation: Callable[[Array], Array]
+    kernel: Float[Array, "hwk hidden"]
+    rest: Callable[[Float[Array, "batch hidden"]], Float[Array, "batch latents"]]
+
+    def __call__(self, features: Float[Array, "batch h w k"]) -> Float[Array, "batch latents"]:
+        """The latents."""
+        return self.rest(self.activation(features).reshape(len(features), -1) @ self.kernel)
+
+
 def channel_weights(
     mean: Mean,
     features: Float[Array, "batch h w k"],
@@ -61,15 +87,19 @@ def channel_weights(
     """Equation 2: alpha_ik, the spatial mean of d z_i / d A_k, for every latent.
 
     Args:
-      mean: from features to latents; images must not interact.
+      mean: from features to latents, perhaps a `DenseMean`; images must not interact.
       features: A.
       chosen: the latents i that are wanted, and no others computed; None is all.
       latent_batch_size: how many latents are differentiated at once. All, if None; fewer need
-        less memory (each takes as much as the features) and more time.
+        less memory (each takes as much as the features) and more time. Of a `DenseMean`, as
+        many channels are taken at once as need the memory of these latents; of one, if None.
 
     Returns:
       alpha.
     """
+    if isinstance(mean, DenseMean):
+        alpha = _dense_channel_weights(mean, features, latent_batch_size or 1)
+        return alpha if chosen is None else alpha[:, chosen]
     z, pullback = jax.vjp(mean, features)
 
     def pooled_gradient(one_hot: Float[Array, "latents"]) -> Float[Array, "batch k"]:
@@ -85,6 +115,23 @@ def channel_weights(
     else:
         alpha = jax.lax.map(pooled_gradient, basis, batch_size=latent_batch_size)
     return jnp.swapaxes(alpha, 0, 1)
+
+
+def _dense_channel_weights(mean: DenseMean, features: Array, latent_batch_size: int) -> Array:
+    batch, height, width, channels = features.shape
+    activated, slope = jax.jvp(mean.activation, (features,), (jnp.ones_like(features),))
+    hidden = activated.reshape(batch, -1) @ mean.kernel
+    _, rest_slope = jax.linearize(mean.rest, hidden)
+    slope = slope.reshape(batch, height * width, channels)
+    kernel = mean.kernel.reshape(height * width, channels, -1)
+
+    def weights(k: Int[Array, ""]) -> Float[Array, "batch latents"]:
+        return rest_slope(slope[:, :, k] @ kernel[:, k]) / (height * width)
+
+    # A loop over few channels beats one product over all, which leaves the CPU's caches.
+    at_once = max(1, latent_batch_size * features[0].size // hidden.shape[1])
+    alpha = jax.lax.map(weights, jnp.arange(channels), batch_size=at_once)
+    return jnp.moveaxis(alpha, 0, 2)
 
 
 def paper_maps(
@@ -203,6 +250,7 @@ def make_attention_fn(
     features: Callable[[PyTree, Float[Array, "batch height width c"]], Float[Array, "batch h w k"]],
     head: Callable[[PyTree, Float[Array, "batch h w k"]], tuple[Array, Array]],
     style: str,
+    dense_mean: Callable[[PyTree], DenseMean] | None = None,
     normal_mean: Float[Array, "latents"] | None = None,
     normal_variance: Float[Array, "latents"] | None = None,
     num_samples: int = 16,
@@ -215,6 +263,8 @@ def make_attention_fn(
       features: `features(params, images)` gives A, of any layer.
       head: `head(params, A)` gives mean and logvar.
       style: one of `STYLES`.
+      dense_mean: where the head begins with a dense layer, `dense_mean(params)` gives its mean
+        as a `DenseMean`: the same maps, sooner.
       normal_mean: for `normal_difference`, see `normal_statistics`.
       normal_variance: likewise.
       num_samples: for `normal_difference`, over how many fixed samples it averages.
@@ -247,36 +297,33 @@ def make_attention_fn(
             raise ValueError(f"attention style {style!r} needs counterparts of the images.")
         image_size = images.shape[1:3]
         a = features(params, images)
-
-        def mean(a: Array) -> Array:
-            return head(params, a)[0]
-
-        if style == "authors_code":
-            return authors_code_map(mean, a, image_size)
-        if style == "normal_difference":
-            maps = normal_difference_map(
-                lambda a: head(params, a),
-                a,
-                normal_mean=normal_mean,
-                normal_variance=normal_variance,
-                noise=jax.random.normal(
-                    jax.random.key(0), (num_samples, len(normal_mean)), normal_mean.dtype
-                ),
-            )
-            return resize(maps, image_size)
-        if style == "feature_difference":
-            difference = jnp.abs(a - features(params, counterparts))
-            return resize(difference.mean(axis=3), image_size)
-        if style == "paper":
-            maps = paper_maps(mean, a, latent_batch_size=latent_batch_size)
-        else:
-            maps = contrast_maps(
-                mean,
-                a,
-                features(params, counterparts),
-                signed=style == "contrast_signed",
-                latent_batch_size=latent_batch_size,
-            )
-        return resize(maps if per_latent else aggregate(maps), image_size)
+        mean = dense_mean(params) if dense_mean else lambda a: head(params, a)[0]
+        match style:
+            case "authors_code":
+                return authors_code_map(mean, a, image_size)
+            case "normal_difference":
+                shape = (num_samples, len(normal_mean))
+                maps = normal_difference_map(
+                    lambda a: head(params, a),
+                    a,
+                    normal_mean=normal_mean,
+                    normal_variance=normal_variance,
+                    noise=jax.random.normal(jax.random.key(0), shape, normal_mean.dtype),
+                )
+            case "feature_difference":
+                maps = jnp.abs(a - features(params, counterparts)).mean(axis=3)
+            case "paper":
+                maps = paper_maps(mean, a, latent_batch_size=latent_batch_size)
+            case "contrast" | "contrast_signed":
+                maps = contrast_maps(
+                    mean,
+                    a,
+                    features(params, counterparts),
+                    signed=style == "contrast_signed",
+                    latent_batch_size=latent_batch_size,
+                )
+        if style in PER_LATENT_STYLES and not per_latent:
+            maps = aggregate(maps)
+        return resize(maps, image_size)
 
     return jax.jit(attend)
