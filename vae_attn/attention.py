@@ -11,20 +11,18 @@ and this module gives one map for every latent z_i (Liu et al., CVPR 2020, secti
     M        = (1 / D) sum_i M_i                              (equation 3)
 
 `make_attention_fn` returns a jitted function from parameters and images to maps. The functions
-it is made of are pure, so they can be jitted, vmapped and differentiated again (second-order
-gradients flow through alpha). Nothing here knows of any model: `head` is any function whose
-images do not interact, such as an evaluation-mode network. One that begins with a dense layer
-may say so (`DenseMean`), and all latents' maps then cost little more than one's.
+it is made of are pure: jit, vmap and differentiate them again (second-order gradients flow
+through alpha). Nothing here knows of any model: `head` is any function whose images do not
+interact, such as an evaluation-mode network. If it begins with a dense layer and says so
+(`DenseMean`), the maps of all latents cost little more than one's.
 
 The published sources disagree about the map, hence the named styles in `STYLES`:
 
     paper              the formulas above.
-    authors_code       the public code: one map from sum_i mean_i, its gradient normalised over
-                       the whole batch, no ReLU.
+    authors_code       the public code: sum_i mean_i, gradients normalised over the batch, no ReLU.
     normal_difference  equation 4: the gradient of a sampled difference to the normal images.
-    contrast           ours: |alpha| applied to |A(x) - A(x')|, x' being what the model itself
-                       holds for normal: what in the image made z_i differ from its normal
-                       counterpart.
+    contrast           ours: |alpha| applied to |A(x) - A(x')|, x' being the model's own normal
+                       counterpart of x: what in the image made z_i differ from it.
     contrast_signed    alpha applied to A(x) - A(x'), and the absolute value taken of the sum.
     feature_difference a baseline without any latent: the mean over channels of |A(x) - A(x')|.
 """
@@ -37,19 +35,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 Mean = Callable[[Float[Array, "batch h w k"]], Float[Array, "batch latents"]]
-Head = Callable[
-    [Float[Array, "batch h w k"]],
-    tuple[Float[Array, "batch latents"], Float[Array, "batch latents"]],
-]
+Head = Callable[[Float[Array, "batch h w k"]], tuple[Array, Array]]
 
-STYLES = (
-    "paper",
-    "authors_code",
-    "normal_difference",
-    "contrast",
-    "contrast_signed",
-    "feature_difference",
-)
+STYLES = ("paper", "authors_code", "normal_difference",
+          "contrast", "contrast_signed", "feature_difference")  # fmt: skip
 PER_LATENT_STYLES = ("paper", "contrast", "contrast_signed")
 
 
@@ -57,15 +46,14 @@ PER_LATENT_STYLES = ("paper", "contrast", "contrast_signed")
 class DenseMean:
     """A mean that begins with a dense layer: rest(flatten(activation(A)) @ kernel).
 
-    Called, it is a mean like any other. But raising channel k by 1 everywhere moves the dense
-    layer's output by sum_p activation'(A_k[p]) kernel_pk, which `channel_weights` computes once
-    for all latents; a gradient takes one product with the whole kernel for each.
+    A mean like any other, but its alpha is cheap: raising channel k by 1 in every pixel p moves
+    the dense layer by sum_p activation'(A_k[p]) kernel_pk, and z by what the rest makes of it.
+    So all latents share one product with the kernel, where gradients take one each.
 
     Attributes:
       activation: elementwise.
-      kernel: its rows are those of flattened features.
-      rest: from the product with the kernel, which has no bias yet, to the latents. It is
-        differentiated once a channel, so it should be short.
+      kernel: of the dense layer; its bias belongs to the rest.
+      rest: to the latents. It runs once a channel, so it should be short.
     """
 
     activation: Callable[[Array], Array]
@@ -89,16 +77,13 @@ def channel_weights(
     Args:
       mean: from features to latents, perhaps a `DenseMean`; images must not interact.
       features: A.
-      chosen: the latents i that are wanted, and no others computed; None is all.
+      chosen: the latents i that are wanted; None is all.
       latent_batch_size: how many latents are differentiated at once. All, if None; fewer need
-        less memory (each takes as much as the features) and more time. Of a `DenseMean`, as
-        many channels are taken at once as need the memory of these latents; of one, if None.
-
-    Returns:
-      alpha.
+        less memory (each takes as much as the features) and more time. A `DenseMean` never
+        takes more than one latent's memory.
     """
     if isinstance(mean, DenseMean):
-        alpha = _dense_channel_weights(mean, features, latent_batch_size or 1)
+        alpha = _dense_channel_weights(mean, features)
         return alpha if chosen is None else alpha[:, chosen]
     z, pullback = jax.vjp(mean, features)
 
@@ -107,9 +92,8 @@ def channel_weights(
         (gradient,) = pullback(jnp.broadcast_to(one_hot, z.shape))
         return gradient.mean(axis=(1, 2))
 
-    basis = jnp.eye(z.shape[1], dtype=z.dtype)
-    if chosen is not None:
-        basis = basis[chosen]
+    wanted = jnp.arange(z.shape[1]) if chosen is None else chosen
+    basis = jax.nn.one_hot(wanted, z.shape[1], dtype=z.dtype)
     if latent_batch_size is None:
         alpha = jax.vmap(pooled_gradient)(basis)
     else:
@@ -117,21 +101,19 @@ def channel_weights(
     return jnp.swapaxes(alpha, 0, 1)
 
 
-def _dense_channel_weights(mean: DenseMean, features: Array, latent_batch_size: int) -> Array:
+def _dense_channel_weights(mean: DenseMean, features: Array) -> Array:
     batch, height, width, channels = features.shape
     activated, slope = jax.jvp(mean.activation, (features,), (jnp.ones_like(features),))
-    hidden = activated.reshape(batch, -1) @ mean.kernel
-    _, rest_slope = jax.linearize(mean.rest, hidden)
+    _, rest_slope = jax.linearize(mean.rest, activated.reshape(batch, -1) @ mean.kernel)
     slope = slope.reshape(batch, height * width, channels)
     kernel = mean.kernel.reshape(height * width, channels, -1)
 
     def weights(k: Int[Array, ""]) -> Float[Array, "batch latents"]:
         return rest_slope(slope[:, :, k] @ kernel[:, k]) / (height * width)
 
-    # A loop over few channels beats one product over all, which leaves the CPU's caches.
-    at_once = max(1, latent_batch_size * features[0].size // hidden.shape[1])
-    alpha = jax.lax.map(weights, jnp.arange(channels), batch_size=at_once)
-    return jnp.moveaxis(alpha, 0, 2)
+    # As many channels at once as need the features' memory: on the CPU, all at once take longer.
+    at_once = max(1, len(mean.kernel) // mean.kernel.shape[1])
+    return jnp.moveaxis(jax.lax.map(weights, jnp.arange(channels), batch_size=at_once), 0, 2)
 
 
 def paper_maps(
@@ -157,7 +139,7 @@ def contrast_maps(
     """Attention of the difference between an image and its normal counterpart, per latent.
 
     Args:
-      mean: from features to latents; images must not interact.
+      mean: see `channel_weights`.
       features: A, of the image.
       counterpart: B, of the image's reconstruction, or of any other normal counterpart.
       signed: False gives M_i = sum_k |alpha_ik| |A_k - B_k|; True gives
@@ -204,8 +186,7 @@ def normal_difference_map(
     how u becomes a map. Here u is reparameterised, u = difference + sqrt(variance) noise; alpha
     is the gradient of sum_i u_i, averaged over the samples of `noise` (which all images share,
     so that a map does not depend on its batch); u keeps its sign; M = ReLU(sum_k alpha_k A_k).
-    The normal mean has no gradient, so that with many samples, whose noise averages to 0, this
-    tends to the attention of sum_i mean_i.
+    With many samples, whose noise averages to 0, this tends to the attention of sum_i mean_i.
     """
 
     def total_difference(a: Float[Array, "batch h w k"]) -> Float[Array, ""]:
@@ -263,9 +244,8 @@ def make_attention_fn(
       features: `features(params, images)` gives A, of any layer.
       head: `head(params, A)` gives mean and logvar.
       style: one of `STYLES`.
-      dense_mean: where the head begins with a dense layer, `dense_mean(params)` gives its mean
-        as a `DenseMean`: the same maps, sooner.
-      normal_mean: for `normal_difference`, see `normal_statistics`.
+      dense_mean: `dense_mean(params)` is head's mean as a `DenseMean`: the same maps, sooner.
+      normal_mean: for `normal_difference`; see `normal_statistics`.
       normal_variance: likewise.
       num_samples: for `normal_difference`, over how many fixed samples it averages.
       per_latent: one map for every latent, (batch, latents, height, width), for the styles that
@@ -282,9 +262,7 @@ def make_attention_fn(
     if style not in STYLES:
         raise ValueError(f"unknown attention style {style!r}; choose one of {', '.join(STYLES)}.")
     if style == "normal_difference" and (normal_mean is None or normal_variance is None):
-        raise ValueError(
-            "attention style 'normal_difference' needs `normal_mean` and `normal_variance`."
-        )
+        raise ValueError(f"attention style {style!r} needs `normal_mean` and `normal_variance`.")
     if per_latent and style not in PER_LATENT_STYLES:
         raise ValueError(f"attention style {style!r} has one map an image, none per latent.")
 
@@ -302,28 +280,21 @@ def make_attention_fn(
             case "authors_code":
                 return authors_code_map(mean, a, image_size)
             case "normal_difference":
-                shape = (num_samples, len(normal_mean))
+                noise_shape = (num_samples, len(normal_mean))
                 maps = normal_difference_map(
                     lambda a: head(params, a),
                     a,
                     normal_mean=normal_mean,
                     normal_variance=normal_variance,
-                    noise=jax.random.normal(jax.random.key(0), shape, normal_mean.dtype),
+                    noise=jax.random.normal(jax.random.key(0), noise_shape, normal_mean.dtype),
                 )
             case "feature_difference":
                 maps = jnp.abs(a - features(params, counterparts)).mean(axis=3)
             case "paper":
                 maps = paper_maps(mean, a, latent_batch_size=latent_batch_size)
-            case "contrast" | "contrast_signed":
-                maps = contrast_maps(
-                    mean,
-                    a,
-                    features(params, counterparts),
-                    signed=style == "contrast_signed",
-                    latent_batch_size=latent_batch_size,
-                )
-        if style in PER_LATENT_STYLES and not per_latent:
-            maps = aggregate(maps)
-        return resize(maps, image_size)
+            case _:
+                b, signed = features(params, counterparts), style == "contrast_signed"
+                maps = contrast_maps(mean, a, b, signed=signed, latent_batch_size=latent_batch_size)
+        return resize(maps if per_latent or maps.ndim == 3 else aggregate(maps), image_size)
 
     return jax.jit(attend)

@@ -89,20 +89,21 @@ class VAE(nn.Module):
 
     @nn.nowrap
     def dense_mean(self, layer: str) -> Callable[[PyTree], attention.DenseMean] | None:
-        """The mean of `head` as `attention.make_attention_fn` has it sooner.
+        """The mean of `head` in the form from which attention is cheap, where it has that form.
 
         Args:
-          layer: as in `head`.
+          layer: see `features`.
 
         Returns:
-          A function of the variables; None unless [ReLU,] Flatten, Linear follow the layer.
+          A function of the variables, for `attention.make_attention_fn`; None unless [ReLU,]
+          Flatten and Linear follow the layer.
         """
         names = [row.name for row in self.architecture.encoder]
         match self.architecture.encoder[names.index(layer) + 1 :]:
             case (tables.ReLU(), tables.Flatten(), tables.Linear(name), *_):
-                activation = nn.relu
+                activation = jax.nn.relu
             case (tables.Flatten(), tables.Linear(name), *_):
-                activation = _identity
+                activation = jax.nn.identity
             case _:
                 return None
 
@@ -165,7 +166,3 @@ class VAE(nn.Module):
         mean, logvar = self.encode(images, train=train)
         z = mean + jnp.exp(logvar / 2) * noise
         return self.decode(z, train=train), mean, logvar
-
-
-def _identity(x: Array) -> Array:
-    return x
