@@ -13,8 +13,8 @@ and this module gives one map for every latent z_i (Liu et al., CVPR 2020, secti
 `make_attention_fn` returns a jitted function from parameters and images to maps. The functions
 it is made of are pure: jit, vmap and differentiate them again (second-order gradients flow
 through alpha). Nothing here knows of any model: `head` is any function whose images do not
-interact, such as an evaluation-mode network. If it begins with a dense layer and says so
-(`DenseMean`), the maps of all latents cost little more than one's.
+interact, such as an evaluation-mode network. For one that begins with a dense layer there is
+a shortcut, `DenseMean`.
 
 The published sources disagree about the map, hence the named styles in `STYLES`:
 
@@ -145,9 +145,6 @@ def contrast_maps(
       signed: False gives M_i = sum_k |alpha_ik| |A_k - B_k|; True gives
         M_i = |sum_k alpha_ik (A_k - B_k)|, in which channels may cancel.
       latent_batch_size: see `channel_weights`.
-
-    Returns:
-      M_i; all 0 where image and counterpart agree.
     """
     alpha = channel_weights(mean, features, latent_batch_size=latent_batch_size)
     difference = features - counterpart
@@ -248,13 +245,13 @@ def make_attention_fn(
       normal_mean: for `normal_difference`; see `normal_statistics`.
       normal_variance: likewise.
       num_samples: for `normal_difference`, over how many fixed samples it averages.
-      per_latent: one map for every latent, (batch, latents, height, width), for the styles that
-        have them (`PER_LATENT_STYLES`), instead of one an image, (batch, height, width).
+      per_latent: one map for every latent, (batch, latents, height, width), not one an image,
+        (batch, height, width); for `PER_LATENT_STYLES`.
       latent_batch_size: see `channel_weights`.
 
     Returns:
       The function. `counterparts` are the images' normal counterparts x', for instance their
-      reconstructions, for the contrast styles (`needs_counterparts`); the others ignore them.
+      reconstructions; only some styles need them (`needs_counterparts`).
 
     Raises:
       ValueError: for an unknown style, or where an argument that the style needs is missing.
@@ -273,12 +270,11 @@ def make_attention_fn(
     ) -> Array:
         if needs_counterparts(style) and counterparts is None:
             raise ValueError(f"attention style {style!r} needs counterparts of the images.")
-        image_size = images.shape[1:3]
         a = features(params, images)
         mean = dense_mean(params) if dense_mean else lambda a: head(params, a)[0]
         match style:
             case "authors_code":
-                return authors_code_map(mean, a, image_size)
+                return authors_code_map(mean, a, images.shape[1:3])
             case "normal_difference":
                 noise_shape = (num_samples, len(normal_mean))
                 maps = normal_difference_map(
@@ -295,6 +291,7 @@ def make_attention_fn(
             case _:
                 b, signed = features(params, counterparts), style == "contrast_signed"
                 maps = contrast_maps(mean, a, b, signed=signed, latent_batch_size=latent_batch_size)
-        return resize(maps if per_latent or maps.ndim == 3 else aggregate(maps), image_size)
+        maps = maps if per_latent or maps.ndim == 3 else aggregate(maps)
+        return resize(maps, images.shape[1:3])
 
     return jax.jit(attend)
