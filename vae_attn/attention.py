@@ -105,11 +105,11 @@ def _dense_channel_weights(mean: DenseMean, features: Array) -> Array:
     batch, height, width, channels = features.shape
     activated, slope = jax.jvp(mean.activation, (features,), (jnp.ones_like(features),))
     _, rest_slope = jax.linearize(mean.rest, activated.reshape(batch, -1) @ mean.kernel)
-    slope = slope.reshape(batch, height * width, channels)
+    slope = jnp.moveaxis(slope.reshape(batch, height * width, channels), 2, 0)
     kernel = mean.kernel.reshape(height * width, channels, -1)
 
     def weights(k: Int[Array, ""]) -> Float[Array, "batch latents"]:
-        return rest_slope(slope[:, :, k] @ kernel[:, k]) / (height * width)
+        return rest_slope(slope[k] @ kernel[:, k]) / (height * width)
 
     # As many channels at once as need the features' memory: on the CPU, all at once take longer.
     at_once = max(1, len(mean.kernel) // mean.kernel.shape[1])
