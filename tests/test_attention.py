@@ -47,6 +47,10 @@ def curved_mean(a):
     return curved_head(a)[0]
 
 
+# The same function, in the form from which `channel_weights` has a shortcut.
+DENSE_MEAN = attention.DenseMean(jnp.tanh, MEAN_MATRIX, jnp.sin)
+
+
 def alpha_by_finite_differences(function, step=1e-2):
     """d f / d (a constant added to channel k), divided by the number of pixels."""
     columns = []
@@ -58,8 +62,9 @@ def alpha_by_finite_differences(function, step=1e-2):
     return np.stack(columns, axis=-1)
 
 
-def test_channel_weights_by_finite_differences():
-    found = attention.channel_weights(curved_mean, FEATURES)
+@pytest.mark.parametrize("mean", [curved_mean, DENSE_MEAN], ids=["plain", "dense"])
+def test_channel_weights_by_finite_differences(mean):
+    found = attention.channel_weights(mean, FEATURES)
     expected = alpha_by_finite_differences(curved_mean)
     np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-3)
 
@@ -70,10 +75,11 @@ def test_channel_weights_of_a_linear_head_are_its_pooled_matrix():
     np.testing.assert_allclose(found, np.broadcast_to(pooled, found.shape), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mean", [curved_mean, DENSE_MEAN], ids=["plain", "dense"])
 @pytest.mark.parametrize("latent_batch_size", [1, 4, 10])
-def test_memory_knob_changes_nothing(latent_batch_size):
+def test_memory_knob_changes_nothing(mean, latent_batch_size):
     whole = attention.paper_maps(curved_mean, FEATURES)
-    parts = attention.paper_maps(curved_mean, FEATURES, latent_batch_size=latent_batch_size)
+    parts = attention.paper_maps(mean, FEATURES, latent_batch_size=latent_batch_size)
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
 
 
@@ -183,6 +189,14 @@ def patch_head(params, a):
     return out[:, :LATENTS], out[:, LATENTS:]
 
 
+def patch_dense_mean(params):
+    return attention.DenseMean(jax.nn.identity, params["out"][:, :LATENTS], jnp.tanh)
+
+
+STYLES_AND_MEANS = [(style, None) for style in attention.STYLES]
+STYLES_AND_MEANS += [(style, patch_dense_mean) for style in attention.PER_LATENT_STYLES]
+
+
 def patch_attention(style, dtype=jnp.float32, **options):
     attend = attention.make_attention_fn(
         features=patch_features,
@@ -220,9 +234,9 @@ def test_aggregate_is_the_mean_of_the_latents_maps(style):
     )
 
 
-@pytest.mark.parametrize("style", attention.STYLES)
-def test_styles_vmap_over_models(style):
-    attend = patch_attention(style)
+@pytest.mark.parametrize(("style", "dense_mean"), STYLES_AND_MEANS)
+def test_styles_vmap_over_models(style, dense_mean):
+    attend = patch_attention(style, dense_mean=dense_mean)
     two = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), PARAMS)
     found = jax.vmap(attend, in_axes=(0, None))(two, IMAGES)
     for i in range(2):
@@ -230,15 +244,15 @@ def test_styles_vmap_over_models(style):
         np.testing.assert_allclose(found[i], attend(one, IMAGES), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("style", attention.STYLES)
-def test_maps_are_differentiable_through_alpha(style):
+@pytest.mark.parametrize(("style", "dense_mean"), STYLES_AND_MEANS)
+def test_maps_are_differentiable_through_alpha(style, dense_mean):
     """Slope of a map along a direction of the parameters, by finite differences."""
     with jax.enable_x64(True):
         direction = {name: normal(14, *x.shape) for name, x in PARAMS.items()}
         params, images, weights, direction = jax.tree.map(
             lambda x: jnp.asarray(x, jnp.float64), (PARAMS, IMAGES, normal(13, 4, 6, 6), direction)
         )
-        attend = patch_attention(style, jnp.float64)
+        attend = patch_attention(style, jnp.float64, dense_mean=dense_mean)
 
         def along(t):
             moved = jax.tree.map(lambda p, d: p + t * d, params, direction)
@@ -275,4 +289,4 @@ def test_the_core_imports_nothing_of_ours():
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
-    assert imported == {"collections", "jax", "jaxtyping"}
+    assert imported == {"collections", "dataclasses", "jax", "jaxtyping"}

@@ -11,23 +11,23 @@ and this module gives one map for every latent z_i (Liu et al., CVPR 2020, secti
     M        = (1 / D) sum_i M_i                              (equation 3)
 
 `make_attention_fn` returns a jitted function from parameters and images to maps. The functions
-it is made of are pure, so they can be jitted, vmapped and differentiated again (second-order
-gradients flow through alpha). Nothing here knows of any model: `head` is any function whose
-images do not interact, such as an evaluation-mode network.
+it is made of are pure: jit, vmap and differentiate them again (second-order gradients flow
+through alpha). Nothing here knows of any model: `head` is any function whose images do not
+interact, such as an evaluation-mode network. For one that begins with a dense layer there is
+a shortcut, `DenseMean`.
 
 The published sources disagree about the map, hence the named styles in `STYLES`:
 
     paper              the formulas above.
-    authors_code       the public code: one map from sum_i mean_i, its gradient normalised over
-                       the whole batch, no ReLU.
+    authors_code       the public code: sum_i mean_i, gradients normalised over the batch, no ReLU.
     normal_difference  equation 4: the gradient of a sampled difference to the normal images.
-    contrast           ours: |alpha| applied to |A(x) - A(x')|, x' being what the model itself
-                       holds for normal: what in the image made z_i differ from its normal
-                       counterpart.
+    contrast           ours: |alpha| applied to |A(x) - A(x')|, x' being the model's own normal
+                       counterpart of x: what in the image made z_i differ from it.
     contrast_signed    alpha applied to A(x) - A(x'), and the absolute value taken of the sum.
     feature_difference a baseline without any latent: the mean over channels of |A(x) - A(x')|.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -35,20 +35,34 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 Mean = Callable[[Float[Array, "batch h w k"]], Float[Array, "batch latents"]]
-Head = Callable[
-    [Float[Array, "batch h w k"]],
-    tuple[Float[Array, "batch latents"], Float[Array, "batch latents"]],
-]
+Head = Callable[[Float[Array, "batch h w k"]], tuple[Array, Array]]
 
-STYLES = (
-    "paper",
-    "authors_code",
-    "normal_difference",
-    "contrast",
-    "contrast_signed",
-    "feature_difference",
-)
+STYLES = ("paper", "authors_code", "normal_difference",
+          "contrast", "contrast_signed", "feature_difference")  # fmt: skip
 PER_LATENT_STYLES = ("paper", "contrast", "contrast_signed")
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseMean:
+    """A mean that begins with a dense layer: rest(flatten(activation(A)) @ kernel).
+
+    A mean like any other, but its alpha is cheap: raising channel k by 1 in every pixel p moves
+    the dense layer by sum_p activation'(A_k[p]) kernel_pk, and z by what the rest makes of it.
+    So all latents share one product with the kernel, where gradients take one each.
+
+    Attributes:
+      activation: elementwise.
+      kernel: of the dense layer; its bias belongs to the rest.
+      rest: to the latents. It runs once a channel, so it should be short.
+    """
+
+    activation: Callable[[Array], Array]
+    kernel: Float[Array, "hwk hidden"]
+    rest: Callable[[Float[Array, "batch hidden"]], Float[Array, "batch latents"]]
+
+    def __call__(self, features: Float[Array, "batch h w k"]) -> Float[Array, "batch latents"]:
+        """The latents."""
+        return self.rest(self.activation(features).reshape(len(features), -1) @ self.kernel)
 
 
 def channel_weights(
@@ -61,15 +75,16 @@ def channel_weights(
     """Equation 2: alpha_ik, the spatial mean of d z_i / d A_k, for every latent.
 
     Args:
-      mean: from features to latents; images must not interact.
+      mean: from features to latents, perhaps a `DenseMean`; images must not interact.
       features: A.
-      chosen: the latents i that are wanted, and no others computed; None is all.
+      chosen: the latents i that are wanted; None is all.
       latent_batch_size: how many latents are differentiated at once. All, if None; fewer need
-        less memory (each takes as much as the features) and more time.
-
-    Returns:
-      alpha.
+        less memory (each takes as much as the features) and more time. A `DenseMean` never
+        takes more than one latent's memory.
     """
+    if isinstance(mean, DenseMean):
+        alpha = _dense_channel_weights(mean, features)
+        return alpha if chosen is None else alpha[:, chosen]
     z, pullback = jax.vjp(mean, features)
 
     def pooled_gradient(one_hot: Float[Array, "latents"]) -> Float[Array, "batch k"]:
@@ -77,14 +92,28 @@ def channel_weights(
         (gradient,) = pullback(jnp.broadcast_to(one_hot, z.shape))
         return gradient.mean(axis=(1, 2))
 
-    basis = jnp.eye(z.shape[1], dtype=z.dtype)
-    if chosen is not None:
-        basis = basis[chosen]
+    wanted = jnp.arange(z.shape[1]) if chosen is None else chosen
+    basis = jax.nn.one_hot(wanted, z.shape[1], dtype=z.dtype)
     if latent_batch_size is None:
         alpha = jax.vmap(pooled_gradient)(basis)
     else:
         alpha = jax.lax.map(pooled_gradient, basis, batch_size=latent_batch_size)
     return jnp.swapaxes(alpha, 0, 1)
+
+
+def _dense_channel_weights(mean: DenseMean, features: Array) -> Array:
+    batch, height, width, channels = features.shape
+    activated, slope = jax.jvp(mean.activation, (features,), (jnp.ones_like(features),))
+    _, rest_slope = jax.linearize(mean.rest, activated.reshape(batch, -1) @ mean.kernel)
+    slope = jnp.moveaxis(slope.reshape(batch, height * width, channels), 2, 0)
+    kernel = mean.kernel.reshape(height * width, channels, -1)
+
+    def weights(k: Int[Array, ""]) -> Float[Array, "batch latents"]:
+        return rest_slope(slope[k] @ kernel[:, k]) / (height * width)
+
+    # As many channels at once as need the features' memory: on the CPU, all at once take longer.
+    at_once = max(1, len(mean.kernel) // mean.kernel.shape[1])
+    return jnp.moveaxis(jax.lax.map(weights, jnp.arange(channels), batch_size=at_once), 0, 2)
 
 
 def paper_maps(
@@ -110,15 +139,12 @@ def contrast_maps(
     """Attention of the difference between an image and its normal counterpart, per latent.
 
     Args:
-      mean: from features to latents; images must not interact.
+      mean: see `channel_weights`.
       features: A, of the image.
       counterpart: B, of the image's reconstruction, or of any other normal counterpart.
       signed: False gives M_i = sum_k |alpha_ik| |A_k - B_k|; True gives
         M_i = |sum_k alpha_ik (A_k - B_k)|, in which channels may cancel.
       latent_batch_size: see `channel_weights`.
-
-    Returns:
-      M_i; all 0 where image and counterpart agree.
     """
     alpha = channel_weights(mean, features, latent_batch_size=latent_batch_size)
     difference = features - counterpart
@@ -157,8 +183,7 @@ def normal_difference_map(
     how u becomes a map. Here u is reparameterised, u = difference + sqrt(variance) noise; alpha
     is the gradient of sum_i u_i, averaged over the samples of `noise` (which all images share,
     so that a map does not depend on its batch); u keeps its sign; M = ReLU(sum_k alpha_k A_k).
-    The normal mean has no gradient, so that with many samples, whose noise averages to 0, this
-    tends to the attention of sum_i mean_i.
+    With many samples, whose noise averages to 0, this tends to the attention of sum_i mean_i.
     """
 
     def total_difference(a: Float[Array, "batch h w k"]) -> Float[Array, ""]:
@@ -203,6 +228,7 @@ def make_attention_fn(
     features: Callable[[PyTree, Float[Array, "batch height width c"]], Float[Array, "batch h w k"]],
     head: Callable[[PyTree, Float[Array, "batch h w k"]], tuple[Array, Array]],
     style: str,
+    dense_mean: Callable[[PyTree], DenseMean] | None = None,
     normal_mean: Float[Array, "latents"] | None = None,
     normal_variance: Float[Array, "latents"] | None = None,
     num_samples: int = 16,
@@ -215,16 +241,17 @@ def make_attention_fn(
       features: `features(params, images)` gives A, of any layer.
       head: `head(params, A)` gives mean and logvar.
       style: one of `STYLES`.
-      normal_mean: for `normal_difference`, see `normal_statistics`.
+      dense_mean: `dense_mean(params)` is head's mean as a `DenseMean`: the same maps, sooner.
+      normal_mean: for `normal_difference`; see `normal_statistics`.
       normal_variance: likewise.
       num_samples: for `normal_difference`, over how many fixed samples it averages.
-      per_latent: one map for every latent, (batch, latents, height, width), for the styles that
-        have them (`PER_LATENT_STYLES`), instead of one an image, (batch, height, width).
+      per_latent: one map for every latent, (batch, latents, height, width), not one an image,
+        (batch, height, width); for `PER_LATENT_STYLES`.
       latent_batch_size: see `channel_weights`.
 
     Returns:
       The function. `counterparts` are the images' normal counterparts x', for instance their
-      reconstructions, for the contrast styles (`needs_counterparts`); the others ignore them.
+      reconstructions; only some styles need them (`needs_counterparts`).
 
     Raises:
       ValueError: for an unknown style, or where an argument that the style needs is missing.
@@ -232,9 +259,7 @@ def make_attention_fn(
     if style not in STYLES:
         raise ValueError(f"unknown attention style {style!r}; choose one of {', '.join(STYLES)}.")
     if style == "normal_difference" and (normal_mean is None or normal_variance is None):
-        raise ValueError(
-            "attention style 'normal_difference' needs `normal_mean` and `normal_variance`."
-        )
+        raise ValueError(f"attention style {style!r} needs `normal_mean` and `normal_variance`.")
     if per_latent and style not in PER_LATENT_STYLES:
         raise ValueError(f"attention style {style!r} has one map an image, none per latent.")
 
@@ -245,38 +270,28 @@ def make_attention_fn(
     ) -> Array:
         if needs_counterparts(style) and counterparts is None:
             raise ValueError(f"attention style {style!r} needs counterparts of the images.")
-        image_size = images.shape[1:3]
         a = features(params, images)
-
-        def mean(a: Array) -> Array:
-            return head(params, a)[0]
-
-        if style == "authors_code":
-            return authors_code_map(mean, a, image_size)
-        if style == "normal_difference":
-            maps = normal_difference_map(
-                lambda a: head(params, a),
-                a,
-                normal_mean=normal_mean,
-                normal_variance=normal_variance,
-                noise=jax.random.normal(
-                    jax.random.key(0), (num_samples, len(normal_mean)), normal_mean.dtype
-                ),
-            )
-            return resize(maps, image_size)
-        if style == "feature_difference":
-            difference = jnp.abs(a - features(params, counterparts))
-            return resize(difference.mean(axis=3), image_size)
-        if style == "paper":
-            maps = paper_maps(mean, a, latent_batch_size=latent_batch_size)
-        else:
-            maps = contrast_maps(
-                mean,
-                a,
-                features(params, counterparts),
-                signed=style == "contrast_signed",
-                latent_batch_size=latent_batch_size,
-            )
-        return resize(maps if per_latent else aggregate(maps), image_size)
+        mean = dense_mean(params) if dense_mean else lambda a: head(params, a)[0]
+        match style:
+            case "authors_code":
+                return authors_code_map(mean, a, images.shape[1:3])
+            case "normal_difference":
+                noise_shape = (num_samples, len(normal_mean))
+                maps = normal_difference_map(
+                    lambda a: head(params, a),
+                    a,
+                    normal_mean=normal_mean,
+                    normal_variance=normal_variance,
+                    noise=jax.random.normal(jax.random.key(0), noise_shape, normal_mean.dtype),
+                )
+            case "feature_difference":
+                maps = jnp.abs(a - features(params, counterparts)).mean(axis=3)
+            case "paper":
+                maps = paper_maps(mean, a, latent_batch_size=latent_batch_size)
+            case _:
+                b, signed = features(params, counterparts), style == "contrast_signed"
+                maps = contrast_maps(mean, a, b, signed=signed, latent_batch_size=latent_batch_size)
+        maps = maps if per_latent or maps.ndim == 3 else aggregate(maps)
+        return resize(maps, images.shape[1:3])
 
     return jax.jit(attend)

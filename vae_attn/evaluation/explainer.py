@@ -197,6 +197,7 @@ class Explainer:
                     features=lambda v, x: model.apply(v, x, layer, method="features"),
                     head=lambda v, a: model.apply(v, a, layer, method="head"),
                     style=style,
+                    dense_mean=model.dense_mean(layer),
                     normal_mean=jnp.asarray(self.calibration.normal_mean),
                     normal_variance=jnp.asarray(self.calibration.normal_variance),
                     per_latent=per_latent,

@@ -1,12 +1,14 @@
 """The variational autoencoder, its encoder split at any named layer into features and head."""
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
+from vae_attn import attention
 from vae_attn.models import layers, tables
 
 
@@ -84,6 +86,40 @@ class VAE(nn.Module):
         """Mean and log variance from the activations at a named layer: the second half."""
         hidden = self.encoder(features, after=layer, train=train)
         return self.mean(hidden), self.logvar(hidden)
+
+    @nn.nowrap
+    def dense_mean(self, layer: str) -> Callable[[PyTree], attention.DenseMean] | None:
+        """The mean of `head` in the form from which attention is cheap, where it has that form.
+
+        Args:
+          layer: see `features`.
+
+        Returns:
+          A function of the variables, for `attention.make_attention_fn`; None unless [ReLU,]
+          Flatten and Linear follow the layer.
+        """
+        names = [row.name for row in self.architecture.encoder]
+        match self.architecture.encoder[names.index(layer) + 1 :]:
+            case (tables.ReLU(), tables.Flatten(), tables.Linear(name), *_):
+                activation = jax.nn.relu
+            case (tables.Flatten(), tables.Linear(name), *_):
+                activation = jax.nn.identity
+            case _:
+                return None
+
+        def split(variables: PyTree) -> attention.DenseMean:
+            dense = variables["params"]["encoder"][name]
+
+            def rest(hidden: Array) -> Array:
+                return self.apply(
+                    variables,
+                    hidden + dense["bias"],
+                    method=lambda vae, hidden: vae.mean(vae.encoder(hidden, after=name)),
+                )
+
+            return attention.DenseMean(activation, dense["kernel"], rest)
+
+        return split
 
     def encode(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False

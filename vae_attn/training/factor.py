@@ -163,6 +163,7 @@ def make_attention_loss_fn(*, model: VAE, layer: str) -> Callable[..., Float[Arr
     def loss(
         variables: PyTree, features: Float[Array, "batch h w k"], pairs: Int[Array, "pairs 2"]
     ) -> Float[Array, "batch"]:
+        # No `DenseMean`: it pays for many latents, and here are few.
         maps = attention.paper_maps(
             lambda a: model.apply(variables, a, layer, method="head")[0],
             features,
