@@ -143,7 +143,7 @@ def set_light(config: ml_collections.ConfigDict) -> None:
     config.model.name = "convnet"
     config.model.latents = 64
     config.train.batch_size = 16
-    config.train.steps = 6000
+    config.train.steps = 9000
     # At 1e-3 the latents died on the bottle within 500 steps; with beta 1 few of them survived.
     config.train.learning_rate = 3e-4
     config.train.beta = 0.05
