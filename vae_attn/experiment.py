@@ -14,7 +14,7 @@ from vae_attn.evaluation import anomaly, published, summary, tables
 from vae_attn.evaluation.calibration import Calibration, variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import report
-from vae_attn.training import loop
+from vae_attn.training import distributed, loop
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -28,9 +28,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     Args:
       config: see `vae_attn.config.default_config`.
       workdir: of the run; an existing one is gone on with.
-      mode: `train`, `evaluate` (score the maps), `explain` (figures and page) or `all`.
+      mode: `train`, `evaluate` (score the maps), `explain` (figures and page) or `all`. Of
+        several processes, which all come here, the main one evaluates and explains.
 
     Raises:
+      preemption.Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
       UserError: for whatever the user can mend.
     """
     try:
@@ -59,7 +61,7 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) ->
         one = config.copy_and_resolve_references()
         config_lib.set_category(one, category)
         names[category] = _run_one(one, workdir / category, mode)
-    if mode in ("all", "evaluate"):
+    if mode in ("all", "evaluate") and distributed.is_main():
         _LOG.info("all categories: %s", summary.write(config, workdir, names))
 
 
@@ -76,6 +78,19 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
     if mode == "train":
         return data.name
     state = loop.restore(config, workdir, which=config.evaluate.checkpoint)
+    if distributed.is_main():
+        _evaluate_and_explain(config, workdir, data, state, mode)
+    distributed.barrier(f"{workdir} is evaluated")
+    return data.name
+
+
+def _evaluate_and_explain(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    data: AnomalyData,
+    state: loop.State,
+    mode: str,
+) -> None:
     variant = variant_of(config.attention)
     path = workdir / "calibration.npz"
     of = f"step {state.step}: {variant}, projection_steps={config.attention.projection_steps}"
@@ -105,7 +120,6 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
     if mode in ("all", "explain"):
         page = report.write(config, workdir, explainer, data)
         _LOG.info("pictures and tables: %s", page)
-    return data.name
 
 
 def _check_model_fits(config: ml_collections.ConfigDict, data: AnomalyData) -> None:

@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import ml_collections
+from jaxtyping import PyTree
 
 from vae_attn import config as config_lib
 from vae_attn.data import dsprites
@@ -12,7 +13,7 @@ from vae_attn.evaluation import representation
 from vae_attn.evaluation.calibration import variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import factor_report
-from vae_attn.training import loop
+from vae_attn.training import distributed, loop
 
 _LOG = logging.getLogger("vae_attn")
 _EXPLAINED_IMAGES = 2048
@@ -48,6 +49,19 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     if mode == "train":
         return
     variables = loop.restore(config, workdir, which=config.evaluate.checkpoint).variables
+    if distributed.is_main():
+        _evaluate_and_explain(config, workdir, data, learned, variables, mode)
+    distributed.barrier(f"{workdir} is evaluated")
+
+
+def _evaluate_and_explain(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    data: dsprites.DSprites,
+    learned: representation.Representation,
+    variables: PyTree,
+    mode: str,
+) -> None:
     if mode in ("all", "evaluate"):
         _LOG.info("scores: encoding %d images", len(data))
         scores = learned.scores(variables, config)
@@ -56,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     if mode in ("all", "explain"):
         images = factor_report.pixels(data.sample(_EXPLAINED_IMAGES))
         explainer = Explainer(
-            model,
+            loop.build_model(config),
             jax.device_get(variables),
             images,
             images[:_VALIDATION_IMAGES],

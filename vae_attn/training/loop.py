@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
 from vae_attn.models import registry
 from vae_attn.models.vae import VAE
-from vae_attn.training import factor, parallel, state, steps, trunk
+from vae_attn.training import factor, parallel, preemption, state, steps, trunk
 from vae_attn.training.checkpoints import Checkpoints
 from vae_attn.training.task import Task
 from vae_attn.training.telemetry import Telemetry
@@ -94,7 +95,19 @@ def train(
     Raises:
       UserError: if the loss is no longer finite; the checkpoints up to then are kept. Before the
         first step, if the pretrained weights cannot be had.
+      preemption.Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
     """
+    with preemption.Watch() as watch:
+        return _train(config, workdir, data, probe, watch)
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    data: AnomalyData | dsprites.DSprites,
+    probe: Callable[[PyTree], dict[str, float]] | None,
+    watch: preemption.Watch,
+) -> State:
     task = _task(config)
     update = parallel.parallelize(
         task.update, mode=config.parallel.mode, batch_size=config.train.batch_size
@@ -110,6 +123,7 @@ def train(
     total = total_steps(config, len(images))
     telemetry = Telemetry(workdir, start_step=start, total_steps=total)
     pending: list[dict[str, Array]] = []
+    stopping, done = False, start
     for step in range(start, total):
         indices = task.batch_indices(
             seed=config.seed,
@@ -121,12 +135,13 @@ def train(
         pending.append(metrics)
         done = step + 1
         at_checkpoint = done % config.train.checkpoint_every == 0 or done == total
-        if not at_checkpoint and done % config.train.log_every:
+        stopping = watch.stopping()
+        if not (at_checkpoint or stopping) and done % config.train.log_every:
             continue
         means = _finite_means(pending, last_step=done)
         pending.clear()
         if at_checkpoint:
-            variables, batch_size = train_state.variables, config.evaluate.batch_size
+            variables, batch_size = parallel.as_local(train_state.variables), config.evaluate.batch_size
             values = map_batches(
                 lambda x, v=variables: task.loss(v, x), data.validation, batch_size
             )
@@ -135,10 +150,20 @@ def train(
                 raise _not_finite(means["validation_loss"], done)
             if probe is not None:
                 means |= probe(jax.device_get(variables))
-            checkpoints.save(train_state, step=done, validation_loss=means["validation_loss"])
+        if at_checkpoint or stopping:
+            # Where the run happened to be stopped is never its best checkpoint.
+            validation_loss = means.get("validation_loss", math.inf)
+            train_state = parallel.as_global(train_state)
+            checkpoints.save(train_state, step=done, validation_loss=validation_loss)
         telemetry.write(done, means)
+        if stopping:
+            break
     telemetry.close()
     checkpoints.close()
+    if stopping or watch.stopping(now=True):
+        raise preemption.Stopped(
+            f"stopped at step {done} of {total}, and saved in {workdir}: the same command goes on."
+        )
     return train_state
 
 
