@@ -39,7 +39,9 @@ def initialize(
     }
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
-        raise UserError(f"{', '.join(missing)} missing: give all of {', '.join(map(_flag, given))}.")
+        raise UserError(
+            f"{', '.join(missing)} missing: give all of {', '.join(map(_flag, given))}."
+        )
     try:
         jax.distributed.initialize(
             **given,

@@ -141,7 +141,10 @@ def _train(
         means = _finite_means(pending, last_step=done)
         pending.clear()
         if at_checkpoint:
-            variables, batch_size = parallel.as_local(train_state.variables), config.evaluate.batch_size
+            variables, batch_size = (
+                parallel.as_local(train_state.variables),
+                config.evaluate.batch_size,
+            )
             values = map_batches(
                 lambda x, v=variables: task.loss(v, x), data.validation, batch_size
             )

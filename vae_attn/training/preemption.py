@@ -16,7 +16,7 @@ _LOG = logging.getLogger("vae_attn")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(Exception):  # noqa: N818: no error
+class Stopped(Exception):  # noqa: N818
     """A training that was asked to stop, and has saved its checkpoint; tells how to go on."""
 
 
@@ -33,12 +33,14 @@ class Watch:
         self._count = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def __enter__(self) -> "Watch":
+        """Takes the signals."""
         # Elsewhere Python has no handlers, and whoever started the thread sees to signals.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Gives them back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -53,12 +55,15 @@ class Watch:
         """
         if jax.process_count() == 1:
             return self._signalled
-        before, self._vote = self._vote, self._count(
-            jax.make_array_from_callback(
-                self._each.mesh.devices.shape,
-                self._each,
-                lambda _: np.full(1, self._signalled, np.int32),
-            )
+        before, self._vote = (
+            self._vote,
+            self._count(
+                jax.make_array_from_callback(
+                    self._each.mesh.devices.shape,
+                    self._each,
+                    lambda _: np.full(1, self._signalled, np.int32),
+                )
+            ),
         )
         return bool(before) or (now and bool(self._vote))
 
