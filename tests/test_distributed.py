@@ -135,6 +135,23 @@ def test_two_processes_train_and_evaluate_with_the_figures_of_one(small, tmp_pat
     )
 
 
+def test_workdirs_that_are_not_shared(small, tmp_path):
+    """Every process has a folder of its own, as on hosts that share no file system."""
+    _, flags = small
+    prologue = (
+        "import runpy, sys; from vae_attn.training import distributed;"
+        "distributed._FILE_TIMEOUT = 1;"
+        f"sys.argv.append({f'--workdir={tmp_path}/'!r} + sys.argv[-1]);"
+        f"runpy.run_path({str(TESTS / 'small_run.py')!r}, run_name='__main__')"
+    )
+    process = start_several(["-c", prologue, *flags, "--mode=train"], processes=2, devices=1)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 2, output
+    assert "the processes differ in whether they see the workdir's config.json: give" in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.glob("*/checkpoints/[0-9]*"))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -80,7 +80,7 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
     state = loop.restore(config, workdir, which=config.evaluate.checkpoint)
     if distributed.is_main():
         _evaluate_and_explain(config, workdir, data, state, mode)
-    distributed.barrier(f"{workdir} is evaluated")
+    distributed.barrier("evaluated")
     return data.name
 
 

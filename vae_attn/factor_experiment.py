@@ -51,7 +51,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     variables = loop.restore(config, workdir, which=config.evaluate.checkpoint).variables
     if distributed.is_main():
         _evaluate_and_explain(config, workdir, data, learned, variables, mode)
-    distributed.barrier(f"{workdir} is evaluated")
+    distributed.barrier("evaluated")
 
 
 def _evaluate_and_explain(

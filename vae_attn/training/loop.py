@@ -19,7 +19,7 @@ from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
 from vae_attn.models import registry
 from vae_attn.models.vae import VAE
-from vae_attn.training import factor, parallel, preemption, state, steps, trunk
+from vae_attn.training import distributed, factor, parallel, preemption, state, steps, trunk
 from vae_attn.training.checkpoints import Checkpoints
 from vae_attn.training.task import Task
 from vae_attn.training.telemetry import Telemetry
@@ -112,6 +112,13 @@ def _train(
     update = parallel.parallelize(
         task.update, mode=config.parallel.mode, batch_size=config.train.batch_size
     )
+    distributed.require_same(
+        {
+            "the config": config.to_json(),
+            "the training images": data.train,
+            "whether they see the workdir's config.json": distributed.sees(workdir / "config.json"),
+        }
+    )
     checkpoints = Checkpoints(workdir)
     train_state, start = task.create(), 0
     if (restored := checkpoints.restore(train_state, discard=True)) is not None:
@@ -119,6 +126,7 @@ def _train(
         _LOG.info("going on from step %d", start)
     elif config.model.pretrained:
         train_state = trunk.put(train_state, trunk.load_pretrained(config))
+    distributed.require_same({"the state that they begin with": train_state})
     train_state, images = parallel.replicate((train_state, data.train))
     total = total_steps(config, len(images))
     telemetry = Telemetry(workdir, start_step=start, total_steps=total)
