@@ -67,17 +67,13 @@ def test_same_losses_and_parameters_on_any_devices_of_any_processes(tmp_path):
         assert finish(process).count(f"{processes} x {devices} done") == int(processes)
     results = {layout: np.load(tmp_path / f"{layout}.npz") for layout in layouts}
     expected = results["1x1"]
-    names = [name.split("/") for name in expected]
-    assert {(model, mode) for model, mode, _ in names} == {
-        (model, mode) for model in ("vae", "resnet", "factor") for mode in ("pmap", "shard_map")
-    }
+    assert {name.split("/")[0] for name in expected} == {"vae", "resnet", "factor"}
     for layout in ("1x8", "2x4"):
-        assert results[layout].keys() == expected.keys()
-        for model, mode, leaf in names:
-            found = results[layout][f"{model}/{mode}/{leaf}"]
-            reference = expected[f"{model}/pmap/{leaf}"]
+        assert len(results[layout].files) == 2 * len(expected.files)
+        for name, found in results[layout].items():
+            reference = expected[name.replace("/shard_map/", "/pmap/")]
             np.testing.assert_allclose(
-                found, reference, rtol=1e-4, atol=1e-5, err_msg=f"{layout} {model} {mode} {leaf}"
+                found, reference, rtol=1e-4, atol=1e-5, err_msg=f"{layout} {name}"
             )
 
 

@@ -86,7 +86,9 @@ def barrier(name: str) -> None:
     """
     # With `processes` given it waits for a message, not in a collective that the devices spin in.
     ocp.multihost.sync_global_processes(
-        f"{name}/{next(_BARRIERS)}", timeout=_BARRIER_TIMEOUT, processes=set(range(jax.process_count()))
+        f"{name}/{next(_BARRIERS)}",
+        timeout=_BARRIER_TIMEOUT,
+        processes=set(range(jax.process_count())),
     )
 
 
