@@ -72,11 +72,12 @@ def wait_for_steps(process, workdir):
         time.sleep(0.02)
 
 
-def stopped_step(output, workdir):
+def stopped_step(output, workdir, folders=(".",)):
     (step,) = re.findall(rf"stopped at step (\d+) of {STEPS}, and saved in (?:\S+):", output)
-    checkpoints = Checkpoints(workdir)
-    assert checkpoints.steps() == [int(step)]
-    checkpoints.close()
+    for folder in folders:
+        checkpoints = Checkpoints(workdir / folder)
+        assert checkpoints.steps() == [int(step)]
+        checkpoints.close()
     assert "the same command goes on" in output
     return int(step)
 
@@ -121,12 +122,14 @@ def child_processes(pid):
 
 @pytest.mark.parametrize("to_all", [True, False])
 def test_signal_stops_two_processes_at_one_step(config, whole, tmp_path, to_all):
-    """SIGINT to the launcher, which sends it on; SIGTERM to the second process alone."""
+    """SIGINT to the launcher, which sends it on, with two seeds; SIGTERM to the second alone."""
     code = (
         "import sys; sys.path.insert(0, 'launch'); import local;"
         "sys.exit(local.run(sys.argv[1:], processes=2, devices=2))"
     )
     program = ["tests/small_run.py", *FLAGS, f"--workdir={tmp_path}"]
+    folders = ("seed_0", "seed_1") if to_all else (".",)
+    program.append(f"--config.num_seeds={len(folders)}")
     process = start(["-c", code, sys.executable, *program], seconds_a_step=0.1)
     wait_for_steps(process, tmp_path)
     if to_all:
@@ -136,7 +139,7 @@ def test_signal_stops_two_processes_at_one_step(config, whole, tmp_path, to_all)
     output = finish(process)
     assert process.returncode == 0, output
     assert output.count("a checkpoint is saved behind this step") == (2 if to_all else 1)
-    step = stopped_step(output, tmp_path)
+    step = stopped_step(output, tmp_path, folders)
     assert step < STEPS
     if to_all:
         return
