@@ -69,6 +69,8 @@ def run(program: Sequence[str], *, processes: int, devices: int) -> int:
         code = _wait(started)
     finally:
         _send(started, signal.SIGKILL)
+        for process in started:
+            process.wait()
     for printer in printers:
         printer.join()
     return code

@@ -125,13 +125,7 @@ def _train(
     update = parallel.parallelize(
         task.update, mode=config.parallel.mode, batch_size=config.train.batch_size
     )
-    distributed.require_same(
-        {
-            "the config": config.to_json(),
-            "the training images": data.train,
-            "whether they see the workdir's config.json": distributed.sees(workdir / "config.json"),
-        }
-    )
+    _require_same_run(config, workdir, data)
     checkpoints = SeedCheckpoints([folder for _, folder in seeds.runs(config, workdir)])
     train_state, start = _begin(config, task, checkpoints)
     distributed.require_same({"the state that they begin with": train_state})
@@ -176,6 +170,17 @@ def _train(
             f"stopped at step {done} of {total}, and saved in {workdir}: the same command goes on."
         )
     return train_state
+
+
+def _require_same_run(config, workdir: pathlib.Path, data) -> None:
+    """Stops processes that were not started alike; see `distributed.require_same`."""
+    distributed.require_same(
+        {
+            "the config": config.to_json(),
+            "the training images": data.train,
+            "whether they see the workdir's config.json": distributed.sees(workdir / "config.json"),
+        }
+    )
 
 
 def _begin(config, task: Task, checkpoints: SeedCheckpoints) -> tuple[State, int]:
