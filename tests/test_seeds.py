@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from vae_attn.models import registry
 from vae_attn.models import tables as rows
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.vae import VAE, Architecture
-from vae_attn.training import factor, loop, parallel, seeds, state, steps, trunk
+from vae_attn.training import factor, loop, parallel, preemption, seeds, state, steps, trunk
 from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints
 from vae_attn.training.task import Task
 from vae_attn.training.telemetry import read_metrics
@@ -188,6 +189,25 @@ def test_run_of_two_seeds_resumes_and_equals_two_runs(two_seeds):
     for name, (at, values) in read_metrics(single).items():
         assert curves[f"{name}/seed_5"][0] == at
         np.testing.assert_allclose(curves[f"{name}/seed_5"][1], values, rtol=1e-3)
+
+
+def test_stopped_run_of_two_seeds_resumes_bit_for_bit(two_seeds, monkeypatch):
+    config, workdir = two_seeds
+    whole = train(config, workdir.with_name("whole"))
+    batch_indices = sampling.batch_indices
+
+    def signalled(*, seed, step, **options):
+        if (seed, step) == (5, 2):
+            signal.raise_signal(signal.SIGTERM)
+        return batch_indices(seed=seed, step=step, **options)
+
+    monkeypatch.setattr(sampling, "batch_indices", signalled)
+    with pytest.raises(preemption.Stopped, match="stopped at step 3 of 6"):
+        train(config, workdir)
+    for run in seeds.runs(config, workdir):
+        steps_of = [int(loop.restore(*run, which=which).step) for which in ("latest", "best")]
+        assert steps_of == [3, 2]
+    jax.tree.map(np.testing.assert_array_equal, train(config, workdir), whole)
 
 
 def saved(tmp_path, kept):

@@ -11,7 +11,7 @@ from vae_attn.data import dsprites, mvtec_ad
 from vae_attn.errors import UserError
 from vae_attn.evaluation import calibration
 from vae_attn.models import registry
-from vae_attn.training import parallel
+from vae_attn.training import distributed, parallel
 
 # Keys that may differ between two calls on one workdir: they change no parameter of the model.
 _FREE_KEYS = (
@@ -270,6 +270,8 @@ def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) ->
     kept = ("checkpoints/[0-9]*", "seed_*/checkpoints/[0-9]*")  # of one seed, and of several
     if path.exists() and any(True for pattern in kept for _ in workdir.glob(pattern)):
         _compare(now, path)
+        return
+    if not distributed.is_main():
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,10 @@
 
 import logging
 import pathlib
+from collections.abc import Sequence
 
 import ml_collections
+from jaxtyping import PyTree
 
 from vae_attn import config as config_lib
 from vae_attn import factor_experiment
@@ -14,7 +16,7 @@ from vae_attn.evaluation import anomaly, summary
 from vae_attn.evaluation.calibration import Calibration, variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import group_report, report
-from vae_attn.training import loop, seeds
+from vae_attn.training import distributed, loop, seeds
 from vae_attn.training.checkpoints import digest
 
 _LOG = logging.getLogger("vae_attn")
@@ -29,9 +31,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     Args:
       config: see `vae_attn.config.default_config`.
       workdir: of the run; an existing one is gone on with.
-      mode: `train`, `evaluate` (score the maps), `explain` (figures and page) or `all`.
+      mode: `train`, `evaluate` (score the maps), `explain` (figures and page) or `all`. Of
+        several processes, which all come here, the main one evaluates and explains.
 
     Raises:
+      preemption.Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
       UserError: for whatever the user can mend.
     """
     try:
@@ -60,6 +64,8 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) ->
         config_lib.set_category(one, category)
     _check_all(runs)
     names = {category: _run_one(one, workdir / category, mode) for category, one in runs.items()}
+    if not distributed.is_main():
+        return
     if mode in ("all", "evaluate"):
         _LOG.info("all categories: %s", summary.write_group(config, workdir, names))
     if mode in ("all", "explain"):
@@ -92,19 +98,39 @@ def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
         config_lib.save_or_compare(one, folder)
     if mode in ("all", "train"):
         loop.train(config, workdir, data)
-    explainer = _explainer(*runs[0], data)
+    # All processes restore together, and could not while the main one is busy with a seed.
+    needed = runs[:1] if mode == "explain" else runs
+    which = config.evaluate.checkpoint
+    trained = [loop.restore(*run, which=which).variables for run in needed]
+    if distributed.is_main():
+        _evaluate_and_explain(config, workdir, trained, data, mode)
+    distributed.barrier("evaluated")
+    return data.name
+
+
+def _evaluate_and_explain(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    trained: Sequence[PyTree],
+    data: AnomalyData,
+    mode: str,
+) -> None:
+    """Calibrates each seed's trained model, and scores and explains what `mode` says."""
+    runs = seeds.runs(config, workdir)
+    explainer = _explainer(*runs[0], trained[0], data)
+    others = list(zip(runs[1:], trained[1:], strict=mode != "explain"))
     if mode == "train":  # the first's calibration is measured, so the others' too
-        for run in runs[1:]:
-            _explainer(*run, data)
+        for run, variables in others:
+            _explainer(*run, variables, data)
     if mode in ("all", "evaluate"):
         scores = [_evaluate(*runs[0], explainer, data)]
-        scores += [_evaluate(*run, _explainer(*run, data), data) for run in runs[1:]]
-        if len(runs) > 1:
+        for run, variables in others:
+            scores.append(_evaluate(*run, _explainer(*run, variables, data), data))
+        if others:
             _write_scores(config, workdir, summary.over_seeds(scores), data)
     if mode in ("all", "explain"):
         page = report.write(config, workdir, explainer, data)
         _LOG.info("pictures and tables: %s", page)
-    return data.name
 
 
 def _evaluate(config, workdir: pathlib.Path, explainer: Explainer, data: AnomalyData):
@@ -119,18 +145,20 @@ def _write_scores(config, workdir: pathlib.Path, scores: dict[str, float], data)
 
 
 def _explainer(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, data: AnomalyData
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    variables: PyTree,
+    data: AnomalyData,
 ) -> Explainer:
     """The trained model, with its calibration kept beside its checkpoints."""
-    state = loop.restore(config, workdir, which=config.evaluate.checkpoint)
     variant = variant_of(config.attention)
     path = workdir / "calibration.npz"
     steps = config.attention.projection_steps
-    of = f"parameters {digest(state.variables)}: {variant}, projection_steps={steps}"
+    of = f"parameters {digest(variables)}: {variant}, projection_steps={steps}"
     kept = Calibration.load(path, of=of)
     explainer = Explainer(
         loop.build_model(config),
-        state.variables,
+        variables,
         data.train,
         anomaly.sample_validation(data),
         variant=variant,

@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -13,7 +14,7 @@ from vae_attn.evaluation import representation, summary
 from vae_attn.evaluation.calibration import variant_of
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import factor_report
-from vae_attn.training import loop, seeds
+from vae_attn.training import distributed, loop, seeds
 
 _LOG = logging.getLogger("vae_attn")
 _EXPLAINED_IMAGES = 2048
@@ -46,16 +47,37 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
         loop.train(config, workdir, data, probe=learned.quick_score)
     if mode == "train":
         return
+    # All processes restore together, and could not while the main one is busy with a seed.
+    needed = runs[:1] if mode == "explain" else runs
+    which = config.evaluate.checkpoint
+    trained = [loop.restore(*run, which=which).variables for run in needed]
+    if distributed.is_main():
+        _evaluate_and_explain(config, workdir, trained, learned, mode)
+    distributed.barrier("evaluated")
+
+
+def _evaluate_and_explain(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    trained: Sequence[PyTree],
+    learned: representation.Representation,
+    mode: str,
+) -> None:
+    """Scores each seed's trained model, and explains the first's, as `mode` says."""
+    data = learned.data
     if mode in ("all", "evaluate"):
-        scores = [_evaluate(*run, learned) for run in runs]
+        runs = seeds.runs(config, workdir)
+        scores = [
+            _evaluate(*run, variables, learned)
+            for run, variables in zip(runs, trained, strict=True)
+        ]
         if len(runs) > 1:
             _write_scores(config, workdir, summary.over_seeds(scores), data)
     if mode in ("all", "explain"):
-        variables = _variables(*runs[0])
         images = factor_report.pixels(data.sample(_EXPLAINED_IMAGES))
         explainer = Explainer(
-            model,
-            jax.device_get(variables),
+            loop.build_model(config),
+            jax.device_get(trained[0]),
             images,
             images[:_VALIDATION_IMAGES],
             variant=variant_of(config.attention),
@@ -67,14 +89,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
         _LOG.info("pictures and tables: %s", page)
 
 
-def _variables(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> PyTree:
-    return loop.restore(config, workdir, which=config.evaluate.checkpoint).variables
-
-
-def _evaluate(config, workdir: pathlib.Path, learned: representation.Representation):
+def _evaluate(
+    config, workdir: pathlib.Path, variables: PyTree, learned: representation.Representation
+) -> dict[str, float]:
     """Scores one seed's run."""
     _LOG.info("scores: encoding %d images", len(learned.data))
-    scores = learned.scores(_variables(config, workdir), config)
+    scores = learned.scores(variables, config)
     _write_scores(config, workdir, scores, learned.data)
     return scores
 

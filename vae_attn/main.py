@@ -1,9 +1,10 @@
 """Trains a VAE, scores its attention maps and shows them.
 
     python -m vae_attn.main --config=configs/mnist.py:3 [--workdir=DIR] [--mode=MODE]
-        [--config.KEY=VALUE ...]
+        [--config.KEY=VALUE ...] [--distributed]
 
-The same command on the same workdir goes on where it stopped.
+The same command on the same workdir goes on where it stopped. SIGTERM and SIGINT stop a training
+with a checkpoint.
 """
 
 import logging
@@ -23,6 +24,17 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file of
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config name>.")
 _MODE = flags.DEFINE_enum(
     "mode", "all", MODES, "train; evaluate: score the maps; explain: draw figures and the page."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Several processes, as TPU, Slurm or Kubernetes say; one for each host."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "Where nothing says it: HOST:PORT of the first process."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Where nothing says it.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process_id", None, "Where nothing says it.", lower_bound=0)
+_STOPPED = flags.DEFINE_integer(
+    "stopped_exit_code", 0, "Of a training that a signal stopped; the files of launch/ set it."
 )
 
 _LOG = logging.getLogger("vae_attn")
@@ -85,9 +97,23 @@ def main(argv: list[str]) -> None:
     del argv
     # Imported here, so that a wrong flag is told at once.
     from vae_attn import experiment
+    from vae_attn.training import distributed, preemption
 
+    processes = {
+        "coordinator_address": _COORDINATOR.value,
+        "num_processes": _PROCESSES.value,
+        "process_id": _PROCESS.value,
+    }
+    if _DISTRIBUTED.value or any(value is not None for value in processes.values()):
+        distributed.initialize(**processes)
+        if not distributed.is_main():
+            _LOG.setLevel(logging.WARNING)
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
-    experiment.run(_CONFIG.value, workdir, mode=_MODE.value)
+    try:
+        experiment.run(_CONFIG.value, workdir, mode=_MODE.value)
+    except preemption.Stopped as stopped:
+        _LOG.info("%s", stopped)
+        sys.exit(_STOPPED.value)
 
 
 def run() -> None:
@@ -104,6 +130,9 @@ def run() -> None:
     except UserError as error:
         print(f"vae_attn: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("vae_attn: interrupted; the same command goes on.", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

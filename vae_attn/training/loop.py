@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -18,7 +19,16 @@ from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
 from vae_attn.models import registry
 from vae_attn.models.vae import VAE
-from vae_attn.training import factor, parallel, seeds, state, steps, trunk
+from vae_attn.training import (
+    distributed,
+    factor,
+    parallel,
+    preemption,
+    seeds,
+    state,
+    steps,
+    trunk,
+)
 from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints
 from vae_attn.training.task import Task
 from vae_attn.training.telemetry import Telemetry
@@ -98,17 +108,32 @@ def train(
     Raises:
       UserError: if the loss is no longer finite; the checkpoints up to then are kept. Before the
         first step, if the pretrained weights cannot be had.
+      preemption.Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
     """
+    with preemption.Watch() as watch:
+        return _train(config, workdir, data, probe, watch)
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    data: AnomalyData | dsprites.DSprites,
+    probe: Callable[..., dict[str, float]] | None,
+    watch: preemption.Watch,
+) -> State:
     task = seeds.together(_task(config), config.num_seeds)
     update = parallel.parallelize(
         task.update, mode=config.parallel.mode, batch_size=config.train.batch_size
     )
+    _require_same_run(config, workdir, data)
     checkpoints = SeedCheckpoints([folder for _, folder in seeds.runs(config, workdir)])
     train_state, start = _begin(config, task, checkpoints)
+    distributed.require_same({"the state that they begin with": train_state})
     train_state, images = parallel.replicate((train_state, data.train))
     total = total_steps(config, len(images))
     telemetry = Telemetry(workdir, start_step=start, total_steps=total)
     pending: list[dict[str, Array]] = []
+    stopping, done = False, start
     for step in range(start, total):
         indices = task.batch_indices(
             seed=config.seed,
@@ -120,20 +145,42 @@ def train(
         pending.append(metrics)
         done = step + 1
         at_checkpoint = done % config.train.checkpoint_every == 0 or done == total
-        if not at_checkpoint and done % config.train.log_every:
+        stopping = watch.stopping()
+        if not (at_checkpoint or stopping) and done % config.train.log_every:
             continue
         means = _finite_means(config, pending, last_step=done)
         pending.clear()
         if at_checkpoint:
-            variables = train_state.variables
+            variables = parallel.as_local(train_state.variables)
             means |= _validate(config, task, variables, data.validation, step=done)
             if probe is not None:
                 means |= _probe(config, probe, variables)
-            checkpoints.save(train_state, step=done, validation_losses=means["validation_loss"])
+        if at_checkpoint or stopping:
+            # Where the run happened to be stopped is never its best checkpoint.
+            losses = means.get("validation_loss", np.full(config.num_seeds, math.inf))
+            train_state = parallel.as_global(train_state)
+            checkpoints.save(train_state, step=done, validation_losses=losses)
         telemetry.write(done, _flat(config, means))
+        if stopping:
+            break
     telemetry.close()
     checkpoints.close()
+    if stopping or watch.stopping(now=True):
+        raise preemption.Stopped(
+            f"stopped at step {done} of {total}, and saved in {workdir}: the same command goes on."
+        )
     return train_state
+
+
+def _require_same_run(config, workdir: pathlib.Path, data) -> None:
+    """Stops processes that were not started alike; see `distributed.require_same`."""
+    distributed.require_same(
+        {
+            "the config": config.to_json(),
+            "the training images": data.train,
+            "whether they see the workdir's config.json": distributed.sees(workdir / "config.json"),
+        }
+    )
 
 
 def _begin(config, task: Task, checkpoints: SeedCheckpoints) -> tuple[State, int]:

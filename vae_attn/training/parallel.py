@@ -31,8 +31,9 @@ def parallelize(
       devices: all of them, if None.
 
     Returns:
-      `update(state, images, indices)` with the whole batch's indices. The state that goes in is
-      donated: do not use it again. It is unstacked, one copy on every device.
+      `update(state, images, indices)` with the whole batch's indices, of which each process takes
+      its devices' share. The state that goes in is donated: do not use it again. It is unstacked,
+      one copy on every device.
 
     Raises:
       UserError: for an unknown mode, or a batch that the devices cannot share evenly.
@@ -52,27 +53,58 @@ def parallelize(
             devices=devices,
             donate_argnums=0,
         )
+        # What one process gives to pmap is for its own devices.
+        here = [n for n, d in enumerate(devices) if d.process_index == jax.process_index()]
         return lambda state, images, indices: mapped(
-            state, images, indices.reshape(len(devices), -1, *indices.shape[1:])
+            state, images, indices.reshape(len(devices), -1, *indices.shape[1:])[here]
         )
     if mode == "shard_map":
-        replicated = PartitionSpec()
+        mesh, replicated = _mesh(devices), PartitionSpec()
+        split = NamedSharding(mesh, PartitionSpec(AXIS))
         mapped = jax.shard_map(
             update,
-            mesh=_mesh(devices),
+            mesh=mesh,
             in_specs=(replicated, replicated, PartitionSpec(AXIS)),
             out_specs=(replicated, replicated),
             # The update averages its gradients itself; the check would have JAX add a sum.
             check_vma=False,
         )
-        return jax.jit(mapped, donate_argnums=0)
+        jitted = jax.jit(mapped, donate_argnums=0)
+        return lambda state, images, indices: jitted(
+            state, images, jax.make_array_from_callback(indices.shape, split, indices.__getitem__)
+        )
     raise UserError(f"parallel.mode={mode!r} is unknown; choose one of {', '.join(MODES)}.")
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
-    """Puts one copy of every array on each device."""
+    """Puts one copy of every array on each device; every process has the same arrays."""
+    sharding = _replicated(devices)
+    # `jax.device_put` would have several processes send one another all of it, to compare.
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, lambda _: x),
+        jax.device_get(tree),
+    )
+
+
+def as_global(tree: PyTree) -> PyTree:
+    """Replicated arrays of this process' devices as arrays of all devices; nothing is copied."""
+    sharding = _replicated()
+    return jax.tree.map(
+        lambda x: jax.make_array_from_single_device_arrays(
+            x.shape, sharding, [shard.data for shard in x.addressable_shards]
+        ),
+        tree,
+    )
+
+
+def as_local(tree: PyTree) -> PyTree:
+    """The copies of replicated arrays on this process' first device; nothing is copied."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def _replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
     mesh = _mesh(devices if devices is not None else jax.devices())
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:

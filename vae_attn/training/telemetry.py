@@ -9,13 +9,21 @@ import time
 import tensorboardX
 from tqdm import tqdm
 
+from vae_attn.training import distributed
+
 _LOG = logging.getLogger("vae_attn")
 
 
 class Telemetry:
-    """Writes a run's metrics; of a resumed run, what lay behind the checkpoint is dropped first."""
+    """Writes a run's metrics; of a resumed run, what lay behind the checkpoint is dropped first.
+
+    Of several processes only the main one writes.
+    """
 
     def __init__(self, workdir: pathlib.Path, *, start_step: int, total_steps: int) -> None:
+        self._writes = distributed.is_main()
+        if not self._writes:
+            return
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= start_step]
         temporary = self._path.with_suffix(".tmp")
@@ -32,6 +40,8 @@ class Telemetry:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Records the metrics of a step everywhere."""
+        if not self._writes:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in metrics.items():
@@ -50,6 +60,8 @@ class Telemetry:
 
     def close(self) -> None:
         """Flushes everything."""
+        if not self._writes:
+            return
         self._events.close()
         if self._bar is not None:
             self._bar.close()
