@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from vae_attn.evaluation.calibration import KINDS, Calibration, MapStatistics, Variant
+from vae_attn.evaluation.calibration import (
+    KINDS,
+    Calibration,
+    MapStatistics,
+    Variant,
+    normal_image_threshold,
+)
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.gamma(2.0, size=(30, 4, 5)).astype(np.float32) * np.linspace(0, 3, 5, dtype=np.float32)
@@ -59,6 +65,7 @@ def test_calibration_is_kept_for_what_it_belongs_to(tmp_path):
         normal_variance=RNG.gamma(2.0, size=3).astype(np.float32),
         statistics={("paper", "a"): MapStatistics.measure([NORMAL])},
         threshold=1.25,
+        image_threshold=2.5,
     )
     path = tmp_path / "calibration.npz"
     assert Calibration.load(path, of="step 5") is None
@@ -67,13 +74,24 @@ def test_calibration_is_kept_for_what_it_belongs_to(tmp_path):
     found = Calibration.load(path, of="step 5")
     np.testing.assert_array_equal(found.normal_mean, kept.normal_mean)
     np.testing.assert_array_equal(found.normal_variance, kept.normal_variance)
-    assert found.threshold == 1.25
+    assert (found.threshold, found.image_threshold) == (1.25, 2.5)
     assert found.statistics.keys() == kept.statistics.keys()
     np.testing.assert_array_equal(
         found.statistics["paper", "a"].std, kept.statistics["paper", "a"].std
     )
     path.write_bytes(path.read_bytes()[:100])  # half a file is none
     assert Calibration.load(path, of="step 5") is None
+
+
+def test_image_threshold_judges_images_by_others():
+    maps = NORMAL[..., :2]
+    found = normal_image_threshold(Variant("paper", ("a",), "z"), {("paper", "a"): maps})
+    scores = []
+    for image in range(len(maps)):
+        others = maps[(image + 1) % 2 :: 2]
+        spread = others.std(axis=0) + 0.1 * others.mean()
+        scores.append(((maps[image] - others.mean(axis=0)) / spread).max())
+    assert found == pytest.approx(np.quantile(scores, 0.95), rel=1e-4)
 
 
 def test_names():

@@ -15,6 +15,7 @@ from vae_attn.evaluation.calibration import (
     RawMaps,
     Variant,
     fused_layers,
+    image_score,
     measure,
     normal_threshold,
 )
@@ -159,7 +160,7 @@ class VariantScores:
     def add_test(self, maps: Maps, masks: tuple[np.ndarray, np.ndarray] | None) -> None:
         """Maps of test images; with masks and which of them are known, if there are any."""
         self._mass.append(maps.mean(axis=(1, 2)))
-        self._peak.append(maps.max(axis=(1, 2)))
+        self._peak.append(image_score(maps))
         if masks is not None and masks[1].any():
             self.add_located(maps[masks[1]], masks[0][masks[1]])
 

@@ -8,7 +8,7 @@ fused, so that none has to be picked by a look at the test set.
 import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import ml_collections
 import numpy as np
@@ -23,8 +23,9 @@ FUSED = "fused"
 # corners of a digit's frame, their quotient would be noise.
 _FLOOR = 0.1
 
-# The share of normal pixels that a threshold may take for anomalous.
+# The share of normal pixels, and of normal images, that a threshold may take for anomalous.
 FALSE_POSITIVE_RATE = 0.01
+IMAGE_FALSE_POSITIVE_RATE = 0.05
 
 # Raw maps by style and layer.
 RawMaps = Mapping[tuple[str, str], Float[np.ndarray, "n height width"]]
@@ -116,19 +117,36 @@ class Variant:
 
 
 def normal_threshold(variant: Variant, normal: RawMaps) -> float:
-    """What a share `FALSE_POSITIVE_RATE` of the pixels of normal images exceeds.
+    """What a share `FALSE_POSITIVE_RATE` of the pixels of normal images exceeds."""
+    state = localization.LocalizationState.empty()
+    for maps in _unseen(variant, normal):
+        state = state.add(scores=maps, masks=np.zeros(maps.shape, bool))
+    return localization.threshold_from_normal(normal=state, false_positive_rate=FALSE_POSITIVE_RATE)
 
-    Each half of the maps is calibrated by the other, as a new image would be: by the statistics
-    of images to which it does not belong.
+
+def normal_image_threshold(variant: Variant, normal: RawMaps) -> float:
+    """What a share `IMAGE_FALSE_POSITIVE_RATE` of normal images' scores exceeds."""
+    scores = np.concatenate([image_score(maps) for maps in _unseen(variant, normal)])
+    return float(np.quantile(scores, 1 - IMAGE_FALSE_POSITIVE_RATE))
+
+
+def image_score(maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarray, "n"]:
+    """How abnormal images are by their calibrated maps: the maximum."""
+    return maps.max(axis=(1, 2))
+
+
+def _unseen(
+    variant: Variant, normal: RawMaps
+) -> Iterator[Float[np.ndarray, "n_half height width"]]:
+    """The maps of normal images, in two halves, as those of new images would be.
+
+    Each half is calibrated by the other: by the statistics of images to which it does not belong.
     """
     halves = [{key: maps[i::2] for key, maps in normal.items()} for i in (0, 1)]
     if not len(next(iter(halves[1].values()))):  # a single image
         halves[1] = halves[0]
-    state = localization.LocalizationState.empty()
     for half, other in zip(halves, reversed(halves), strict=True):
-        maps = variant.maps(half, measure(other))
-        state = state.add(scores=maps, masks=np.zeros(maps.shape, bool))
-    return localization.threshold_from_normal(normal=state, false_positive_rate=FALSE_POSITIVE_RATE)
+        yield variant.maps(half, measure(other))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,12 +159,15 @@ class Calibration:
       statistics: of the raw maps of held-out normal images, by style and layer.
       threshold: of the calibrated, fused map: what a share `FALSE_POSITIVE_RATE` of the pixels
         of held-out normal images exceeds.
+      image_threshold: of an image's score (`image_score`): what a share
+        `IMAGE_FALSE_POSITIVE_RATE` of held-out normal images exceeds.
     """
 
     normal_mean: Float[np.ndarray, "latents"]
     normal_variance: Float[np.ndarray, "latents"]
     statistics: dict[tuple[str, str], MapStatistics]
     threshold: float
+    image_threshold: float
 
     def save(self, path: pathlib.Path, *, of: str) -> None:
         """Writes the calibration, whole or not at all; `of` says to what it belongs."""
@@ -154,6 +175,7 @@ class Calibration:
             "normal_mean": self.normal_mean,
             "normal_variance": self.normal_variance,
             "threshold": np.float64(self.threshold),
+            "image_threshold": np.float64(self.image_threshold),
         }
         for (style, layer), statistics in self.statistics.items():
             arrays |= {f"{style}/{layer}/mean": statistics.mean}
@@ -172,13 +194,14 @@ class Calibration:
                 arrays = dict(file)
         except (OSError, ValueError, zipfile.BadZipFile, EOFError):
             return None
-        if str(arrays.pop("of", "")) != of:
+        if str(arrays.pop("of", "")) != of or "image_threshold" not in arrays:
             return None
         keys = {tuple(name.split("/")[:2]) for name in arrays if name.endswith("/mean")}
         return cls(
             normal_mean=arrays["normal_mean"],
             normal_variance=arrays["normal_variance"],
             threshold=float(arrays["threshold"]),
+            image_threshold=float(arrays["image_threshold"]),
             statistics={
                 (style, layer): MapStatistics(
                     mean=arrays[f"{style}/{layer}/mean"], std=arrays[f"{style}/{layer}/std"]

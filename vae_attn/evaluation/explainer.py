@@ -13,7 +13,13 @@ from vae_attn import attention, losses
 from vae_attn import counterparts as counterparts_lib
 from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
-from vae_attn.evaluation.calibration import Calibration, Variant, measure, normal_threshold
+from vae_attn.evaluation.calibration import (
+    Calibration,
+    Variant,
+    measure,
+    normal_image_threshold,
+    normal_threshold,
+)
 from vae_attn.models.vae import VAE
 from vae_attn.training.steps import to_unit
 
@@ -82,10 +88,15 @@ class Explainer:
         mean, variance = attention.normal_statistics(
             *(jnp.asarray(x) for x in self.encode(normal_images))
         )
-        self.calibration = Calibration(np.asarray(mean), np.asarray(variance), {}, math.nan)
+        self.calibration = Calibration(
+            np.asarray(mean), np.asarray(variance), {}, math.nan, math.nan
+        )
         raw = self.maps(validation, styles=(variant.style,), layers=variant.layers)
         self.calibration = dataclasses.replace(
-            self.calibration, statistics=measure(raw), threshold=normal_threshold(variant, raw)
+            self.calibration,
+            statistics=measure(raw),
+            threshold=normal_threshold(variant, raw),
+            image_threshold=normal_image_threshold(variant, raw),
         )
 
     def encode(
