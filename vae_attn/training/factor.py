@@ -18,7 +18,7 @@ from vae_attn.data import sampling
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.vae import VAE
 from vae_attn.training import state as state_lib
-from vae_attn.training.steps import AXIS, Images, Metrics, PixelsOf, example_keys
+from vae_attn.training.steps import AXIS, Images, Metrics, PixelsOf, example_keys, mean_over_devices
 from vae_attn.training.task import Task
 
 # A place in the batch that no example has: what all examples of a step share is keyed by it.
@@ -234,7 +234,7 @@ def make_factor_update_fn(
             discriminator=psi,
             discriminator_opt_state=psi_opt,
         )
-        return state, lax.pmean(metrics | {"discriminator_loss": value}, AXIS)
+        return state, mean_over_devices(metrics | {"discriminator_loss": value})
 
     return update
 
@@ -271,9 +271,11 @@ def _make_vae_loss_fn(
 
 def _make_discriminator_loss_fn(discriminator: Discriminator) -> Callable[..., Array]:
     def discriminator_loss(psi: PyTree, z: Array, permuted: Array) -> Array:
+        # In one pass: its weights are read once.
+        logits = discriminator.apply({"params": psi}, jnp.concatenate([z, permuted]))
+        joint_logits, permuted_logits = jnp.split(logits, 2)
         return losses.discriminator_loss(
-            joint_logits=discriminator.apply({"params": psi}, z),
-            permuted_logits=discriminator.apply({"params": psi}, permuted),
+            joint_logits=joint_logits, permuted_logits=permuted_logits
         ).mean()
 
     return discriminator_loss
@@ -283,7 +285,7 @@ def _descend(
     tx: optax.GradientTransformation, gradients: PyTree, opt_state: PyTree, params: PyTree
 ) -> tuple[PyTree, PyTree]:
     """Parameters and the optimiser's state after a step down the mean of all devices' gradients."""
-    updates, opt_state = tx.update(lax.pmean(gradients, AXIS), opt_state, params)
+    updates, opt_state = tx.update(mean_over_devices(gradients), opt_state, params)
     return optax.apply_updates(params, updates), opt_state
 
 

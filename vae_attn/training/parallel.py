@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
+from vae_attn import backend
 from vae_attn.errors import UserError
 from vae_attn.training.steps import AXIS, Images, Metrics
 
@@ -53,6 +54,8 @@ def parallelize(
             devices=devices,
             donate_argnums=0,
         )
+        if jax.process_count() == 1:  # pmap itself takes no compiler's options
+            mapped = jax.jit(mapped, donate_argnums=0, compiler_options=backend.compiler_options())
         # What one process gives to pmap is for its own devices.
         here = [n for n, d in enumerate(devices) if d.process_index == jax.process_index()]
         return lambda state, images, indices: mapped(
@@ -69,7 +72,7 @@ def parallelize(
             # The update averages its gradients itself; the check would have JAX add a sum.
             check_vma=False,
         )
-        jitted = jax.jit(mapped, donate_argnums=0)
+        jitted = jax.jit(mapped, donate_argnums=0, compiler_options=backend.compiler_options())
         return lambda state, images, indices: jitted(
             state, images, jax.make_array_from_callback(indices.shape, split, indices.__getitem__)
         )

@@ -33,6 +33,11 @@ def example_keys(
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, places)
 
 
+def mean_over_devices(tree: PyTree) -> PyTree:
+    """The mean over the devices that share `AXIS`; of one alone nothing is copied."""
+    return tree if lax.axis_size(AXIS) == 1 else lax.pmean(tree, AXIS)
+
+
 def to_unit(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Pixels from 0..255 to [0, 1]."""
     return images.astype(jnp.float32) / 255.0
@@ -86,7 +91,7 @@ def make_update_fn(
         gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
             state.params, state, batch, noise
         )
-        gradients, metrics = lax.pmean((gradients, metrics), AXIS)
+        gradients, metrics = mean_over_devices((gradients, metrics))
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         state = state.replace(
             step=state.step + 1,

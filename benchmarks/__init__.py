@@ -1,0 +1,1 @@
+"""Speed and memory beside plain PyTorch, measured in one run."""

@@ -1,0 +1,31 @@
+"""What is chosen for one backend alone, in one place, with the measurement behind it."""
+
+import functools
+
+import jax
+
+# XLA's CPU compiler: YNNPACK for matrix products but not for convolutions, whose Eigen kernels are
+# 1.3 to 2 times as fast; and updates in place of what is donated, without a copy before.
+# A training step on two cores, without and with them: MNIST 129 and 96 ms, FactorVAE 118 and 89
+# (with the other changes to `models.layers` of that day; `python -m benchmarks.run train`).
+_CPU_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+    "xla_cpu_copy_insertion_use_region_analysis": True,
+}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str | bool] | None:
+    """For `jax.jit(compiler_options=...)`: those that this backend's compiler knows; or None."""
+    if jax.default_backend() != "cpu":
+        return None
+    return {key: value for key, value in _CPU_OPTIONS.items() if _is_known(key, value)} or None
+
+
+def _is_known(key: str, value: str | bool) -> bool:
+    """Whether this version of XLA has an option; they come and go."""
+    try:
+        jax.jit(lambda: 0, compiler_options={key: value})()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
