@@ -38,12 +38,12 @@ class TorchVAE(nn.Module):
                 return x
         raise KeyError(layer)
 
-    def head(self, a: torch.Tensor, layer: str) -> torch.Tensor:
-        """The latents' mean from the activations at a named layer."""
+    def head(self, a: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log variance from the activations at a named layer."""
         names = list(self.encoder)
         for name in names[names.index(layer) + 1 :]:
             a = self.encoder[name](a)
-        return self.mean(a)
+        return self.mean(a), self.logvar(a)
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance."""

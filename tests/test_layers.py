@@ -48,11 +48,14 @@ def test_conv_and_its_gradients_equal_plain_xla(side, stride, padding, height, w
     assert_same_with_gradients(lambda x, k: layers.conv(x, k, stride, padding), plain, x, kernel)
 
 
+@pytest.mark.parametrize("channels", [5, 1])  # a single one takes another way
 @pytest.mark.parametrize(("side", "stride", "padding", "height", "width"), CASES)
-def test_conv_transpose_equals_a_dilated_convolution(side, stride, padding, height, width):
+def test_conv_transpose_equals_a_dilated_convolution(
+    side, stride, padding, height, width, channels
+):
     """The definition: zeros between the inputs, then a convolution with the flipped kernel."""
     size = tuple((n - 1) * stride - 2 * padding + side for n in (height, width))
-    x, kernel = random_arrays((2, height, width, 3), (side, side, 5, 3))
+    x, kernel = random_arrays((2, height, width, 3), (side, side, channels, 3))
 
     def plain(x, kernel):
         return lax.conv_general_dilated(
@@ -77,6 +80,13 @@ def test_second_order_gradients_by_finite_differences():
         return jnp.sin(layers.conv(jnp.sin(x), jnp.asarray(kernel), 2, 1)).sum()
 
     check_grads(curved, (x, kernel), order=2, modes=["rev"], rtol=2e-2, atol=2e-2, eps=1e-2)
+
+
+def test_bias_and_its_gradients_equal_a_plain_sum():
+    x, bias = random_arrays((2, 3, 4, 5), (5,))
+    assert_same_with_gradients(layers.add_bias, lambda x, bias: x + bias, x, bias)
+    curved = lambda x, bias: jnp.sin(layers.add_bias(jnp.sin(x), bias)).sum()  # noqa: E731
+    check_grads(curved, (x, bias), order=2, modes=["rev"], rtol=2e-2, atol=2e-2, eps=1e-2)
 
 
 def test_torch_initialisation_fills_its_interval():

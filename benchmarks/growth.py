@@ -1,0 +1,81 @@
+"""How the cost of maps and of training grows: with batch, latents and image size."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks.case import OURS, Case, Side
+from benchmarks.ours import pictures, stepper
+from vae_attn import attention, backend
+from vae_attn.data import sampling
+from vae_attn.data.augment import Augmentation
+from vae_attn.models import registry
+from vae_attn.training import state, steps
+
+
+def cases() -> list[Case]:
+    """One line for each value; all of ours."""
+    found = []
+    for batch in (16, 64, 256):
+        found.append(_case(f"batch={batch}", "mnist", "conv2", 28, batch, 32))
+    for latents in (8, 32, 128, 256):
+        found.append(_case(f"latents={latents}", "mnist", "conv2", 28, 64, latents))
+    for size in (64, 128, 256):
+        found.append(_case(f"size={size}", "convnet", "conv2", size, 8, 32))
+    return found
+
+
+def _case(value: str, model: str, layer: str, size: int, batch: int, latents: int) -> Case:
+    what = f"{model} {layer}, {size} px, batch {batch}, {latents} latents"
+    sides = {
+        OURS: functools.partial(_maps, model, layer, size, batch, latents),
+        "one encoder pass": functools.partial(_encode, model, size, batch, latents),
+        "one training step": functools.partial(train, model, size, batch, latents),
+    }
+    return Case(f"growth_{value}", f"maps, {what}", batch, "images", sides, rounds=5)
+
+
+def _setting(name: str, size: int, batch: int, latents: int):
+    model = registry.build(name, image_size=size, latents=latents, axis_name=steps.AXIS)
+    shape = model.architecture.image_shape
+    first = np.zeros((1, *shape), np.float32)
+    variables = model.init(jax.random.key(0), first, np.zeros((1, latents), np.float32))
+    return model, variables, pictures(shape)[:batch]
+
+
+def _maps(name: str, layer: str, size: int, batch: int, latents: int) -> Side:
+    model, variables, images = _setting(name, size, batch, latents)
+    attend = attention.make_attention_fn(
+        features=lambda v, x: model.apply(v, steps.to_unit(x), layer, method="features"),
+        head=lambda v, a: model.apply(v, a, layer, method="head"),
+        style="paper",
+        dense_mean=model.dense_mean(layer),
+        per_latent=True,
+    )
+    attend = jax.jit(attend, compiler_options=backend.compiler_options())
+    return Side(lambda: attend(variables, images).block_until_ready(), {})
+
+
+def _encode(name: str, size: int, batch: int, latents: int) -> Side:
+    model, variables, images = _setting(name, size, batch, latents)
+
+    @functools.partial(jax.jit, compiler_options=backend.compiler_options())
+    def encode(v, x):
+        return model.apply(v, steps.to_unit(x), method="encode")
+
+    return Side(lambda: jax.block_until_ready(encode(variables, images)), {})
+
+
+def train(name: str, size: int, batch: int, latents: int) -> Side:
+    """One training step of a model."""
+    model, _, _ = _setting(name, size, batch, latents)
+    images = pictures(model.architecture.image_shape)
+    tx = optax.adam(1e-3)
+    update = steps.make_update_fn(model=model, tx=tx, augment=Augmentation(), beta=1.0)
+    start = state.create(model=model, tx=tx, seed=0)
+    indices = functools.partial(
+        sampling.batch_indices, seed=0, batch_size=batch, num_examples=len(images)
+    )
+    return Side(stepper(update, start, images, indices, batch), {})

@@ -1,0 +1,51 @@
+"""Our side of a training step; nothing of PyTorch, so that a cold start of ours can be timed."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_attn.training import parallel, steps
+
+LATENTS = 32
+_EXAMPLES = 512
+
+
+def stepper(update, start, images: np.ndarray, indices, batch: int) -> Callable[[], None]:
+    """A call that makes our next step, as the training loop does, and waits for it."""
+    step_all = parallel.parallelize(update, mode="pmap", batch_size=batch)
+    current, images = parallel.replicate((start, images))
+    counter = iter(range(10**9))
+
+    def step() -> None:
+        nonlocal current
+        current, metrics = step_all(current, images, indices(step=next(counter)))
+        jax.block_until_ready((current, metrics))
+
+    return step
+
+
+def once(update, before, images: np.ndarray, indices: np.ndarray) -> tuple:
+    """The state after a step, and its metrics; the state before is not used up."""
+    step = parallel.parallelize(update, mode="pmap", batch_size=len(indices))
+    return jax.device_get(step(*parallel.replicate((before, images)), indices))
+
+
+def pictures(shape: tuple[int, int, int]) -> np.ndarray:
+    """Random pictures of 4 x 4 patches, uint8."""
+    rng = np.random.default_rng(0)
+    height, width, channels = shape
+    coarse = rng.random((_EXAMPLES, 4, 4, channels))
+    fine = np.repeat(np.repeat(coarse, -(-height // 4), axis=1), -(-width // 4), axis=2)
+    return (fine[:, :height, :width] * 255).astype(np.uint8)
+
+
+def our_noise(batch: int, *, streams: int) -> np.ndarray:
+    """The noise that our step 0 draws, so that the other side can be checked on the same."""
+    keys = jax.vmap(
+        lambda _: steps.example_keys(jnp.int32(0), jnp.int32(0), batch), axis_name=steps.AXIS
+    )(jnp.zeros(1))[0]
+    split = jax.vmap(jax.random.split, out_axes=1)(keys)
+    noise = np.array(jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (LATENTS,))))(split))
+    return noise[0] if streams == 1 else noise
