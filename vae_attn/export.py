@@ -58,8 +58,11 @@ def write(
     # The card last: where there is one, the function that it tells of is whole.
     for name, data in ((FUNCTION, content), (CARD, json.dumps(card, indent=2).encode() + b"\n")):
         temporary = folder / f"{name}.tmp"
-        temporary.write_bytes(data)
-        temporary.replace(folder / name)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
     return folder / FUNCTION
 
 

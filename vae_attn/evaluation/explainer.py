@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt8
 
 from vae_attn import attention, losses
 from vae_attn import counterparts as counterparts_lib
@@ -73,7 +73,7 @@ class Explainer:
 
     def __call__(
         self,
-        images: Images,
+        images: Shaped[np.ndarray | Array, "n height width channels"],
         counterparts: Float[np.ndarray, "n h w channels_of_model"] | None = None,
     ) -> tuple[Float[np.ndarray, "n h w"], Float[np.ndarray, "n"]]:
         """One calibrated, fused map an image, in this explainer's `variant`, and its score.
@@ -91,7 +91,10 @@ class Explainer:
         Raises:
           UserError: for images that are not uint8 of 1 or 3 channels.
         """
-        images = fit_images(images, self.model.architecture.image_shape)
+        shape = self.model.architecture.image_shape
+        images = fit_images(images, shape)
+        if not len(images):
+            return np.zeros((0, *shape[:2]), np.float32), np.zeros(0, np.float32)
         return self._attend(self._explain, images, counterparts)
 
     def explain(
