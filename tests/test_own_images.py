@@ -1,8 +1,10 @@
 """Files of one's own, explained by a trained run that has lost its data."""
 
+import dataclasses
 import json
 import logging
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from tiny_run import trained
 import vae_attn
 from vae_attn import experiment
 from vae_attn.errors import UserError
+from vae_attn.evaluation.calibration import Calibration
 from vae_attn.reporting import own_images
 
 RNG = np.random.default_rng(0)
@@ -105,6 +108,20 @@ def test_a_folder_of_all_kinds(run, photos, caplog):
     assert not list(folder.rglob("*.tmp"))
     abnormal = sum(row["abnormal"] for row in rows)
     assert f"{abnormal} of 7 images abnormal" in caplog.text
+
+
+def test_the_decision_is_at_the_threshold_of_images(run, photos, tmp_path):
+    config, workdir = run
+    scores = sorted(row["score"] for row in explain(run, photos / "more" / "[!t]*.png"))
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    kept = Calibration.load(copy / "calibration.npz")
+    middle = (scores[1] + scores[2]) / 2
+    dataclasses.replace(kept, image_threshold=middle, threshold=0.0).save(copy / "calibration.npz")
+    rows = explain((config, copy), photos / "more" / "[!t]*.png")
+    assert [row["abnormal"] for row in rows] == [row["score"] > middle for row in rows]
+    assert sum(row["abnormal"] for row in rows) == 2
+    assert rows[0]["pixel_threshold"] == 0
 
 
 def test_the_overlay_is_coloured_where_the_map_is_high():
