@@ -13,8 +13,8 @@ from vae_attn.config import default_config
 from vae_attn.data import registry as data_registry
 from vae_attn.data import synthetic
 from vae_attn.errors import UserError
+from vae_attn.evaluation.calibrating import calibrate
 from vae_attn.evaluation.calibration import variant_of
-from vae_attn.evaluation.explainer import Explainer
 from vae_attn.models import registry, tables
 from vae_attn.models.vae import Architecture
 from vae_attn.training import loop
@@ -69,7 +69,7 @@ def colour_model(monkeypatch):
 
 def explainer_of(config, variables, data):
     model, variant = loop.build_model(config), variant_of(config.attention)
-    return Explainer(model, variables, data.train, data.validation, variant=variant)
+    return calibrate(model, variables, data.train, data.validation, variant=variant)
 
 
 def metrics_of(workdir):

@@ -59,8 +59,11 @@ def test_fusion_does_not_depend_on_a_layers_scale(kind):
     np.testing.assert_allclose(fused(np.float32(10)), fused(np.float32(1)), rtol=1e-4, atol=1e-5)
 
 
-def test_calibration_is_kept_for_what_it_belongs_to(tmp_path):
+def test_calibration_is_kept_with_what_it_belongs_to(tmp_path):
     kept = Calibration(
+        parameters="0123abcd",
+        variant=Variant("paper", ("a", "b"), "ratio"),
+        projection_steps=7,
         normal_mean=RNG.normal(size=3).astype(np.float32),
         normal_variance=RNG.gamma(2.0, size=3).astype(np.float32),
         statistics={("paper", "a"): MapStatistics.measure([NORMAL])},
@@ -68,10 +71,11 @@ def test_calibration_is_kept_for_what_it_belongs_to(tmp_path):
         image_threshold=2.5,
     )
     path = tmp_path / "calibration.npz"
-    assert Calibration.load(path, of="step 5") is None
-    kept.save(path, of="step 5")
-    assert Calibration.load(path, of="step 6") is None
-    found = Calibration.load(path, of="step 5")
+    assert Calibration.load(path) is None
+    kept.save(path)
+    found = Calibration.load(path)
+    assert found.variant == kept.variant
+    assert (found.parameters, found.projection_steps) == ("0123abcd", 7)
     np.testing.assert_array_equal(found.normal_mean, kept.normal_mean)
     np.testing.assert_array_equal(found.normal_variance, kept.normal_variance)
     assert (found.threshold, found.image_threshold) == (1.25, 2.5)
@@ -80,7 +84,7 @@ def test_calibration_is_kept_for_what_it_belongs_to(tmp_path):
         found.statistics["paper", "a"].std, kept.statistics["paper", "a"].std
     )
     path.write_bytes(path.read_bytes()[:100])  # half a file is none
-    assert Calibration.load(path, of="step 5") is None
+    assert Calibration.load(path) is None
 
 
 def test_image_threshold_judges_images_by_others():

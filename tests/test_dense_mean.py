@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vae_attn import attention
+from vae_attn.evaluation.calibrating import calibrate
 from vae_attn.evaluation.calibration import Variant
-from vae_attn.evaluation.explainer import Explainer
 from vae_attn.models import convnets, registry, resnet, tables
 from vae_attn.models.vae import VAE, Architecture
 
@@ -156,7 +156,7 @@ def test_the_explainer_takes_the_shortcut(monkeypatch):
     )
 
     def maps(layer):
-        explainer = Explainer(
+        explainer = calibrate(
             model, variables, IMAGES, IMAGES, variant=Variant("contrast", (layer,), "none")
         )
         return explainer.latent_maps(IMAGES, style="paper", layer=layer)

@@ -13,8 +13,8 @@ from vae_attn.config import default_config, validate
 from vae_attn.data import registry as data_registry
 from vae_attn.errors import UserError
 from vae_attn.evaluation import anomaly
+from vae_attn.evaluation.calibrating import calibrate
 from vae_attn.evaluation.calibration import Variant
-from vae_attn.evaluation.explainer import Explainer
 from vae_attn.models import registry, tables
 from vae_attn.models.vae import Architecture
 from vae_attn.reporting import figures
@@ -69,7 +69,7 @@ def explained(finished):
 
 
 def explainer_of(config, variables, data, **options):
-    return Explainer(
+    return calibrate(
         loop.build_model(config),
         variables,
         data.train,
@@ -127,7 +127,7 @@ def test_scores_against_scikit_learn(finished, explained):
     assert metrics["contrast/conv2/pixel_auroc"] == pytest.approx(expected, abs=2e-3)
     peaks = [mask.ravel()[m.argmax()] for m, mask in zip(maps, located.masks, strict=True)]
     assert metrics["contrast/conv2/pointing_game"] == pytest.approx(np.mean(peaks), abs=0.02)
-    fused = explainer.anomaly_maps(located.images)
+    fused = explainer(located.images)[0]
     expected = sklearn.metrics.roc_auc_score(located.masks.ravel(), fused.ravel())
     assert metrics["contrast/fused.ratio/pixel_auroc"] == pytest.approx(expected, abs=2e-3)
     test = data.test.sample(60, config.seed)

@@ -49,6 +49,9 @@ MNIST = "--config=configs/mnist.py"
         ([DIGITS, "--config.train.steps=\\x"], "--config.train.steps"),
         (["--config=tests/data/broken_config.py"], "name 'undefined' is not defined"),
         ([DIGITS, "--mode=evaluate", "--workdir=/tmp/no_such_run"], "holds no run: train it first"),
+        ([DIGITS, "--mode=export", "--workdir=/tmp/no_such_run"], "holds no run: train it first"),
+        ([DIGITS, "--images=a.png"], "--images is for --mode=explain, and not for --mode=all."),
+        ([DIGITS, "--mode=explain", "--images=no/*.png"], "--images=no/*.png matches no image"),
         ([DIGITS, "stray"], "unexpected argument 'stray'"),
     ],
 )

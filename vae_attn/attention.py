@@ -62,7 +62,7 @@ class DenseMean:
 
     def __call__(self, features: Float[Array, "batch h w k"]) -> Float[Array, "batch latents"]:
         """The latents."""
-        return self.rest(self.activation(features).reshape(len(features), -1) @ self.kernel)
+        return self.rest(self.activation(features).reshape(features.shape[0], -1) @ self.kernel)
 
 
 def channel_weights(

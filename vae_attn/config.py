@@ -266,16 +266,16 @@ def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) ->
         change the training; the message lists them.
     """
     path = workdir / "config.json"
-    now = json.loads(config.to_json())
     kept = ("checkpoints/[0-9]*", "seed_*/checkpoints/[0-9]*")  # of one seed, and of several
     if path.exists() and any(True for pattern in kept for _ in workdir.glob(pattern)):
-        _compare(now, path)
+        compare(config, workdir)
         return
     if not distributed.is_main():
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
+        now = json.loads(config.to_json())
         temporary.write_text(json.dumps(now, indent=2, sort_keys=True) + "\n")
         temporary.replace(path)
     except OSError as error:
@@ -284,16 +284,27 @@ def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) ->
         ) from error
 
 
-def _compare(now: dict, path: pathlib.Path) -> None:
+def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a run; keys that a later version added have their defaults.
+
+    Raises:
+      UserError: if there is none, or it cannot be read.
+    """
+    path, config = workdir / "config.json", default_config()
+    if not path.exists():
+        raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
     try:
-        # Keys that a later version added had their defaults.
-        defaults = _flat(json.loads(default_config().to_json()))
-        before = defaults | _flat(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+        config.update(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): repair it, or give another --workdir."
         ) from error
-    now = _flat(now)
+    return config
+
+
+def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses a workdir that was made with another config; see `save_or_compare`."""
+    before, now = (_flat(json.loads(one.to_json())) for one in (load(workdir), config))
     differing = [
         f"{key} (there {before.get(key, 'absent')!r}, now {now.get(key, 'absent')!r})"
         for key in sorted(before.keys() | now.keys())
@@ -301,7 +312,7 @@ def _compare(now: dict, path: pathlib.Path) -> None:
     ]
     if differing:
         raise UserError(
-            f"{path.parent} holds a run with another config: {', '.join(differing)}. "
+            f"{workdir} holds a run with another config: {', '.join(differing)}. "
             "Give another --workdir, or the values of the run that is there."
         )
 

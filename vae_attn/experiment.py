@@ -8,22 +8,29 @@ import ml_collections
 from jaxtyping import PyTree
 
 from vae_attn import config as config_lib
-from vae_attn import factor_experiment
+from vae_attn import export, factor_experiment, loading
 from vae_attn.data import mvtec_ad, registry
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
 from vae_attn.evaluation import anomaly, summary
+from vae_attn.evaluation.calibrating import calibrate
 from vae_attn.evaluation.calibration import Calibration, variant_of
 from vae_attn.evaluation.explainer import Explainer
-from vae_attn.reporting import group_report, report
+from vae_attn.reporting import group_report, own_images, report
 from vae_attn.training import distributed, loop, seeds
 from vae_attn.training.checkpoints import digest
 
 _LOG = logging.getLogger("vae_attn")
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) -> None:
-    """Trains, evaluates, explains, or all of it.
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    mode: str,
+    images: str | None = None,
+) -> None:
+    """Trains, evaluates, explains, or all of it; or exports.
 
     Where `data.category` is a group of categories, each has its own run in `workdir/<category>`,
     and `workdir/table.md` and `workdir/report/index.html` show all of them.
@@ -31,20 +38,38 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     Args:
       config: see `vae_attn.config.default_config`.
       workdir: of the run; an existing one is gone on with.
-      mode: `train`, `evaluate` (score the maps), `explain` (figures and page) or `all`. Of
-        several processes, which all come here, the main one evaluates and explains.
+      mode: `train`, `evaluate` (score the maps), `explain` (figures and page), `all` of these, or
+        `export` (the maps as a file for others). Of several processes, which all come here, the
+        main one evaluates, explains and exports.
+      images: for `explain`: image files of the user's, a folder of them or a pattern, which are
+        explained in place of the data set (`reporting.own_images`).
 
     Raises:
       preemption.Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
       UserError: for whatever the user can mend.
     """
     try:
-        _run(config, workdir, mode)
+        if mode == "export" or images is not None:
+            _use(config, workdir, images)
+        else:
+            _run(config, workdir, mode)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir} or the data cannot be read or written ({error}): see to the "
             "disk's space and the permissions, and run the same command again."
         ) from error
+
+
+def _use(config: ml_collections.ConfigDict, workdir: pathlib.Path, images: str | None) -> None:
+    """What needs the trained run alone: explains the user's images, or exports without any."""
+    paths = own_images.find(images) if images is not None else []
+    explainer = loading.load_with(config, workdir)
+    if distributed.is_main():
+        if images is None:
+            _LOG.info("exported: %s", export.write(config, workdir, explainer))
+        else:
+            own_images.explain(explainer, paths, workdir, layer=config.attention.layer)
+    distributed.barrier("used")
 
 
 def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) -> None:
@@ -151,24 +176,20 @@ def _explainer(
     data: AnomalyData,
 ) -> Explainer:
     """The trained model, with its calibration kept beside its checkpoints."""
-    variant = variant_of(config.attention)
-    path = workdir / "calibration.npz"
-    steps = config.attention.projection_steps
-    of = f"parameters {digest(variables)}: {variant}, projection_steps={steps}"
-    kept = Calibration.load(path, of=of)
-    explainer = Explainer(
-        loop.build_model(config),
-        variables,
-        data.train,
-        anomaly.sample_validation(data),
-        variant=variant,
-        projection_steps=steps,
-        batch_size=config.evaluate.batch_size,
-        latent_batch_size=config.attention.latent_batch_size or None,
-        calibration=kept,
-    )
-    if kept is None:
-        explainer.calibration.save(path, of=of)
+    variant, steps = variant_of(config.attention), config.attention.projection_steps
+    options = {
+        "batch_size": config.evaluate.batch_size,
+        "latent_batch_size": config.attention.latent_batch_size or None,
+    }
+    model, path = loop.build_model(config), workdir / loading.CALIBRATION
+    if (kept := Calibration.load(path)) is not None:
+        of = (kept.parameters, kept.variant, kept.projection_steps)
+        if of == (digest(variables), variant, steps):
+            return Explainer(model, variables, kept, **options)
+    normal, validation = data.train, anomaly.sample_validation(data)
+    options |= {"variant": variant, "projection_steps": steps}
+    explainer = calibrate(model, variables, normal, validation, **options)
+    explainer.calibration.save(path)
     return explainer
 
 

@@ -11,8 +11,8 @@ from jaxtyping import PyTree
 from vae_attn import config as config_lib
 from vae_attn.data import dsprites
 from vae_attn.evaluation import representation, summary
+from vae_attn.evaluation.calibrating import calibrate
 from vae_attn.evaluation.calibration import variant_of
-from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import factor_report
 from vae_attn.training import distributed, loop, seeds
 
@@ -75,7 +75,7 @@ def _evaluate_and_explain(
             _write_scores(config, workdir, summary.over_seeds(scores), data)
     if mode in ("all", "explain"):
         images = factor_report.pixels(data.sample(_EXPLAINED_IMAGES))
-        explainer = Explainer(
+        explainer = calibrate(
             loop.build_model(config),
             jax.device_get(trained[0]),
             images,

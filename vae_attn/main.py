@@ -1,10 +1,11 @@
 """Trains a VAE, scores its attention maps and shows them.
 
     python -m vae_attn.main --config=configs/mnist.py:3 [--workdir=DIR] [--mode=MODE]
-        [--config.KEY=VALUE ...] [--distributed]
+        [--config.KEY=VALUE ...] [--images=FILES] [--distributed]
 
 The same command on the same workdir goes on where it stopped. SIGTERM and SIGINT stop a training
-with a checkpoint.
+with a checkpoint. A trained run is used without its data: --mode=explain --images='photos/*.png'
+explains one's own images, --mode=export writes its maps as a file that jax alone can load.
 """
 
 import logging
@@ -18,12 +19,15 @@ from ml_collections import config_flags
 
 from vae_attn.errors import UserError
 
-MODES = ("all", "train", "evaluate", "explain")
+MODES = ("all", "train", "evaluate", "explain", "export")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config name>.")
 _MODE = flags.DEFINE_enum(
-    "mode", "all", MODES, "train; evaluate: score the maps; explain: draw figures and the page."
+    "mode", "all", MODES, "train; evaluate: score maps; explain: draw them; export: for others."
+)
+_IMAGES = flags.DEFINE_string(
+    "images", None, "With --mode=explain: own images, a file, a folder or a quoted pattern."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Several processes, as TPU, Slurm or Kubernetes say; one for each host."
@@ -62,7 +66,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     except Exception as error:  # a config file is code, and may fail in any way
         raise UserError(_one_sentence(error, argv)) from error
     if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}: every option starts with --.")
+        raise UserError(
+            f"unexpected argument {rest[1]!r}: every option starts with --, and a pattern of "
+            "files is quoted."
+        )
+    if _IMAGES.value is not None and _MODE.value != "explain":
+        raise UserError(f"--images is for --mode=explain, and not for --mode={_MODE.value}.")
     return rest
 
 
@@ -110,7 +119,7 @@ def main(argv: list[str]) -> None:
             _LOG.setLevel(logging.WARNING)
     workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
     try:
-        experiment.run(_CONFIG.value, workdir, mode=_MODE.value)
+        experiment.run(_CONFIG.value, workdir, mode=_MODE.value, images=_IMAGES.value)
     except preemption.Stopped as stopped:
         _LOG.info("%s", stopped)
         sys.exit(_STOPPED.value)

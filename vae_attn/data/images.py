@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Array, Bool, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vae_attn.errors import UserError
@@ -90,6 +90,32 @@ def resize_image(
     """Resizes to a square of `size` pixels by antialiased Lanczos; the aspect ratio is not kept."""
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     return _pixels(picture.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def fit_images(
+    images: Shaped[np.ndarray | Array, "n height width channels"], shape: tuple[int, int, int]
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Images of any size, grey or RGB, as a model takes them: `to_channels`, then `resize_image`.
+
+    Args:
+      images: 0 to 255.
+      shape: height, width (the same) and channels.
+
+    Raises:
+      UserError: the images are not uint8, or have other than 1 or 3 channels.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise UserError(
+            "images must be uint8, 0 to 255, of shape (n, height, width, 1 or 3), and are "
+            f"{images.dtype} of shape {images.shape}"
+        )
+    if images.shape[1:] == shape:
+        return images
+    fitted = np.empty((len(images), *shape), np.uint8)
+    for n, image in enumerate(images):
+        fitted[n] = resize_image(to_channels(image, shape[-1]), shape[0])
+    return fitted
 
 
 def resize_mask(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import ml_collections
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from vae_attn.evaluation import localization
 
@@ -27,8 +27,11 @@ _FLOOR = 0.1
 FALSE_POSITIVE_RATE = 0.01
 IMAGE_FALSE_POSITIVE_RATE = 0.05
 
+# Also traced ones, as all that is done to a map in use is jitted.
+Maps = Float[np.ndarray | Array, "n height width"]
+
 # Raw maps by style and layer.
-RawMaps = Mapping[tuple[str, str], Float[np.ndarray, "n height width"]]
+RawMaps = Mapping[tuple[str, str], Maps]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +58,7 @@ class MapStatistics:
         variance = np.maximum(squares / count - mean**2, 0)
         return cls(mean=mean.astype(np.float32), std=np.sqrt(variance).astype(np.float32))
 
-    def calibrate(
-        self, maps: Float[np.ndarray, "n height width"], kind: str
-    ) -> Float[np.ndarray, "n height width"]:
+    def calibrate(self, maps: Maps, kind: str) -> Maps:
         """Calibrated maps.
 
         Args:
@@ -107,13 +108,11 @@ class Variant:
         suffix = "" if self.calibration == "none" else f".{self.calibration}"
         return f"{self.style}/{layer}{suffix}"
 
-    def maps(
-        self, raw: RawMaps, statistics: Mapping[tuple[str, str], MapStatistics]
-    ) -> Float[np.ndarray, "n height width"]:
+    def maps(self, raw: RawMaps, statistics: Mapping[tuple[str, str], MapStatistics]) -> Maps:
         """The mean over the layers of their calibrated maps."""
         keys = [(self.style, layer) for layer in self.layers]
         calibrated = [statistics[key].calibrate(raw[key], self.calibration) for key in keys]
-        return np.mean(calibrated, axis=0)
+        return sum(calibrated) / len(calibrated)
 
 
 def normal_threshold(variant: Variant, normal: RawMaps) -> float:
@@ -130,7 +129,7 @@ def normal_image_threshold(variant: Variant, normal: RawMaps) -> float:
     return float(np.quantile(scores, 1 - IMAGE_FALSE_POSITIVE_RATE))
 
 
-def image_score(maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarray, "n"]:
+def image_score(maps: Maps) -> Float[np.ndarray | Array, "n"]:
     """How abnormal images are by their calibrated maps: the maximum."""
     return maps.max(axis=(1, 2))
 
@@ -154,6 +153,9 @@ class Calibration:
     """What normal images taught about a checkpoint; it is kept beside it.
 
     Attributes:
+      parameters: digest of those to which it belongs (`checkpoints.digest`).
+      variant: of the maps that it calibrates.
+      projection_steps: of the counterparts that the maps compare with (`counterparts.project`).
       normal_mean: mean of the latents over normal images.
       normal_variance: their variance (`attention.normal_statistics`).
       statistics: of the raw maps of held-out normal images, by style and layer.
@@ -163,15 +165,23 @@ class Calibration:
         `IMAGE_FALSE_POSITIVE_RATE` of held-out normal images exceeds.
     """
 
+    parameters: str
+    variant: Variant
+    projection_steps: int
     normal_mean: Float[np.ndarray, "latents"]
     normal_variance: Float[np.ndarray, "latents"]
     statistics: dict[tuple[str, str], MapStatistics]
     threshold: float
     image_threshold: float
 
-    def save(self, path: pathlib.Path, *, of: str) -> None:
-        """Writes the calibration, whole or not at all; `of` says to what it belongs."""
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the calibration, whole or not at all."""
         arrays = {
+            "parameters": np.array(self.parameters),
+            "style": np.array(self.variant.style),
+            "layers": np.array(self.variant.layers),
+            "calibration": np.array(self.variant.calibration),
+            "projection_steps": np.int64(self.projection_steps),
             "normal_mean": self.normal_mean,
             "normal_variance": self.normal_variance,
             "threshold": np.float64(self.threshold),
@@ -182,33 +192,38 @@ class Calibration:
             arrays |= {f"{style}/{layer}/std": statistics.std}
         temporary = path.with_suffix(".tmp")
         with temporary.open("wb") as file:
-            np.savez(file, of=np.array(of), **arrays)
+            np.savez(file, **arrays)
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: pathlib.Path, *, of: str) -> "Calibration | None":
-        """The calibration in a file; None where there is none, or one of something else."""
+    def load(cls, path: pathlib.Path) -> "Calibration | None":
+        """The calibration in a file; None where there is none that is whole."""
         try:
             # Opened here: np.load leaves a file open that it finds broken.
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = dict(file)
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+            keys = {tuple(name.split("/")[:2]) for name in arrays if name.endswith("/mean")}
+            return cls(
+                parameters=str(arrays["parameters"]),
+                variant=Variant(
+                    style=str(arrays["style"]),
+                    layers=tuple(map(str, arrays["layers"])),
+                    calibration=str(arrays["calibration"]),
+                ),
+                projection_steps=int(arrays["projection_steps"]),
+                normal_mean=arrays["normal_mean"],
+                normal_variance=arrays["normal_variance"],
+                threshold=float(arrays["threshold"]),
+                image_threshold=float(arrays["image_threshold"]),
+                statistics={
+                    (style, layer): MapStatistics(
+                        mean=arrays[f"{style}/{layer}/mean"], std=arrays[f"{style}/{layer}/std"]
+                    )
+                    for style, layer in sorted(keys)
+                },
+            )
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
             return None
-        if str(arrays.pop("of", "")) != of or "image_threshold" not in arrays:
-            return None
-        keys = {tuple(name.split("/")[:2]) for name in arrays if name.endswith("/mean")}
-        return cls(
-            normal_mean=arrays["normal_mean"],
-            normal_variance=arrays["normal_variance"],
-            threshold=float(arrays["threshold"]),
-            image_threshold=float(arrays["image_threshold"]),
-            statistics={
-                (style, layer): MapStatistics(
-                    mean=arrays[f"{style}/{layer}/mean"], std=arrays[f"{style}/{layer}/std"]
-                )
-                for style, layer in sorted(keys)
-            },
-        )
 
 
 def variant_of(attention: ml_collections.ConfigDict) -> Variant:

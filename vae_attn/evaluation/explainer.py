@@ -1,25 +1,18 @@
 """A trained VAE as an explainer: maps and scores of uint8 images, jitted and batched."""
 
-import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt8
 
 from vae_attn import attention, losses
 from vae_attn import counterparts as counterparts_lib
+from vae_attn.data.images import fit_images
 from vae_attn.errors import UserError
 from vae_attn.evaluation.batching import map_batches
-from vae_attn.evaluation.calibration import (
-    Calibration,
-    Variant,
-    measure,
-    normal_image_threshold,
-    normal_threshold,
-)
+from vae_attn.evaluation.calibration import Calibration, image_score
 from vae_attn.models.vae import VAE
 from vae_attn.training.steps import to_unit
 
@@ -34,70 +27,92 @@ Images = UInt8[np.ndarray, "n height width channels"]
 
 
 class Explainer:
-    """Explains images by a trained VAE.
+    """Explains images by a trained VAE: `maps, scores = explainer(images)`.
 
     Attributes:
       model: the VAE.
       variables: its parameters and batch statistics.
-      variant: of `anomaly_maps`.
-      calibration: what normal images taught.
+      calibration: what normal images taught (`calibrating.calibrate` measures it).
+      variant: of the maps of images, which the calibration tells.
+      batch_size: images at once.
     """
 
     def __init__(
         self,
         model: VAE,
         variables: PyTree,
-        normal_images: UInt8[np.ndarray, "n_normal height width channels"],
-        validation: UInt8[np.ndarray, "n_validation height width channels"],
+        calibration: Calibration,
         *,
-        variant: Variant,
-        projection_steps: int = 0,
         batch_size: int = 64,
         latent_batch_size: int | None = None,
-        calibration: Calibration | None = None,
     ) -> None:
-        """Measures the calibration, unless there is one.
+        """An explainer; the calibration says with which maps and which counterparts.
 
         Args:
           model: the VAE.
           variables: its parameters and batch statistics.
-          normal_images: what it was trained on (equation 4's x).
-          validation: held-out normal images, by which maps are calibrated.
-          variant: of `anomaly_maps`.
-          projection_steps: of `counterparts.project`; 0 takes the reconstruction.
+          calibration: of this model and these parameters.
           batch_size: images at once.
           latent_batch_size: latents differentiated at once; None is all.
-          calibration: of this model and variant, measured before.
         """
         self.model = model
-        self.variant = variant
         self.variables = variables
-        self._batch_size = batch_size
+        self.calibration = calibration
+        self.variant = calibration.variant
+        self.batch_size = batch_size
         self._latent_batch_size = latent_batch_size
-        self._map_functions: dict[tuple[tuple[str, ...], str, bool], Callable] = {}
+        self._functions: dict[tuple, Callable] = {}
         self._encode = jax.jit(lambda v, x: model.apply(v, to_unit(x), method="encode"))
         self._decode = jax.jit(lambda v, z: model.apply(v, z, method="reconstruct"))
+        steps = calibration.projection_steps
         self._decoded = {
             steps: jax.jit(lambda v, x, steps=steps: _decoded(model, v, to_unit(x), steps))
-            for steps in (0, projection_steps)
+            for steps in (0, steps)
         }
-        self._projection_steps = projection_steps
-        if calibration is not None:
-            self.calibration = calibration
-            return
-        mean, variance = attention.normal_statistics(
-            *(jnp.asarray(x) for x in self.encode(normal_images))
-        )
-        self.calibration = Calibration(
-            np.asarray(mean), np.asarray(variance), {}, math.nan, math.nan
-        )
-        raw = self.maps(validation, styles=(variant.style,), layers=variant.layers)
-        self.calibration = dataclasses.replace(
-            self.calibration,
-            statistics=measure(raw),
-            threshold=normal_threshold(variant, raw),
-            image_threshold=normal_image_threshold(variant, raw),
-        )
+        self._explain = jax.jit(self.explain)
+
+    def __call__(
+        self,
+        images: Shaped[np.ndarray | Array, "n height width channels"],
+        counterparts: Float[np.ndarray, "n h w channels_of_model"] | None = None,
+    ) -> tuple[Float[np.ndarray, "n h w"], Float[np.ndarray, "n"]]:
+        """One calibrated, fused map an image, in this explainer's `variant`, and its score.
+
+        Any number of images runs in batches of one size, and so compiles once.
+
+        Args:
+          images: of any size, grey or RGB; those that the model does not take as they are get
+            resized and converted as the images of a data set are (`data.images.fit_images`).
+          counterparts: of the fitted images, where they are at hand; otherwise they are computed.
+
+        Returns:
+          Maps of the model's image size, and the scores, the maps' maxima.
+
+        Raises:
+          UserError: for images that are not uint8 of 1 or 3 channels.
+        """
+        shape = self.model.architecture.image_shape
+        images = fit_images(images, shape)
+        if not len(images):
+            return np.zeros((0, *shape[:2]), np.float32), np.zeros(0, np.float32)
+        return self._attend(self._explain, images, counterparts)
+
+    def explain(
+        self,
+        variables: PyTree,
+        images: UInt8[Array, "n height width channels"],
+        counterparts: Float[Array, "n height width channels"] | None = None,
+    ) -> tuple[Float[Array, "n height width"], Float[Array, "n"]]:
+        """What a call does with a batch, as a pure function: jit, export or transform it."""
+        x, calibration, variant = to_unit(images), self.calibration, self.variant
+        if counterparts is None and attention.needs_counterparts(variant.style):
+            counterparts = _decoded(self.model, variables, x, calibration.projection_steps)
+        raw = {}
+        for layer in variant.layers:
+            of_layer = self._layer_maps(variables, x, counterparts, (variant.style,), layer)
+            raw[variant.style, layer] = of_layer[variant.style]
+        maps = variant.maps(raw, calibration.statistics)
+        return maps, image_score(maps)
 
     def encode(
         self, images: Images
@@ -117,7 +132,7 @@ class Explainer:
 
     def counterparts(self, images: Images) -> Float[np.ndarray, "n height width channels"]:
         """Normal counterparts: projections, or reconstructions if `projection_steps` is 0."""
-        return self._batched(self._decoded[self._projection_steps], images)
+        return self._batched(self._decoded[self.calibration.projection_steps], images)
 
     def maps(
         self,
@@ -166,62 +181,108 @@ class Explainer:
         attend = self._map_function((style,), layer, per_latent=True)
         return self._attend(attend, images, counterparts)[style]
 
-    def anomaly_maps(
+    @property
+    def latent_style(self) -> str:
+        """Style of the maps of single latents: the variant's, where it has such maps."""
+        style = self.variant.style
+        return style if style in attention.PER_LATENT_STYLES else "paper"
+
+    def deviating_latents(
         self,
         images: Images,
+        *,
+        count: int,
+        layer: str,
         counterparts: Float[np.ndarray, "n height width channels"] | None = None,
-    ) -> Float[np.ndarray, "n height width"]:
-        """One calibrated, fused map an image, in this explainer's `variant`."""
-        variant = self.variant
-        raw = self.maps(
-            images, styles=(variant.style,), layers=variant.layers, counterparts=counterparts
-        )
-        return variant.maps(raw, self.calibration.statistics)
+    ) -> tuple[
+        Int[np.ndarray, "n count"],
+        Float[np.ndarray, "n count"],
+        Float[np.ndarray, "n count height width"],
+    ]:
+        """The latents of each image that deviate most from those of normal images.
 
-    def _attend(
-        self, attend: Callable, images: Images, counterparts: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
+        Args:
+          images: to explain.
+          count: how many; at most the model's.
+          layer: of the encoder.
+          counterparts: see `maps`.
+
+        Returns:
+          Which, the most deviating first; their deviations, (mean - normal_mean) /
+          sqrt(variance + normal_variance); their raw maps in `latent_style`.
+        """
+        style, normal = self.latent_style, self.calibration
+        if counterparts is None and attention.needs_counterparts(style):
+            counterparts = self.counterparts(images)
+
+        def deviating(v: PyTree, x: Array, counterparts: Array | None = None) -> tuple:
+            x = to_unit(x)
+            mean, logvar = self.model.apply(v, x, method="encode")
+            spread = jnp.sqrt(jnp.exp(logvar) + normal.normal_variance)
+            deviation = (mean - normal.normal_mean) / spread
+            _, chosen = jax.lax.top_k(jnp.abs(deviation), min(count, self.model.latents))
+            maps = self._layer_maps(v, x, counterparts, (style,), layer, per_latent=True)[style]
+            return (
+                chosen,
+                jnp.take_along_axis(deviation, chosen, axis=1),
+                jnp.take_along_axis(maps, chosen[..., None, None], axis=1),
+            )
+
+        function = self._functions.setdefault((count, layer), jax.jit(deviating))
+        return self._attend(function, images, counterparts)
+
+    def _attend(self, attend: Callable, images: Images, counterparts: np.ndarray | None) -> PyTree:
         if counterparts is None:
             return self._batched(attend, images)
         return map_batches(
-            lambda batch: attend(self.variables, *batch), (images, counterparts), self._batch_size
+            lambda batch: attend(self.variables, *batch), (images, counterparts), self.batch_size
         )
 
     def _map_function(
         self, styles: tuple[str, ...], layer: str, *, per_latent: bool = False
     ) -> Callable[..., dict[str, Float[Array, "n ..."]]]:
-        """`attend(variables, images, counterparts)`, all styles in one jitted function.
+        """`_layer_maps` of uint8 images, jitted."""
+
+        def attend(v: PyTree, x: Array, counterparts: Array | None = None) -> dict[str, Array]:
+            return self._layer_maps(
+                v, to_unit(x), counterparts, styles, layer, per_latent=per_latent
+            )
+
+        return self._functions.setdefault((styles, layer, per_latent), jax.jit(attend))
+
+    def _layer_maps(
+        self,
+        variables: PyTree,
+        x: Float[Array, "n height width channels"],
+        counterparts: Array | None,
+        styles: tuple[str, ...],
+        layer: str,
+        *,
+        per_latent: bool = False,
+    ) -> dict[str, Float[Array, "n ..."]]:
+        """Raw maps of several styles, to be jitted together.
 
         So the compiler computes only once what they share: features and, above all, alpha.
         """
-        known = self.model.architecture.attention_layers()
+        model, known = self.model, self.model.architecture.attention_layers()
         if layer not in known:
             raise UserError(
-                f"layer {layer!r} is not one of model {self.model.architecture.name!r}; choose "
+                f"layer {layer!r} is not one of model {model.architecture.name!r}; choose "
                 f"from {', '.join(known)} (attention.layer, evaluate.layers)."
             )
-        key = (styles, layer, per_latent)
-        if key not in self._map_functions:
-            model = self.model
-            attend = {
-                style: attention.make_attention_fn(
-                    features=lambda v, x: model.apply(v, x, layer, method="features"),
-                    head=lambda v, a: model.apply(v, a, layer, method="head"),
-                    style=style,
-                    dense_mean=model.dense_mean(layer),
-                    normal_mean=jnp.asarray(self.calibration.normal_mean),
-                    normal_variance=jnp.asarray(self.calibration.normal_variance),
-                    per_latent=per_latent,
-                    latent_batch_size=self._latent_batch_size,
-                )
-                for style in styles
-            }
-            self._map_functions[key] = jax.jit(
-                lambda v, x, *counterparts: {
-                    style: attend[style](v, to_unit(x), *counterparts) for style in styles
-                }
-            )
-        return self._map_functions[key]
+        return {
+            style: attention.make_attention_fn(
+                features=lambda v, x: model.apply(v, x, layer, method="features"),
+                head=lambda v, a: model.apply(v, a, layer, method="head"),
+                style=style,
+                dense_mean=model.dense_mean(layer),
+                normal_mean=jnp.asarray(self.calibration.normal_mean),
+                normal_variance=jnp.asarray(self.calibration.normal_variance),
+                per_latent=per_latent,
+                latent_batch_size=self._latent_batch_size,
+            )(variables, x, counterparts)
+            for style in styles
+        }
 
     def image_scores(self, images: Images) -> dict[str, Float[np.ndarray, "n"]]:
         """How abnormal each image is, apart from any attention.
@@ -248,7 +309,7 @@ class Explainer:
         return self._batched(scores, images)
 
     def _batched(self, fn: Callable, inputs: np.ndarray) -> PyTree:
-        return map_batches(lambda x: fn(self.variables, x), inputs, self._batch_size)
+        return map_batches(lambda x: fn(self.variables, x), inputs, self.batch_size)
 
 
 def _decoded(model: VAE, variables: PyTree, x: Float[Array, "n h w c"], steps: int) -> Array:

@@ -43,7 +43,7 @@ class Painter:
         raw = self.explainer.maps(images, styles=("paper",), layers=(layer,))
         variant = self.explainer.variant.name.replace("/", "\n")
         return {
-            variant: self.explainer.anomaly_maps(images),
+            variant: self.explainer(images)[0],
             f"paper\n{layer}": raw["paper", layer],
         }
 

@@ -6,7 +6,6 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from vae_attn import attention
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.evaluation import anomaly, summary
 from vae_attn.evaluation.explainer import Explainer
@@ -83,20 +82,15 @@ def _located(config: ml_collections.ConfigDict, data: AnomalyData) -> LabelledIm
 
 def _latents(config, explainer: Explainer, data: AnomalyData) -> page.Drawn:
     """What the most deviating latents of one normal and several abnormal images look at."""
-    style = config.attention.style
-    style = style if style in attention.PER_LATENT_STYLES else "paper"
     rng = np.random.default_rng(config.seed + 1)
     labels = sorted(set(data.test.labels.tolist()))
     abnormal = rng.permutation([label for label in labels if label])[:4].tolist()
     labels = [0, *abnormal] if 0 in labels else abnormal
     chosen = [int(rng.choice(np.flatnonzero(data.test.labels == label))) for label in labels]
     shown = data.test.take(np.array(chosen))
-    maps = explainer.latent_maps(shown.images, style=style, layer=config.attention.layer)
-    mean, logvar = explainer.encode(shown.images)
-    normal = explainer.calibration
-    deviation = (mean - normal.normal_mean) / np.sqrt(np.exp(logvar) + normal.normal_variance)
-    order = np.argsort(-np.abs(deviation), axis=1)[:, :_LATENTS_SHOWN]
-    maps = np.take_along_axis(maps, order[..., None, None], axis=1)
+    order, deviation, maps = explainer.deviating_latents(
+        shown.images, count=_LATENTS_SHOWN, layer=config.attention.layer
+    )
     scale = map_figures.quantile(maps)
     rows, marks = {}, {}
     for image, image_maps, latents, deviations, label in zip(
@@ -106,8 +100,10 @@ def _latents(config, explainer: Explainer, data: AnomalyData) -> page.Drawn:
         original = np.broadcast_to(image[None] / 255, (1, *overlays.shape[1:]))
         name = shown.class_names[label]
         rows[name] = np.concatenate([original, overlays])
-        marks[name] = [name, *(f"z{k} {deviations[k]:+.1f} sd" for k in latents)]
-    title = f"{data.name}: maps of single latents, {style} at {config.attention.layer}"
+        pairs = zip(latents, deviations, strict=True)
+        marks[name] = [name, *(f"z{k} {deviation:+.1f} sd" for k, deviation in pairs)]
+    style, layer = explainer.latent_style, config.attention.layer
+    title = f"{data.name}: maps of single latents, {style} at {layer}"
     columns = [""] * (1 + order.shape[1])
     figure = figures.grid(rows, columns, title=title, labels=marks)
     caption = (

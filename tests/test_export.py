@@ -1,0 +1,135 @@
+"""The exported file, in an interpreter that cannot import this package."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+import sysconfig
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import trained
+
+import vae_attn
+from vae_attn import experiment, export
+from vae_attn.errors import UserError
+from vae_attn.evaluation.calibration import MapStatistics, Variant
+from vae_attn.evaluation.explainer import Explainer
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
+
+# As the README shows it. Run with -S, so that no .pth file makes an editable install importable.
+WITHOUT_THE_PACKAGE = """
+import sys
+sys.path.append({packages!r})
+try:
+    import vae_attn
+except ImportError:
+    pass
+else:
+    raise SystemExit("the package can be imported")
+
+import numpy as np
+from jax import export
+
+with open({file!r}, "rb") as file:
+    attend = export.deserialize(bytearray(file.read()))
+images = np.load({images!r})
+maps, scores = attend.call(images)
+
+one = attend.call(images[:1])
+assert "vae_attn" not in sys.modules and "flax" not in sys.modules
+np.savez({results!r}, maps=maps, scores=scores, map=one[0], score=one[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        workdir = tmp_path_factory.mktemp("runs") / "tiny"
+        config, _ = trained(patch, workdir)
+        (workdir / "evaluation").mkdir()
+        scores = {"contrast/fused.upper/pixel_auroc": 0.75, "paper/conv1/pixel_auroc": 0.5}
+        (workdir / "evaluation" / "metrics.json").write_text(json.dumps(scores))
+        experiment.run(config, workdir, mode="export")
+        yield config, workdir
+
+
+def test_in_an_environment_without_this_package(run, tmp_path):
+    _, workdir = run
+    np.save(tmp_path / "images.npy", IMAGES)
+    code = WITHOUT_THE_PACKAGE.format(
+        packages=sysconfig.get_path("purelib"),
+        file=str(workdir / "export" / "attention.stablehlo"),
+        images=str(tmp_path / "images.npy"),
+        results=str(tmp_path / "results.npz"),
+    )
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, cwd=tmp_path)
+    maps, scores = vae_attn.load(workdir)(IMAGES)
+    with np.load(tmp_path / "results.npz") as found:
+        np.testing.assert_allclose(found["maps"], maps, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found["scores"], scores, rtol=1e-4)
+        np.testing.assert_allclose(found["map"], maps[:1], rtol=1e-4, atol=1e-5)
+        assert found["score"].shape == (1,)
+
+
+def test_the_card_tells_how_to_use_it(run):
+    _, workdir = run
+    folder = workdir / "export"
+    assert sorted(path.name for path in folder.iterdir()) == ["attention.stablehlo", "card.json"]
+    card, explainer = json.loads((folder / "card.json").read_text()), vae_attn.load(workdir)
+    content = (folder / "attention.stablehlo").read_bytes()
+    assert card["sha256"] == hashlib.sha256(content).hexdigest()
+    assert card["input"]["shape"] == ["batch", 28, 28, 1]
+    assert card["input"]["dtype"] == "uint8"
+    assert card["output"]["maps"]["threshold"] == explainer.calibration.threshold
+    assert card["output"]["scores"]["threshold"] == explainer.calibration.image_threshold
+    assert card["attention"]["layers"] == ["conv1", "conv2"]
+    assert card["metrics"] == {"pixel_auroc": 0.75}
+    assert card["platforms"] == ["cpu", "cuda", "tpu"]
+    assert card["versions"]["jax"] == jax.__version__
+    assert card["data"]["name"] == "digits"
+    assert str(pathlib.Path.home()) not in json.dumps(card)  # no path of the machine leaves it
+    assert "data.dir" not in json.dumps(card)
+
+
+@pytest.mark.parametrize("style", ["paper", "normal_difference", "feature_difference"])
+@pytest.mark.parametrize("latent_batch_size", [None, 2])
+def test_every_style_is_exported_for_a_batch_of_any_size(run, style, latent_batch_size):
+    loaded = vae_attn.load(run[1])
+    statistics = MapStatistics(np.ones((28, 28), np.float32), np.zeros((28, 28), np.float32))
+    calibration = dataclasses.replace(
+        loaded.calibration,
+        variant=Variant(style, ("conv1",), "z"),
+        statistics={(style, "conv1"): statistics},
+    )
+    explainer = Explainer(
+        loaded.model, loaded.variables, calibration, latent_batch_size=latent_batch_size
+    )
+    exported = jax.export.deserialize(export.export(explainer).serialize())
+    expected = explainer(IMAGES)
+    for n in (1, 5):
+        maps, scores = exported.call(IMAGES[:n])
+        np.testing.assert_allclose(maps, expected[0][:n], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(scores, expected[1][:n], rtol=1e-3, atol=1e-3)
+
+
+def test_what_was_exported_stays_whole(run, monkeypatch):
+    """A disk that is full in the middle of a file leaves the file that was there."""
+    config, workdir = run
+    folder = workdir / "export"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(self, data):
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left"):
+        experiment.run(config, workdir, mode="export")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

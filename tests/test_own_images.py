@@ -1,0 +1,173 @@
+"""Files of one's own, explained by a trained run that has lost its data."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_run import trained
+
+import vae_attn
+from vae_attn import experiment
+from vae_attn.errors import UserError
+from vae_attn.evaluation.calibration import Calibration
+from vae_attn.reporting import own_images
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        workdir = tmp_path_factory.mktemp("runs") / "tiny"
+        config, _ = trained(patch, workdir)
+        yield config, workdir
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Seven images of several sizes and kinds, two of which share a stem, and two broken ones."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name, shape in {
+        "a.png": (30, 50),
+        "a.jpg": (30, 50, 3),
+        "b.tif": (28, 28),
+        "more/a.png": (64, 20, 3),
+        "more/c.png": (1500, 1400),  # more than one strip of an overlay
+        "more/d.png": (5, 9, 4),
+        "more/[e].png": (28, 28),
+    }.items():
+        Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    (folder / "more" / "text.png").write_text("no image")
+    (folder / "notes.txt").write_text("ignored in a folder")
+    (folder / ".hidden.png").write_text("likewise")
+    return folder
+
+
+def rows_of(workdir):
+    lines = (workdir / "explained" / "results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def explain(run, images):
+    experiment.run(run[0], run[1], mode="explain", images=str(images))
+    return rows_of(run[1])
+
+
+def test_a_folder_of_all_kinds(run, photos, caplog):
+    """Seven are explained in two batches, the broken ones told at the end."""
+    caplog.set_level(logging.INFO, "vae_attn")
+    with pytest.raises(UserError, match="2 of 9 images could not be explained, the others") as told:
+        explain(run, photos)
+    assert str(photos / "broken.png") in str(told.value)
+    assert str(photos / "more" / "text.png") in str(told.value)
+    rows = rows_of(run[1])
+    names = ["a.jpg", "a.png", "b.tif", "more/[e].png", "more/a.png", "more/c.png", "more/d.png"]
+    assert [row["image"] for row in rows] == [str(photos / name) for name in names]
+    folder, explainer = run[1] / "explained", vae_attn.load(run[1])
+    stems = [row["files"]["overlay"].removesuffix("_overlay.png") for row in rows]
+    # Two share a stem in the upper folder: whole names there, and stems in the other.
+    expected = ["a.jpg", "a.png", "b.tif", "more/[e]", "more/a", "more/c", "more/d"]
+    assert stems == expected
+    threshold = explainer.calibration.image_threshold
+    for row in rows:
+        with Image.open(row["image"]) as opened:
+            size, picture = opened.size, opened
+            if "A" in picture.getbands():
+                white = Image.new("RGBA", size, "white")
+                picture = Image.alpha_composite(white, picture).convert("RGB")
+            resized = picture.convert("L").resize((28, 28), Image.Resampling.LANCZOS)
+        image = np.asarray(resized)[None, ..., None]
+        (expected,), (score,) = explainer(image)
+        assert row["score"] == pytest.approx(score, rel=1e-4)
+        assert row["threshold"] == threshold
+        assert row["abnormal"] == (score > threshold)
+        files = {kind: folder / name for kind, name in row["files"].items()}
+        found = np.load(files["map_values"])
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+        with Image.open(files["map"]) as grey:
+            assert grey.mode == "I;16"
+            values = np.asarray(grey).astype(np.float64) * row["map_scale"] / 65535
+        np.testing.assert_allclose(values, found, atol=row["map_scale"] / 65535)
+        which, deviations, _ = explainer.deviating_latents(image, count=8, layer="conv1")
+        assert [one["latent"] for one in row["latents"]] == which[0].tolist()
+        assert [one["deviation"] for one in row["latents"]] == pytest.approx(
+            deviations[0].tolist(), rel=1e-3
+        )
+        with Image.open(files["overlay"]) as overlay:
+            assert overlay.size == size
+        with Image.open(files["latents"]) as latents:
+            assert latents.width == (1 + 3) * latents.height - (1 + 3) * 16
+    assert not list(folder.rglob("*.tmp"))
+    abnormal = sum(row["abnormal"] for row in rows)
+    assert f"{abnormal} of 7 images abnormal" in caplog.text
+
+
+def test_the_decision_is_at_the_threshold_of_images(run, photos, tmp_path):
+    config, workdir = run
+    scores = sorted(row["score"] for row in explain(run, photos / "more" / "[!t]*.png"))
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    kept = Calibration.load(copy / "calibration.npz")
+    middle = (scores[1] + scores[2]) / 2
+    dataclasses.replace(kept, image_threshold=middle, threshold=0.0).save(copy / "calibration.npz")
+    rows = explain((config, copy), photos / "more" / "[!t]*.png")
+    assert [row["abnormal"] for row in rows] == [row["score"] > middle for row in rows]
+    assert sum(row["abnormal"] for row in rows) == 2
+    assert rows[0]["pixel_threshold"] == 0
+
+
+def test_the_overlay_is_coloured_where_the_map_is_high():
+    image = np.full((200, 9000, 1), 120, np.uint8)  # in two strips
+    map_ = np.zeros((28, 28), np.float32)
+    map_[:14] = 2.0
+    found = own_images._overlay(image, map_, 2.0).astype(int)
+    assert found.shape == (200, 9000, 3)
+    assert np.ptp(found[150:], axis=2).max() == 0  # grey below
+    assert np.ptp(found[:80], axis=2).min() > 50
+    assert (found == found[:, :1]).all()
+
+
+def test_one_file_a_pattern_and_a_rerun(run, photos):
+    one = explain(run, photos / "more" / "[e].png")  # a name that is a pattern too
+    assert [row["files"]["overlay"] for row in one] == ["[e]_overlay.png"]
+    rows = explain(run, photos / "**" / "[ac].png")
+    expected = ["a.png", "more/a.png", "more/c.png"]
+    assert [row["image"] for row in rows] == [str(photos / name) for name in expected]
+    assert [row["files"]["map"] for row in rows] == [
+        "a_map.png",
+        "more/a_map.png",
+        "more/c_map.png",
+    ]
+    before = (run[1] / "explained" / "a_map.npy").read_bytes()
+    Image.fromarray(np.zeros((30, 50), np.uint8)).save(photos / "a.png")
+    explain(run, photos / "a.png")
+    assert (run[1] / "explained" / "a_map.npy").read_bytes() != before
+
+
+def test_a_named_file_that_is_no_image_is_told(run, photos):
+    with pytest.raises(UserError, match=r"1 of 3 .*\n  .*notes.txt: its content is no png"):
+        explain(run, photos / "[abn]*[.jt][ipx][fgt]")
+    assert len(rows_of(run[1])) == 2
+
+
+@pytest.mark.parametrize("images", ["", "nowhere/*.png", "empty"])
+def test_nothing_to_explain(run, tmp_path, monkeypatch, images):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("empty").mkdir()
+    with pytest.raises(UserError, match=f"--images={images}".replace("*", r"\*") + " matches no"):
+        explain(run, images)
+
+
+def test_a_folder_that_cannot_be_written(run, photos, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(own_images, "FOLDER", str(tmp_path / "file" / "x"))
+    with pytest.raises(UserError, match="cannot be read or written"):
+        explain(run, photos / "b.tif")

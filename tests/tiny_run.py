@@ -1,0 +1,35 @@
+"""A run of a few steps on scikit-learn's digits, whose data is gone afterwards."""
+
+from small_run import SMALL
+
+from vae_attn import experiment
+from vae_attn.config import default_config
+from vae_attn.data import registry as data_registry
+from vae_attn.models import registry
+
+
+def tiny_config():
+    config = default_config()
+    config.data.validation_fraction = 0.2
+    config.model.latents = 3
+    config.train.batch_size = 16
+    config.train.steps = config.train.checkpoint_every = 3
+    config.attention.layers = ("conv1", "conv2")
+    config.attention.calibration = "upper"
+    config.attention.projection_steps = 1
+    config.evaluate.batch_size = 4
+    return config
+
+
+def trained(patch, workdir, *, config=None):
+    """Trains into `workdir`, after which no data set can be loaded; returns config and data."""
+    patch.setattr(registry, "architecture", lambda name, image_size: SMALL)
+    config = tiny_config() if config is None else config
+    data = data_registry.load(config)
+    experiment.run(config, workdir, mode="train")
+
+    def gone(config):
+        raise AssertionError("the data set is not needed any more")
+
+    patch.setattr(data_registry, "load", gone)
+    return config, data
