@@ -84,7 +84,7 @@ def _ours(name: str, layer: str) -> Side:
         dense_mean=model.dense_mean(layer),
         per_latent=True,
     )
-    attend = jax.jit(attend, compiler_options=backend.compiler_options())
+    attend = backend.jit(attend)
     return Side(
         lambda: attend(variables, images).block_until_ready(),
         {"maps": np.asarray(attend(variables, images))},
@@ -94,7 +94,7 @@ def _ours(name: str, layer: str) -> Side:
 def _ours_alone(name: str, layer: str) -> Side:
     model, variables, images = setting(name)
 
-    @functools.partial(jax.jit, compiler_options=backend.compiler_options())
+    @backend.jit
     def maps(v, x):
         a = model.apply(v, to_unit(x), layer, method="features")
         dense = model.dense_mean(layer)
@@ -107,7 +107,7 @@ def _ours_alone(name: str, layer: str) -> Side:
 def _encoder_alone(name: str) -> Side:
     model, variables, images = setting(name)
 
-    @functools.partial(jax.jit, compiler_options=backend.compiler_options())
+    @backend.jit
     def encode(v, x):
         return model.apply(v, to_unit(x), method="encode")
 

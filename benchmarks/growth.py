@@ -54,14 +54,14 @@ def _maps(name: str, layer: str, size: int, batch: int, latents: int) -> Side:
         dense_mean=model.dense_mean(layer),
         per_latent=True,
     )
-    attend = jax.jit(attend, compiler_options=backend.compiler_options())
+    attend = backend.jit(attend)
     return Side(lambda: attend(variables, images).block_until_ready(), {})
 
 
 def _encode(name: str, size: int, batch: int, latents: int) -> Side:
     model, variables, images = _setting(name, size, batch, latents)
 
-    @functools.partial(jax.jit, compiler_options=backend.compiler_options())
+    @backend.jit
     def encode(v, x):
         return model.apply(v, steps.to_unit(x), method="encode")
 

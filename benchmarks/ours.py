@@ -33,12 +33,13 @@ def once(update, before, images: np.ndarray, indices: np.ndarray) -> tuple:
 
 
 def pictures(shape: tuple[int, int, int]) -> np.ndarray:
-    """Random pictures of 4 x 4 patches, uint8."""
+    """Random pictures of 4 x 4 patches with noise (so that no maximum is a tie), uint8."""
     rng = np.random.default_rng(0)
     height, width, channels = shape
     coarse = rng.random((_EXAMPLES, 4, 4, channels))
     fine = np.repeat(np.repeat(coarse, -(-height // 4), axis=1), -(-width // 4), axis=2)
-    return (fine[:, :height, :width] * 255).astype(np.uint8)
+    noise = rng.random((_EXAMPLES, *shape), np.float32)
+    return (fine[:, :height, :width] * 204 + noise * 51).astype(np.uint8)
 
 
 def our_noise(batch: int, *, streams: int) -> np.ndarray:

@@ -118,10 +118,7 @@ def _encoder_setting():
 
 def _our_votes() -> Side:
     model, variables, images = _encoder_setting()
-    encode = jax.jit(
-        lambda v, x: model.apply(v, to_unit(x), method="encode")[0],
-        compiler_options=backend.compiler_options(),
-    )
+    encode = backend.jit(lambda v, x: model.apply(v, to_unit(x), method="encode")[0])
 
     def score() -> float:
         return factor_vae_score(

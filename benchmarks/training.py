@@ -22,7 +22,9 @@ from vae_attn.training import state, steps
 def cases() -> list[Case]:
     """All of this file."""
 
-    def case(name: str, model: str, size: int, batch: int, goal: float, rounds: int) -> Case:
+    def case(
+        name: str, model: str, size: int, batch: int, goal: float, rounds: int, **options
+    ) -> Case:
         return Case(
             name=f"train_{name}",
             what=f"training step, {model}, batch {batch}",
@@ -34,12 +36,14 @@ def cases() -> list[Case]:
             },
             goals={"torch": goal},
             rounds=rounds,
+            **options,
         )
 
     return [
         case("mnist", "mnist", 28, 128, 1.5, 15),
         case("ped1", "ucsd_ped1", 100, 32, 1.2, 9),
-        case("mvtec", "mvtec_ad", 256, 8, 1.2, 5),
+        # Batch normalisation over eight images lets rounding grow.
+        case("mvtec", "mvtec_ad", 256, 8, 1.2, 5, tolerance=1e-2),
     ]
 
 

@@ -33,7 +33,7 @@ def test_sides_are_timed_in_processes_of_their_own():
 
 
 def test_nothing_is_timed_where_the_sides_differ_or_fail():
-    with pytest.raises(SidesDifferError, match="value of other differs by 0.5"):
+    with pytest.raises(SidesDifferError, match=r"value of other differs by 0\.5"):
         measure(_case(**{OURS: _sleeper(0), "other": _sleeper(0, 2.0)}))
     with pytest.raises(SidesDifferError, match="no such model"):
         measure(_case(**{OURS: _sleeper(0), "other": fake_sides.broken}))

@@ -85,7 +85,10 @@ def test_second_order_gradients_by_finite_differences():
 def test_bias_and_its_gradients_equal_a_plain_sum():
     x, bias = random_arrays((2, 3, 4, 5), (5,))
     assert_same_with_gradients(layers.add_bias, lambda x, bias: x + bias, x, bias)
-    curved = lambda x, bias: jnp.sin(layers.add_bias(jnp.sin(x), bias)).sum()  # noqa: E731
+
+    def curved(x, bias):
+        return jnp.sin(layers.add_bias(jnp.sin(x), jnp.asarray(bias))).sum()
+
     check_grads(curved, (x, bias), order=2, modes=["rev"], rtol=2e-2, atol=2e-2, eps=1e-2)
 
 

@@ -1,6 +1,7 @@
 """What is chosen for one backend alone, in one place, with the measurement behind it."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 
@@ -12,6 +13,11 @@ _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
     "xla_cpu_copy_insertion_use_region_analysis": True,
 }
+
+
+def jit(fn: Callable, **options) -> Callable:
+    """`jax.jit` with the compiler's options for this backend."""
+    return jax.jit(fn, compiler_options=compiler_options(), **options)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt8
 
-from vae_attn import attention, losses
+from vae_attn import attention, backend, losses
 from vae_attn import counterparts as counterparts_lib
 from vae_attn.data.images import fit_images
 from vae_attn.errors import UserError
@@ -62,14 +62,14 @@ class Explainer:
         self.batch_size = batch_size
         self._latent_batch_size = latent_batch_size
         self._functions: dict[tuple, Callable] = {}
-        self._encode = jax.jit(lambda v, x: model.apply(v, to_unit(x), method="encode"))
-        self._decode = jax.jit(lambda v, z: model.apply(v, z, method="reconstruct"))
+        self._encode = backend.jit(lambda v, x: model.apply(v, to_unit(x), method="encode"))
+        self._decode = backend.jit(lambda v, z: model.apply(v, z, method="reconstruct"))
         steps = calibration.projection_steps
         self._decoded = {
-            steps: jax.jit(lambda v, x, steps=steps: _decoded(model, v, to_unit(x), steps))
+            steps: backend.jit(lambda v, x, steps=steps: _decoded(model, v, to_unit(x), steps))
             for steps in (0, steps)
         }
-        self._explain = jax.jit(self.explain)
+        self._explain = backend.jit(self.explain)
 
     def __call__(
         self,
@@ -228,7 +228,7 @@ class Explainer:
                 jnp.take_along_axis(maps, chosen[..., None, None], axis=1),
             )
 
-        function = self._functions.setdefault((count, layer), jax.jit(deviating))
+        function = self._functions.setdefault((count, layer), backend.jit(deviating))
         return self._attend(function, images, counterparts)
 
     def _attend(self, attend: Callable, images: Images, counterparts: np.ndarray | None) -> PyTree:
@@ -248,7 +248,7 @@ class Explainer:
                 v, to_unit(x), counterparts, styles, layer, per_latent=per_latent
             )
 
-        return self._functions.setdefault((styles, layer, per_latent), jax.jit(attend))
+        return self._functions.setdefault((styles, layer, per_latent), backend.jit(attend))
 
     def _layer_maps(
         self,
@@ -292,7 +292,7 @@ class Explainer:
           `standardised_deviation`: sum_i (mean - normal_mean)_i^2 / (variance + normal_variance)_i.
         """
 
-        @jax.jit
+        @backend.jit
         def scores(v: PyTree, x: UInt8[Array, "batch h w c"]) -> dict[str, Array]:
             x = to_unit(x)
             mean, logvar = self.model.apply(v, x, method="encode")

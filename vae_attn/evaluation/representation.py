@@ -3,12 +3,11 @@
 import pathlib
 from collections.abc import Callable
 
-import jax
 import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from vae_attn import losses
+from vae_attn import backend, losses
 from vae_attn.data.dsprites import DSprites, unpack
 from vae_attn.evaluation import factor_scores, tables
 from vae_attn.evaluation.batching import map_batches
@@ -58,9 +57,11 @@ class Representation:
         """
         self.data = data
         self._batch_size = batch_size
-        self._encode = jax.jit(lambda v, packed: model.apply(v, unpack(packed), method="encode"))
+        self._encode = backend.jit(
+            lambda v, packed: model.apply(v, unpack(packed), method="encode")
+        )
 
-        @jax.jit
+        @backend.jit
         def terms(variables: PyTree, packed: UInt8[Array, "batch bytes"]) -> tuple[Array, Array]:
             x = unpack(packed)
             mean, logvar = model.apply(variables, x, method="encode")

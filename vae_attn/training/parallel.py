@@ -55,7 +55,7 @@ def parallelize(
             donate_argnums=0,
         )
         if jax.process_count() == 1:  # pmap itself takes no compiler's options
-            mapped = jax.jit(mapped, donate_argnums=0, compiler_options=backend.compiler_options())
+            mapped = backend.jit(mapped, donate_argnums=0)
         # What one process gives to pmap is for its own devices.
         here = [n for n, d in enumerate(devices) if d.process_index == jax.process_index()]
         return lambda state, images, indices: mapped(
@@ -72,7 +72,7 @@ def parallelize(
             # The update averages its gradients itself; the check would have JAX add a sum.
             check_vma=False,
         )
-        jitted = jax.jit(mapped, donate_argnums=0, compiler_options=backend.compiler_options())
+        jitted = backend.jit(mapped, donate_argnums=0)
         return lambda state, images, indices: jitted(
             state, images, jax.make_array_from_callback(indices.shape, split, indices.__getitem__)
         )

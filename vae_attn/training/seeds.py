@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from vae_attn import backend
 from vae_attn.training.task import Task
 
 
@@ -75,7 +76,7 @@ def together(task: Task, num_seeds: int) -> Task:
     return Task(
         create=create,
         update=each_seed(task.update, num_seeds=num_seeds, in_axes=(0, None, 1)),
-        loss=jax.jit(loss),
+        loss=backend.jit(loss),
         batch_indices=batch_indices,
     )
 
