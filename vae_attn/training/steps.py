@@ -8,7 +8,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
-from vae_attn import backend, losses
+from vae_attn import losses
 from vae_attn.data.augment import Augmentation
 from vae_attn.models.vae import VAE
 from vae_attn.training.state import TrainState
@@ -109,7 +109,7 @@ def make_loss_fn(
 ) -> Callable[..., Float[Array, "batch"]]:
     """`loss(variables, images)`: the objective per image at z = mean, for the validation loss."""
 
-    @backend.jit
+    @jax.jit
     def loss(variables: PyTree, images: UInt8[Array, "batch ..."]) -> Float[Array, "batch"]:
         x = pixels_of(images)
         mean, logvar = model.apply(variables, x, method="encode")
