@@ -14,8 +14,8 @@ from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.evaluation import anomaly, localization
 from vae_attn.evaluation.calibration import (
     FALSE_POSITIVE_RATE,
-    IMAGE_FALSE_POSITIVE_RATE,
     FUSED,
+    IMAGE_FALSE_POSITIVE_RATE,
     MapStatistics,
     RawMaps,
     Variant,
@@ -35,9 +35,9 @@ _TILE = 32  # pixels: the longest side of a single latent's map
 _SCALE_QUANTILE = 0.995
 _SCALE_PIXELS = 256  # of each image, over which a colour scale is measured
 _UNITS = {
-    "none": "× mean of normal maps",
-    "ratio": "× normal at that place",
-    "upper": "× upper end of normal",
+    "none": "times the mean of normal maps",
+    "ratio": "times normal at that place",
+    "upper": "times the upper end of normal",
     "z": "deviations above normal",
 }
 

@@ -119,10 +119,8 @@ def _scores(histogram: Histogram, threshold: float, note: str) -> Plot:
             if value:
                 y = _y(value / most)
                 last = n == len(share) - 1
-                between = (
-                    f"{edges[n]:.3g} or more" if last else f"{edges[n]:.3g}–{edges[n + 1]:.3g}"
-                )
-                text = f"{counts[name][n]} {name} ({value:.0%}) at {between}"
+                between = f"{edges[n]:.3g} or more" if last else f"{edges[n]:.3g}"
+                text = f"{counts[name][n]} {name} ({value:.0%}) from {between}"
                 bars.append((number, xs[n], y, xs[n + 1] - xs[n], _y(0.0) - y, text))
     above = {name: count[edges[:-1] >= threshold].sum() for name, count in counts.items()}
     totals = {name: count.sum() for name, count in counts.items()}
