@@ -24,6 +24,8 @@ from vae_attn.reporting import figures
 _THUMBNAIL = 96  # pixels: the longer side of each of its halves
 _SHARP = 64  # pixels: pictures up to this size are kept exactly, larger thumbnails as JPEG
 
+_LEAST = 1e-30  # the highest value of a map that is all but 0
+
 
 @contextlib.contextmanager
 def fresh_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -62,11 +64,11 @@ def quantise(
     Returns:
       The number of steps, and a step's width.
     """
-    step = max(float(values.max()), np.finfo(np.float32).tiny) / 255
+    step = max(float(values.max()), _LEAST) / 255
     if threshold > step:
-        step = threshold / np.floor(threshold / step)
+        step = threshold / (threshold // step)
     # The small addend mends what dividing rounds away at a whole number of steps.
-    return np.clip(np.floor(values / step + 1e-6), 0, 255).astype(np.uint8), float(step)
+    return np.clip(np.floor(values / step + 1e-6), 0, 255).astype(np.uint8), step
 
 
 def pack(planes: Sequence[UInt8[np.ndarray, "_ _"]]) -> str:
