@@ -142,14 +142,14 @@ def test_thresholds_are_those_of_normal_images(written):
         pixels = np.concatenate([half.ravel() for half in halves])
         assert np.mean(pixels >= kind["threshold"]) <= 0.01
         assert kind["threshold"] == pytest.approx(np.quantile(pixels, 0.99), rel=0.02)
-        assert 0 < kind["scale"]
+        assert kind["scale"] > 0
         assert kind["threshold"] < kind["limit"]
 
 
 @pytest.mark.parametrize(("most", "test", "validation"), [(5, 5, 5), (0, 14, 9), (300, 14, 9)])
 def test_as_many_images_as_the_config_says(tmp_path, most, test, validation):
     config = explorer_runs.config_of(max_images=most)
-    path, known, explainer = explorer_runs.write(tmp_path, explorer_runs.data_of(), config)
+    path, known, _ = explorer_runs.write(tmp_path, explorer_runs.data_of(), config)
     assert len(records_of(known, "test")) == test
     assert len(records_of(known, "validation")) == validation
     files = {file.name for file in (path.parent / "images").iterdir()}
@@ -221,9 +221,14 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "kept").write_text("as it was")
-    with pytest.raises(ZeroDivisionError), explorer_files.fresh_folder(folder) as new:
-        (new / "half").write_text("")
-        raise ZeroDivisionError
+
+    def fail():
+        with explorer_files.fresh_folder(folder) as new:
+            (new / "half").write_text("")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert [file.name for file in tmp_path.iterdir()] == ["images"]
     assert (folder / "kept").read_text() == "as it was"
 

@@ -156,6 +156,7 @@ const explorer = (() => {
   }
 
   const cards = images.map(card);
+  const ranked = images.map((image) => image.score).sort((a, b) => a - b);
 
   function fillFilters() {
     for (const [name, key] of [["class", "class"], ["split", "split"]]) {
@@ -165,13 +166,11 @@ const explorer = (() => {
         field(name).append(element("option", { value, textContent: `${value} (${count})` }));
       }
     }
-    const scores = images.map((image) => image.score);
-    const [low, high] = [Math.min(...scores), Math.max(...scores)];
-    const step = (high - low) / 200 || 1;
+    // The sliders go by rank: a few wild scores must not squeeze all others into one step.
     for (const name of ["from", "to"]) {
       const input = field(name);
-      Object.assign(input, { min: low - step, max: high + step, step });
-      input.defaultValue = name === "from" ? input.min : input.max;
+      Object.assign(input, { min: 0, max: ranked.length, step: 1 });
+      input.defaultValue = name === "from" ? "0" : String(ranked.length);
       input.value = input.defaultValue;
     }
     byId("decision-threshold").textContent =
@@ -188,11 +187,11 @@ const explorer = (() => {
 
   function refresh() {
     const [from, to] = [field("from"), field("to")];
-    // A handle at its end lets everything through.
-    const low = from.value === from.min ? -Infinity : Number(from.value);
-    const high = Number(to.value) >= Number(to.max) - Number(to.step) / 2 ? Infinity : Number(to.value);
+    const low = Number(from.value) > 0 ? (ranked[from.value] ?? Infinity) : -Infinity;
+    const high = Number(to.value) < ranked.length ? (ranked[to.value - 1] ?? -Infinity) : Infinity;
     for (const [input, value] of [[from, low], [to, high]]) {
-      const text = Number.isFinite(value) ? short(value) : "any";
+      const open = value === (input === from ? -Infinity : Infinity);
+      const text = open ? "any" : Number.isFinite(value) ? short(value) : "none";
       input.nextElementSibling.value = text;
       input.setAttribute("aria-valuetext", text);
     }
