@@ -192,7 +192,9 @@ def test_threshold_redraws_mask_and_iou(opened):
     assert float(made.text("#threshold-value")) > float(moved)
     made.press("r")
     assert float(made.text("#iou")) == pytest.approx(known["images"][index]["iou"], abs=6e-4)
-    made.page.wait_for_function("document.getElementById('announcer').textContent.includes('IoU')")
+    made.page.wait_for_timeout(700)  # what is read aloud follows when the slider rests
+    told = made.page.locator("#announcer").evaluate("(e) => e.textContent")
+    assert told.startswith(f"IoU {made.text('#iou')}")
 
 
 def test_overlay_is_the_map_in_the_colours_of_the_scale(opened):
