@@ -104,7 +104,7 @@ def write(folder, data, config=None):
     curves = report._plots(config, folder, explainer, known["images"])
     path = page.write(
         config, folder, title=data.name, summary="A run.", drawn={}, tables=[],
-        explorer=known, plots=curves,
+        explorer=known | {"note": ""}, plots=curves,
     )  # fmt: skip
     assert all(isinstance(plot, plots.Plot) for plot in curves)
     return path, known, explainer

@@ -346,7 +346,7 @@ def test_many_images_are_loaded_as_they_are_seen(browser, tmp_path):
     ]  # fmt: skip
     path = page.write(
         explorer_runs.config_of(), tmp_path, title="many", summary="", drawn={}, tables=[],
-        explorer=json.loads(json.dumps(known)),
+        explorer=json.loads(json.dumps(known | {"note": ""})),
     )  # fmt: skip
     folder = path.parent / "images"
     folder.mkdir()

@@ -88,7 +88,9 @@ def evaluate(
             for key in ("image_auroc", f"image_auroc{LOW}", f"image_auroc{HIGH}"):
                 found.pop(key, None)
         metrics |= {f"{variant.name}/{name}": value for name, value in found.items()}
-    drawn_of = {v.name: scores for v, scores in collected.items() if v.name in compared(config)}
+    named = {variant.name: scores for variant, scores in collected.items()}
+    order = dict.fromkeys((own.name, *compared(config)))  # the run's own first
+    drawn_of = {name: named[name] for name in order if name in named}
     likelihood = {f"{RECONSTRUCTION_ERROR}/{IMAGE}": image_scores[RECONSTRUCTION_ERROR]}
     drawn = _curves(drawn_of, likelihood, test.labels > 0, own.name)
     # A score is undefined where the sample has images of one kind only.

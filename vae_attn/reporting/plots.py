@@ -46,26 +46,29 @@ class Plot:
     bottom: int = HEIGHT - _BOTTOM
 
 
-def of_run(curves: Curves, image_threshold: float, *, note: str) -> list[Plot]:
+def of_run(curves: Curves, image_threshold: float, *, note: str, seed: str) -> list[Plot]:
     """A run's plots, of those curves that it has.
 
     Args:
       curves: of its scores.
       image_threshold: above which an image counts as abnormal.
       note: which images they are of, for the captions.
+      seed: which of several seeds they are of, likewise.
     """
     plots = []
     if curves.histogram:
-        plots.append(_scores(curves.histogram, image_threshold, note))
+        plots.append(_scores(curves.histogram, image_threshold, note + seed))
     if curves.roc:
-        caption = f"Share of the abnormal images found against that of normal ones accused. {note}"
+        caption = "Share of the abnormal images found against that of normal ones accused, by the "
+        caption += "map's maximum (reconstruction_error: by the likelihood). "
+        caption += note + seed
         plots.append(
             _lines("Which images: ROC", curves.roc, "AUROC", caption, 1.0,
                    "false alarms, share of normal images", "found, share of abnormal images")
         )  # fmt: skip
     if curves.pro:
         caption = "Mean share of each defect's region found against the share of normal pixels "
-        caption += "accused, up to the limit of AUPRO."
+        caption += f"accused, up to the limit of AUPRO.{seed}"
         limit = max(max(curve.x) for curve in curves.pro.values())
         plots.append(
             _lines("Where: PRO", curves.pro, "AUPRO", caption, limit,

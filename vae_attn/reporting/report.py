@@ -77,7 +77,7 @@ def write(
         drawn=drawn,
         tables=summary.of_run(config, metrics, data) if metrics else [],
         facts=_facts(explainer.variant.name, metrics),
-        explorer=shown,
+        explorer=shown | {"note": page.first_seed(config)},
         plots=_plots(config, workdir, explainer, shown["images"]),
     )
 
@@ -103,7 +103,7 @@ def _plots(config, workdir: pathlib.Path, explainer: Explainer, records: list[di
     _, folder = seeds.runs(config, workdir)[0]
     drawn = curves.Curves.load(folder / "evaluation" / "curves.json")
     if drawn:
-        note = f"Over {drawn.num_images} test images, as the tables are.{page.first_seed(config)}"
+        note = f"Over {drawn.num_images} test images, as the tables are."
     else:
         test = [record for record in records if record["split"] == "test"]
         scores = np.array([record["score"] for record in test])
@@ -116,8 +116,10 @@ def _plots(config, workdir: pathlib.Path, explainer: Explainer, records: list[di
             pro={},
             histogram=curves.histogram(scores=scores, abnormal=abnormal),
         )
-        note = f"Over the {len(test)} test images of this page.{page.first_seed(config)}"
-    return plots.of_run(drawn, explainer.calibration.image_threshold, note=note)
+        note = f"Over the {len(test)} test images of this page."
+    return plots.of_run(
+        drawn, explainer.calibration.image_threshold, note=note, seed=page.first_seed(config)
+    )
 
 
 def _located(config: ml_collections.ConfigDict, data: AnomalyData) -> LabelledImages | None:
