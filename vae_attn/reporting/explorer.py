@@ -13,7 +13,6 @@ from vae_attn import attention
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.evaluation import anomaly, localization
 from vae_attn.evaluation.calibration import (
-    FALSE_POSITIVE_RATE,
     FUSED,
     IMAGE_FALSE_POSITIVE_RATE,
     MapStatistics,
@@ -64,7 +63,6 @@ class Part:
     Attributes:
       split: its name on the page.
       images: of the split.
-      drawn: whether their defects are drawn, so that they belong to no test set.
     """
 
     split: str
@@ -134,7 +132,6 @@ class Explorer:
                 "threshold": self._explainer.calibration.image_threshold,
                 "rate": IMAGE_FALSE_POSITIVE_RATE,
             },
-            "pixelRate": FALSE_POSITIVE_RATE,
             "latents": {
                 "name": f"{self._latent_style} at {self._config.attention.layer}",
                 "scale": _quantile(np.concatenate(latents)) if latents else 1.0,
@@ -247,7 +244,6 @@ class Explorer:
         return {
             "style": variant.style,
             "layer": layer if variant.calibration == "none" else f"{layer}.{variant.calibration}",
-            "layers": list(variant.layers),
             "own": own,
             "unit": _UNITS[variant.calibration],
             "threshold": shown.threshold,
@@ -291,7 +287,7 @@ def _script(
         y, x = np.unravel_index(int(values.argmax()), values.shape)
         peaks.append([int(x), int(y)])
     if mask is not None:
-        planes.append(explorer_files.mask_plane(mask))
+        planes.append(mask.astype(np.uint8))
     tiles, step = explorer_files.quantise(latents, 0.0)
     return {
         "steps": steps,

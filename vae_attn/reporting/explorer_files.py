@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from vae_attn.reporting import figures
@@ -127,11 +127,6 @@ def colour_table() -> str:
     """The 256 colours of `figures.COLOUR_MAP`, RGB bytes in base64."""
     colours = figures.colours(np.arange(256) / 255)
     return base64.b64encode(np.rint(255 * colours).astype(np.uint8).tobytes()).decode()
-
-
-def mask_plane(mask: Bool[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
-    """A mask as a plane of 0 and 1."""
-    return mask.astype(np.uint8)
 
 
 def _encode(image: np.ndarray, *, exact: bool, shrink_to: int | None = None) -> bytes:
