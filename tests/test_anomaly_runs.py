@@ -105,6 +105,10 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
     page = (workdir / "report" / "index.html").read_text()
     assert "Table 4 of the report, on a twin" in page
     assert "data:image/png" in page
+    assert page.count('href="../') == 2
+    for category in ("hazelnut", "grid"):
+        assert f'href="../{category}/report/index.html"' in page
+        assert (workdir / category / "report" / "images" / "00000.js").exists()
     # A row of one image's defect, truth, two maps, four times over, for each of two categories.
     with Image.open(workdir / "figures" / "defects.png") as sheet:
         assert sheet.width > 4 * sheet.height

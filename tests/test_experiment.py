@@ -146,7 +146,17 @@ def test_figures_are_pictures_and_stand_in_the_page(finished):
         assert pixels.std() > 5, path
     page = (workdir / "report" / "index.html").read_text()
     assert page.count('<img src="data:image/png;base64,') == len(names)
-    assert "http" not in page
+    assert "://" not in page  # nothing comes from elsewhere
+    assert page.count('<svg viewBox="0 0 420 300"') == 3
+    images = [file.suffix for file in (workdir / "report" / "images").iterdir()]
+    # Of each kind at most 300: test images, validation, drawn defects.
+    assert images.count(".js") == images.count(".png") > 300
+    kept = json.loads((workdir / "evaluation" / "curves.json").read_text())
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    assert list(kept["roc"]) == ["contrast/conv1", "paper/fused", "reconstruction_error/image"]
+    for name, curve in kept["pro"].items():
+        assert curve["area"] == pytest.approx(metrics[f"{name}/aupro"])
+    assert kept["roc"]["contrast/conv1"]["area"] == metrics["contrast/conv1/image_auroc_max"]
 
 
 def test_other_config_on_the_same_workdir_is_refused(finished):

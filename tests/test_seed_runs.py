@@ -55,8 +55,9 @@ def test_whole_run(monkeypatch, tmp_path):
     assert f"{mean:.3f} ± {deviation:.3f}" in table
     assert "mean ± standard deviation of seeds 0 to 1" in table
     page = (workdir / "report" / "index.html").read_text()
-    assert page.count("<figcaption>") == 8
-    assert page.count("Seed 0, the first of 2.</figcaption>") == 5
+    assert page.count('<img src="data:image/png;base64,') == 8
+    # Five pictures, three curves.
+    assert page.count("Seed 0, the first of 2.</figcaption>") == 5 + 3
     assert page.count("2 seeds: the mean, and each of them pale.</figcaption>") == 1
     assert page.count("2 seeds: their mean and one standard deviation each way.</figcaption>") == 2
     for n in (0, 1):

@@ -18,6 +18,7 @@ _FREE_KEYS = (
     "attention.",
     "evaluate.",
     "parallel.",
+    "report.",
     "data.dir",
     "data.cache_dir",
     "train.log_every",
@@ -97,6 +98,11 @@ def default_config() -> ml_collections.ConfigDict:
     config.evaluate.points = 10_000  # dsprites: that scores learn from; half as many judge them
     config.evaluate.max_images = 0  # images of each kind to score, drawn at random; 0 is all
 
+    config.report = ml_collections.ConfigDict()
+    # Images of each kind that the page's explorer holds (test images, and drawn defects where
+    # there are), drawn at random; 0 is all.
+    config.report.max_images = 300
+
     config.parallel = ml_collections.ConfigDict()
     config.parallel.mode = "pmap"  # pmap or shard_map
     return config
@@ -169,6 +175,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "train.epochs",
         "train.steps",
         "evaluate.max_images",
+        "report.max_images",
         "data.images_per_epoch",
         "train.beta",
         "seed",

@@ -160,8 +160,9 @@ def _evaluate_and_explain(
 
 def _evaluate(config, workdir: pathlib.Path, explainer: Explainer, data: AnomalyData):
     """Scores one seed's run."""
-    scores = anomaly.evaluate(config, explainer, data)
+    scores, curves = anomaly.evaluate(config, explainer, data)
     _write_scores(config, workdir, scores, data)
+    curves.save(workdir / "evaluation" / "curves.json")
     return scores
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.defects import draw_defects
-from vae_attn.evaluation import bootstrap, localization
+from vae_attn.evaluation import bootstrap, curves, localization
 from vae_attn.evaluation.calibration import (
     KINDS,
     RawMaps,
@@ -19,6 +19,7 @@ from vae_attn.evaluation.calibration import (
     measure,
     normal_threshold,
 )
+from vae_attn.evaluation.comparison import compared
 from vae_attn.evaluation.explainer import BASELINES, IMAGE, RECONSTRUCTION_ERROR, Explainer
 from vae_attn.evaluation.tables import HIGH, LOW
 
@@ -31,7 +32,7 @@ Maps = Float[np.ndarray, "n height width"]
 
 def evaluate(
     config: ml_collections.ConfigDict, explainer: Explainer, data: AnomalyData
-) -> dict[str, float]:
+) -> tuple[dict[str, float], curves.Curves]:
     """Scores every style and layer of `config.evaluate`, and the reconstruction error beside.
 
     Localisation is scored on the test images that have masks; where the data has none, on
@@ -51,11 +52,13 @@ def evaluate(
       AUROC is under 0.5. Images, normal against the rest of the test set: `image_auroc` by the
       map's mean, `image_auroc_max` by its maximum; keys `score/image/...` for scores that have no
       map. Ends of bootstrap intervals, where there is one, have `_low` and `_high` appended.
+      Beside the scores: curves of what `comparison.compared` names.
     """
     test = data.test.sample(config.evaluate.max_images, config.seed)
+    image_scores = explainer.image_scores(test.images)
     metrics = {
         f"{name}/{IMAGE}/{key}": value
-        for name, scores in explainer.image_scores(test.images).items()
+        for name, scores in image_scores.items()
         for key, value in _image_auroc("image_auroc", scores, test.labels > 0).items()
     }
     own = explainer.variant
@@ -74,19 +77,24 @@ def evaluate(
             scores.add_test(variant.maps(raw, statistics), masks)
         _LOG.info("scored %d of %d test images", chunk.stop, len(test))
     if test.masks is None and data.draws_defects:
-        drawn = defects(data, config.evaluate.max_images, config.seed)
-        for raw, chunk in source.chunks(drawn.images):
+        located = defects(data, config.evaluate.max_images, config.seed)
+        for raw, chunk in source.chunks(located.images):
             for variant, scores in collected.items():
-                scores.add_located(variant.maps(raw, statistics), drawn.masks[chunk])
-            _LOG.info("scored %d of %d drawn defects", chunk.stop, len(drawn))
+                scores.add_located(variant.maps(raw, statistics), located.masks[chunk])
+            _LOG.info("scored %d of %d drawn defects", chunk.stop, len(located))
     for variant, scores in collected.items():
         found = scores.compute(test.labels > 0)
         if variant.style == RECONSTRUCTION_ERROR:  # whose image score is the likelihood above
             for key in ("image_auroc", f"image_auroc{LOW}", f"image_auroc{HIGH}"):
                 found.pop(key, None)
         metrics |= {f"{variant.name}/{name}": value for name, value in found.items()}
+    named = {variant.name: scores for variant, scores in collected.items()}
+    order = dict.fromkeys((own.name, *compared(config)))  # the run's own first
+    drawn_of = {name: named[name] for name in order if name in named}
+    likelihood = {f"{RECONSTRUCTION_ERROR}/{IMAGE}": image_scores[RECONSTRUCTION_ERROR]}
+    drawn = _curves(drawn_of, likelihood, test.labels > 0, own.name)
     # A score is undefined where the sample has images of one kind only.
-    return {name: value for name, value in metrics.items() if np.isfinite(value)}
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}, drawn
 
 
 def sample_validation(data: AnomalyData) -> np.ndarray:
@@ -147,11 +155,15 @@ class MapSource:
 
 
 class VariantScores:
-    """Collects the scores of one variant's maps."""
+    """Collects the scores of one variant's maps.
+
+    Attributes:
+      located: the pixels of the images whose anomalous pixels are known.
+    """
 
     def __init__(self, *, threshold: float) -> None:
         self._threshold = threshold
-        self._located = localization.LocalizationState.empty()
+        self.located = localization.LocalizationState.empty()
         self._aurocs: list[np.ndarray] = []
         self._pointing: list[np.ndarray] = []
         self._mass: list[np.ndarray] = []
@@ -166,26 +178,49 @@ class VariantScores:
 
     def add_located(self, maps: Maps, masks: Bool[np.ndarray, "n height width"]) -> None:
         """Maps of images whose anomalous pixels are known."""
-        self._located = self._located.add(scores=maps, masks=masks)
+        self.located = self.located.add(scores=maps, masks=masks)
         self._aurocs.append(localization.per_image_auroc(scores=maps, masks=masks))
         self._pointing.append(localization.pointing_game(scores=maps, masks=masks))
+
+    @property
+    def peaks(self) -> Float[np.ndarray, "n"]:
+        """The test images' scores, by which they are decided."""
+        return np.concatenate(self._peak)
 
     def compute(self, abnormal: Bool[np.ndarray, "n"]) -> dict[str, float]:
         """All scores; those of places only if any image has anomalous pixels."""
         found = _image_auroc("image_auroc", np.concatenate(self._mass), abnormal)
-        found |= _image_auroc("image_auroc_max", np.concatenate(self._peak), abnormal)
-        if not self._located.positives.any():
+        found |= _image_auroc("image_auroc_max", self.peaks, abnormal)
+        if not self.located.positives.any():
             return found
-        found |= self._located.compute()
-        for name, interval in bootstrap.bootstrap_pixel_scores(self._located).items():
+        found |= self.located.compute()
+        for name, interval in bootstrap.bootstrap_pixel_scores(self.located).items():
             found |= {name + LOW: interval.low, name + HIGH: interval.high}
         hits = np.concatenate(self._pointing)
         return found | {
-            "iou": self._located.iou(threshold=self._threshold),
+            "iou": self.located.iou(threshold=self._threshold),
             "pointing_game": float(np.nanmean(hits)),
             "share_missed": localization.share_missed(hits),
             "share_below_chance": localization.share_below_chance(np.concatenate(self._aurocs)),
         }
+
+
+def _curves(
+    collected: dict[str, VariantScores],
+    likelihood: dict[str, Float[np.ndarray, "n"]],
+    abnormal: Bool[np.ndarray, "n"],
+    own: str,
+) -> curves.Curves:
+    """Of the variants' peaks and places; but of `likelihood`, by that."""
+    scores = {name: one.peaks for name, one in collected.items()} | likelihood
+    rocs = {name: curves.roc(scores=of, abnormal=abnormal) for name, of in scores.items()}
+    pros = {name: curves.pro(one.located) for name, one in collected.items()}
+    return curves.Curves(
+        num_images=len(abnormal),
+        roc={name: curve for name, curve in rocs.items() if curve},
+        pro={name: curve for name, curve in pros.items() if curve},
+        histogram=curves.histogram(scores=collected[own].peaks, abnormal=abnormal),
+    )
 
 
 def _image_auroc(

@@ -139,6 +139,20 @@ class LocalizationState:
         union = int(self.negatives[first:].sum() + self.positives.sum())
         return true_positives / union
 
+    def pro_curve(self) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"]]:
+        """False positive rates up to AUPRO's limit, and the per-region overlap at each.
+
+        Raises:
+          UserError: there is no anomalous pixel.
+        """
+        self._require_anomalous()
+        occupied = np.flatnonzero(self.negatives + self.positives)
+        return score_histogram.pro_curve(
+            negatives=self.negatives[occupied],
+            region_overlap=self.region_overlap[occupied],
+            num_regions=self.num_regions,
+        )
+
     def _require_anomalous(self) -> None:
         if not self.num_regions:
             raise UserError(

@@ -144,23 +144,36 @@ def scores_of_histogram(
     best = int(np.argmax(iou))
     # Empty bins on top would divide 0 by 0; they add nothing.
     precision = true_positives / np.maximum(true_positives + false_positives, 1.0)
+    fpr, overlap = pro_curve(
+        negatives=negatives, region_overlap=region_overlap, num_regions=num_regions
+    )
     scores = {
         "pixel_auroc": float(negatives[::-1] @ higher / (num_negatives * num_positives)),
         "average_precision": float(positives[::-1] @ precision / num_positives),
         "best_iou_test": float(iou[best]),
-        "aupro": _area_under_pro(
-            false_positives / num_negatives, np.cumsum(region_overlap[::-1]) / num_regions
-        ),
+        "aupro": float(np.trapezoid(overlap, fpr) / AUPRO_MAX_FPR),
     }
     return scores, len(iou) - 1 - best
 
 
-def _area_under_pro(fpr: Float64[np.ndarray, "bins"], pro: Float64[np.ndarray, "bins"]) -> float:
-    """Trapezoid under PRO from FPR 0 to AUPRO_MAX_FPR, divided by AUPRO_MAX_FPR."""
-    fpr, pro = np.append(0.0, fpr), np.append(0.0, pro)
+def pro_curve(
+    *,
+    negatives: Int64[np.ndarray, "bins"] | Float64[np.ndarray, "bins"],
+    region_overlap: Float64[np.ndarray, "bins"],
+    num_regions: int,
+) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"]]:
+    """Per-region overlap (second) against the false positive rate, from 0 to AUPRO_MAX_FPR.
+
+    Args:
+      negatives: normal pixels in ascending bins; not all of them empty.
+      region_overlap: anomalous pixels in the bins, each weighted 1 / size of its region.
+      num_regions: how many there are.
+    """
+    false_positives = np.cumsum(negatives[::-1], dtype=np.float64)
+    fpr = np.append(0.0, false_positives / false_positives[-1])
+    pro = np.append(0.0, np.cumsum(region_overlap[::-1]) / num_regions)
     # The first point beyond the limit; there is one, since the last FPR is 1.
     end = int(np.searchsorted(fpr, AUPRO_MAX_FPR, side="right"))
     share = (AUPRO_MAX_FPR - fpr[end - 1]) / (fpr[end] - fpr[end - 1])
     last = pro[end - 1] + share * (pro[end] - pro[end - 1])
-    x, y = np.append(fpr[:end], AUPRO_MAX_FPR), np.append(pro[:end], last)
-    return float(np.trapezoid(y, x) / AUPRO_MAX_FPR)
+    return np.append(fpr[:end], AUPRO_MAX_FPR), np.append(pro[:end], last)

@@ -27,9 +27,14 @@ def overlay(
     """
     grey = images.mean(axis=3, keepdims=True) / 255
     strength = np.clip(maps / scale, 0, 1)
-    colour = matplotlib.colormaps[COLOUR_MAP](strength)[..., :3]
+    colour = colours(strength)
     opacity = 0.85 * strength[..., None] ** 0.7
     return (1 - opacity) * (0.8 * np.broadcast_to(grey, colour.shape)) + opacity * colour
+
+
+def colours(strength: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
+    """The colour of values in [0, 1], as RGB in [0, 1]."""
+    return matplotlib.colormaps[COLOUR_MAP](strength)[..., :3]
 
 
 def grid(

@@ -1,6 +1,7 @@
 """The page of a group of categories: their tables, and a sheet of random defects of each."""
 
 import pathlib
+import urllib.parse
 from collections.abc import Mapping
 
 import ml_collections
@@ -37,4 +38,9 @@ def write(
         f"alone, with a page of its own in the folder of its name: {', '.join(names)}.",
         drawn={"defects": map_figures.sheet(config, shown)} if shown else {},
         tables=summary.of_group(config, workdir, names),
+        links=[
+            (name, f"../{urllib.parse.quote(category)}/report/index.html")
+            for category, name in names.items()
+            if (workdir / category / "report" / "index.html").exists()
+        ],
     )

@@ -27,6 +27,7 @@ class Painter:
 
     Attributes:
       explainer: of the model.
+      scale: value of the config's maps that gets the full colour.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Painter:
         self._layers = tuple(config.evaluate.layers)
         self._sample = data.test.sample(_SCALE_IMAGES, config.seed).images
         self._scales = {name: quantile(maps) for name, maps in self._maps(self._sample).items()}
+        self.scale = next(iter(self._scales.values()))
 
     def _maps(self, images: np.ndarray) -> dict[str, Float[np.ndarray, "n h w"]]:
         layer = self._layer

@@ -1,19 +1,25 @@
 """Saves a run's figures and writes the page that shows them, whatever the run was about."""
 
 import base64
+import hashlib
 import importlib.resources
 import pathlib
 from collections.abc import Sequence
 
 import jinja2
+import markupsafe
 import ml_collections
 from matplotlib.figure import Figure
 from PIL import Image
 
 from vae_attn.evaluation.tables import Table
+from vae_attn.reporting.plots import Plot
 
 # What a report draws: the figure, or the frames of an animation; its heading; its caption.
 Drawn = tuple[Figure | list[Image.Image], str, str]
+
+# Name, value, and what it means in a few words.
+Fact = tuple[str, str, str]
 
 _FRAME_MILLISECONDS = 90
 
@@ -26,6 +32,10 @@ def write(
     summary: str,
     drawn: dict[str, Drawn],
     tables: Sequence[Table],
+    facts: Sequence[Fact] = (),
+    links: Sequence[tuple[str, str]] = (),
+    explorer: dict | None = None,
+    plots: Sequence[Plot] = (),
 ) -> pathlib.Path:
     """Writes `figures/*.png` (animations: `.gif`) and `report/index.html`, which contains them.
 
@@ -36,6 +46,10 @@ def write(
       summary: its first paragraph.
       drawn: what is shown, by file name without its ending.
       tables: of scores, shown behind the figures.
+      facts: the few numbers that stand on top.
+      links: to other pages: text and address.
+      explorer: of `explorer.Explorer.write`, whose files lie beside the page.
+      plots: shown before the figures.
 
     Returns:
       Path of the page.
@@ -45,20 +59,42 @@ def write(
     for name, (picture, heading, caption) in drawn.items():
         path = _save(picture, workdir / "figures" / name)
         content = base64.b64encode(path.read_bytes()).decode()
-        kind = path.suffix.removeprefix(".")
-        shown.append({"heading": heading, "caption": caption, "kind": kind, "content": content})
-    source = importlib.resources.files("vae_attn.reporting") / "templates" / "report.html.jinja"
-    template = jinja2.Environment(autoescape=True).from_string(source.read_text())
-    html = template.render(
+        with Image.open(path) as saved:
+            width, height = saved.size
+        shown.append(
+            {"heading": heading, "caption": caption, "kind": path.suffix.removeprefix("."),
+             "content": content, "width": width, "height": height}
+        )  # fmt: skip
+    sections = {
+        "explorer": ("Explorer", explorer),
+        "curves": ("Curves", plots),
+        "figures": ("Figures", shown),
+        "scores": ("Scores", tables),
+        "config": ("Config", True),
+    }
+    script = _source("explorer.js") if explorer else ""
+    style = _source("page.css") + (_source("explorer.css") if explorer else "")
+    html = _ENVIRONMENT.get_template("report.html.jinja").render(
         title=title,
         summary=summary,
+        sections=[(anchor, name) for anchor, (name, content) in sections.items() if content],
+        facts=facts,
+        links=links,
+        explorer=explorer,
+        plots=plots,
         figures=shown,
         tables=tables,
         config=config.to_yaml(),
+        # Files of the package's own, not data: they are not escaped.
+        style=markupsafe.Markup(style),
+        script=markupsafe.Markup(script),
+        policy=_policy(style, script),
     )
     path = workdir / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(path)
     return path
 
 
@@ -71,6 +107,34 @@ def first_seed(config: ml_collections.ConfigDict) -> str:
 def all_seeds(config: ml_collections.ConfigDict, how: str) -> str:
     """For the captions of what shows all seeds: how; nothing for one seed."""
     return f" {config.num_seeds} seeds: {how}." if config.num_seeds > 1 else ""
+
+
+_TEMPLATES = importlib.resources.files("vae_attn.reporting") / "templates"
+
+
+def _source(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FunctionLoader(_source),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+def _policy(style: str, script: str) -> str:
+    """A content security policy: what is inline here and the files beside the page, no network."""
+
+    def digest(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    scripts = f"'self' file: {digest(script)}" if script else "'none'"
+    return (
+        f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: data:; "
+        f"style-src {digest(style)}; script-src {scripts}"
+    )
 
 
 def _save(picture: Figure | list[Image.Image], stem: pathlib.Path) -> pathlib.Path:

@@ -7,9 +7,10 @@ import ml_collections
 import numpy as np
 
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.evaluation import anomaly, summary
+from vae_attn.evaluation import anomaly, curves, summary, tables
 from vae_attn.evaluation.explainer import Explainer
-from vae_attn.reporting import figures, map_figures, page
+from vae_attn.reporting import explorer, figures, map_figures, page, plots
+from vae_attn.training import seeds
 from vae_attn.training.telemetry import read_metrics
 
 EXAMPLES = "examples.npz"  # in the workdir
@@ -22,7 +23,9 @@ def write(
     explainer: Explainer,
     data: AnomalyData,
 ) -> pathlib.Path:
-    """Writes `figures/*.png` and `report/index.html`; of a category, `examples.npz` for its group.
+    """Writes `figures/*.png` and `report/index.html`, with `report/images` for its explorer.
+
+    Of a category, `examples.npz` for its group too.
 
     Args:
       config: the run's.
@@ -44,10 +47,10 @@ def write(
     if (data.test.labels == 0).any():
         drawn["normal"] = map_figures.normal(config, painter, data)
     drawn["latents"] = _latents(config, explainer, data)
-    if curves := read_metrics(workdir):
+    if losses := read_metrics(workdir):
         caption = "Losses of the training steps (means between two points) and of the validation "
         caption += "images." + page.all_seeds(config, "the mean, and each of them pale")
-        drawn["training"] = (figures.curves(curves), "Training", caption)
+        drawn["training"] = (figures.curves(losses), "Training", caption)
     metrics_path = workdir / "evaluation" / "metrics.json"
     metrics = json.loads(metrics_path.read_text()) if metrics_path.exists() else {}
     if metrics:
@@ -61,6 +64,9 @@ def write(
             caption = "Baselines without attention in grey; the dotted line is a coin."
             caption += page.all_seeds(config, "their mean and one standard deviation each way")
             drawn[name] = (figure, heading, caption)
+    shown = explorer.Explorer(config, explainer, data, scale=painter.scale).write(
+        workdir / "report"
+    )
     return page.write(
         config,
         workdir,
@@ -69,6 +75,49 @@ def write(
         f"({explainer.variant.name}) show what in an image made its latents abnormal.",
         drawn=drawn,
         tables=summary.of_run(config, metrics, data) if metrics else [],
+        facts=_facts(explainer.variant.name, metrics),
+        explorer=shown | {"note": page.first_seed(config)},
+        plots=_plots(config, workdir, explainer, shown["images"]),
+    )
+
+
+def _facts(name: str, metrics: dict[str, float]) -> list[page.Fact]:
+    """The scores of the run's own maps that stand on top."""
+    told = {
+        "image_auroc_max": ("Image AUROC", "which images are abnormal, by the map's maximum"),
+        "pixel_auroc": ("Pixel AUROC", "where; 0.5 is a coin"),
+        "aupro": ("AUPRO", "where, each defect counting alike"),
+        "iou": ("IoU", "at the threshold that normal images give"),
+        "share_missed": ("Looks elsewhere", "share of maps that peak outside of the defect"),
+    }
+    return [
+        (heading, tables.cell(metrics, f"{name}/{metric}"), meaning)
+        for metric, (heading, meaning) in told.items()
+        if f"{name}/{metric}" in metrics
+    ]
+
+
+def _plots(config, workdir: pathlib.Path, explainer: Explainer, records: list[dict]):
+    """Curves over all images that were scored; without scores, over those on the page."""
+    _, folder = seeds.runs(config, workdir)[0]
+    drawn = curves.Curves.load(folder / "evaluation" / "curves.json")
+    if drawn:
+        note = f"Over {drawn.num_images} test images, as the tables are."
+    else:
+        test = [record for record in records if record["split"] == "test"]
+        scores = np.array([record["score"] for record in test])
+        abnormal = np.array([record["abnormal"] for record in test], bool)
+        roc = curves.roc(scores=scores, abnormal=abnormal) if len(test) else None
+        name = explainer.variant.name
+        drawn = curves.Curves(
+            num_images=len(test),
+            roc={name: roc} if roc else {},
+            pro={},
+            histogram=curves.histogram(scores=scores, abnormal=abnormal),
+        )
+        note = f"Over the {len(test)} test images of this page."
+    return plots.of_run(
+        drawn, explainer.calibration.image_threshold, note=note, seed=page.first_seed(config)
     )
 
 

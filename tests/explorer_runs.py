@@ -1,0 +1,162 @@
+"""A run to explore without a model: its maps are functions of the images that numpy computes."""
+
+import json
+import pathlib
+import types
+import zlib
+from base64 import b64decode
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from vae_attn.config import default_config
+from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.evaluation.calibration import (
+    Calibration,
+    Variant,
+    measure,
+    normal_image_threshold,
+    normal_threshold,
+)
+from vae_attn.evaluation.explainer import Explainer
+from vae_attn.reporting import explorer, page, plots, report
+
+HEIGHT, WIDTH, LATENTS = 40, 48, 5
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u2028<!--"
+
+
+class Maps(Explainer):
+    """Maps are bright where an image is; deeper layers see less of it."""
+
+    def __init__(self, validation):
+        self.variant = Variant("contrast", ("conv1", "conv2"), "ratio")
+        self.model = types.SimpleNamespace(latents=LATENTS)
+        self.most = 0  # images that were asked for at once
+        raw = self.maps(validation, styles=("contrast",), layers=("conv1", "conv2"))
+        self.calibration = Calibration(
+            parameters="none",
+            variant=self.variant,
+            projection_steps=0,
+            normal_mean=np.zeros(LATENTS, np.float32),
+            normal_variance=np.ones(LATENTS, np.float32),
+            statistics=measure(raw),
+            threshold=normal_threshold(self.variant, raw),
+            image_threshold=normal_image_threshold(self.variant, raw),
+        )
+
+    def __call__(self, images, counterparts=None):
+        raw = self.maps(images, styles=("contrast",), layers=("conv1", "conv2"))
+        maps = self.variant.maps(raw, self.calibration.statistics)
+        return maps, maps.max(axis=(1, 2))
+
+    def maps(self, images, *, styles, layers, counterparts=None):
+        self.most = max(self.most, len(images))
+        pixels = images.mean(axis=3, dtype=np.float32) / np.float32(255)
+        powers = {"conv1": 1.5, "conv2": 3.0}
+        factors = {"paper": 0.3, "contrast": 7.0}
+        return {
+            (s, layer): np.float32(factors[s]) * pixels ** np.float32(powers[layer])
+            for s in styles
+            for layer in layers
+        }
+
+    def reconstruct(self, images):
+        return np.full(images.shape, 0.25, np.float32)
+
+    def counterparts(self, images):
+        return np.full(images.shape, 0.5, np.float32)
+
+    def encode(self, images):
+        mean = images.reshape(len(images), -1)[:, : LATENTS * 7 : 7].astype(np.float32) / 255
+        return 3 * mean - 1, np.zeros((len(images), LATENTS), np.float32)
+
+    def latent_maps(self, images, *, style, layer):
+        pixels = images.mean(axis=3, dtype=np.float32)
+        return pixels[:, None] * np.arange(1, LATENTS + 1, dtype=np.float32)[:, None, None]
+
+    def deviating_latents(self, images, *, count, layer, counterparts=None):
+        deviation = self.encode(images)[0] / np.float32(np.sqrt(2))
+        order = np.argsort(-np.abs(deviation), axis=1, kind="stable")[:, :count]
+        maps = self.latent_maps(images, style=self.latent_style, layer=layer)
+        return (
+            order,
+            np.take_along_axis(deviation, order, axis=1),
+            np.take_along_axis(maps, order[..., None, None], axis=1),
+        )
+
+
+def data_of(num_test=14, names=None, *, seed=0):
+    """Half of the test images have a bright block where their mask is."""
+    rng = np.random.default_rng(seed)
+
+    def noise(n):
+        return rng.integers(5, 90, (n, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+    images, masks = noise(num_test), np.zeros((num_test, HEIGHT, WIDTH), bool)
+    labels = np.arange(num_test) % 4 * (np.arange(num_test) % 2)  # 0, 1, 0, 3
+    for n in np.flatnonzero(labels):
+        top, left = rng.integers(0, 20, 2)
+        masks[n, top : top + 12, left : left + 9] = True
+        images[n, top + 2 : top + 14, left : left + 9] = rng.integers(60, 255)
+    test = LabelledImages(
+        images=images,
+        labels=labels,
+        class_names=("good", "cut", "unused", "bent & torn"),
+        names=tuple(names or (f"image/{n:03d}" for n in range(num_test))),
+        masks=masks,
+        has_mask=np.ones(num_test, bool),
+    )
+    return AnomalyData("blocks", noise(6), noise(9), test)
+
+
+def config_of(**report_options):
+    config = default_config()
+    config.evaluate.batch_size = 4
+    config.attention.layers = ("conv1", "conv2")
+    config.attention.calibration = "ratio"
+    config.report.update(report_options)
+    return config
+
+
+def write(folder, data, config=None):
+    """Writes a page with an explorer; returns its path, what it knows, and the explainer."""
+    config, explainer = config or config_of(), Maps(data.validation)
+    made = explorer.Explorer(config, explainer, data, scale=12.0)
+    known = made.write(folder / "report")
+    curves = report._plots(config, folder, explainer, known["images"])
+    path = page.write(
+        config, folder, title=data.name, summary="A run.", drawn={}, tables=[],
+        explorer=known | {"note": ""}, plots=curves,
+    )  # fmt: skip
+    assert all(isinstance(plot, plots.Plot) for plot in curves)
+    return path, known, explainer
+
+
+def read(folder: pathlib.Path, known: dict, identifier: str) -> dict:
+    """An image's script, decoded by other means than the page's."""
+    text = (folder / f"{identifier}.js").read_text()
+    start = f'explorer.receive("{identifier}",'
+    assert text.startswith(start)
+    record = json.loads(text.removeprefix(start).rstrip().removesuffix(");"))
+    raw = np.frombuffer(zlib.decompress(b64decode(record["planes"])), np.uint8)
+    count = len(known["maps"]) + record["mask"]
+    large = raw[: count * HEIGHT * WIDTH].reshape(count, HEIGHT, WIDTH)
+    large = np.cumsum(large, axis=2, dtype=np.uint8)
+    latents = record["latents"]
+    tiles = raw[large.size :].reshape(len(latents["order"]), latents["height"], latents["width"])
+    record["maps"] = large[: len(known["maps"])]
+    record["mask"] = large[-1].astype(bool) if record["mask"] else None
+    record["tiles"] = np.cumsum(tiles, axis=2, dtype=np.uint8)
+    return record
+
+
+def pixels_of(data_url: str) -> np.ndarray:
+    """The picture in a data URL."""
+    return np.asarray(Image.open(BytesIO(b64decode(data_url.partition(",")[2]))))
+
+
+def iou_of(levels: np.ndarray, step: float, threshold: float, mask: np.ndarray) -> float:
+    """Intersection over union of what 8-bit levels exceed."""
+    found = levels.astype(int) >= np.ceil(threshold / step - 1e-6)
+    return (found & mask).sum() / (found | mask).sum()
