@@ -307,3 +307,35 @@ def test_telemetry_writes_lines_and_events(tmp_path):
     assert read_metrics(tmp_path)["loss"] == ([5, 10], [2.0, 1.0])
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert events.stat().st_size > 100
+
+
+def test_bfloat16_computes_nearly_the_same_and_keeps_float32():
+    model, tx, found = small_model(), optax.sgd(1.0), {}
+    before = state.create(model=model, tx=tx, seed=1)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        update = steps.make_update_fn(
+            model=model, tx=tx, augment=Augmentation(), beta=1.0, dtype=dtype
+        )
+        step = parallel.parallelize(update, mode="pmap", batch_size=16, devices=jax.devices()[:1])
+        arguments = parallel.replicate((before, IMAGES), jax.devices()[:1])
+        found[dtype] = step(*arguments, np.arange(16, dtype=np.int32))
+    (exact, losses), (rough, rough_losses) = found.values()
+    assert {leaf.dtype for leaf in jax.tree.leaves((rough.params, rough.batch_stats))} == {
+        jnp.dtype("float32")
+    }
+    assert rough_losses["loss"].dtype == jnp.float32
+    assert float(rough_losses["loss"]) == pytest.approx(float(losses["loss"]), rel=1e-2)
+    assert float(rough_losses["loss"]) != float(losses["loss"])  # it did compute in bfloat16
+    steps_made = [
+        np.concatenate(
+            [
+                (np.asarray(a) - b).ravel()
+                for a, b in zip(
+                    jax.tree.leaves(after.params), jax.tree.leaves(before.params), strict=True
+                )
+            ]
+        )
+        for after in (exact, rough)
+    ]
+    cosine = steps_made[0] @ steps_made[1] / np.prod([np.linalg.norm(s) for s in steps_made])
+    assert cosine > 0.98

@@ -13,6 +13,8 @@ from vae_attn.evaluation import calibration
 from vae_attn.models import registry
 from vae_attn.training import distributed, parallel
 
+DTYPES = ("float32", "bfloat16")
+
 # Keys that may differ between two calls on one workdir: they change no parameter of the model.
 _FREE_KEYS = (
     "attention.",
@@ -64,6 +66,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.train.steps = 0  # overrides epochs unless 0
     config.train.learning_rate = 1e-3
     config.train.beta = 1.0  # weight of the KL term
+    # In which the model computes in training: float32, or bfloat16 for speed on accelerators (not
+    # with a discriminator, whose density ratio wants all digits); parameters stay in float32.
+    config.train.dtype = "float32"
     config.train.log_every = 50  # steps
     config.train.checkpoint_every = 1000  # steps; each one also measures the validation loss
 
@@ -221,6 +226,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if not config.model.pretrained:
         known = "False unless model.pretrained gives the weights to keep"
         _require(config, "model.freeze_trunk", lambda v: not v, known)
+    dtypes = ("float32",) if config.factor.gamma or config.factor.ad_weight else DTYPES
+    known = f"one of {', '.join(dtypes)} (with a discriminator float32)"
+    _require(config, "train.dtype", lambda v: v in dtypes, known)
     _validate_factor(config, layers)
 
 

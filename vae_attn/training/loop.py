@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -212,6 +213,7 @@ def _task(config: ml_collections.ConfigDict) -> Task:
             augment=_augmentation(config),
             beta=config.train.beta,
             pixels_of=pixels_of,
+            dtype=jnp.dtype(config.train.dtype),
         ),
         loss=loss,
         batch_indices=sampling.batch_indices,

@@ -43,6 +43,11 @@ def to_unit(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     return images.astype(jnp.float32) / 255.0
 
 
+def as_dtype(tree: PyTree, dtype: jnp.dtype) -> PyTree:
+    """A tree of floating-point arrays in another precision."""
+    return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
 def make_update_fn(
     *,
     model: VAE,
@@ -50,6 +55,7 @@ def make_update_fn(
     augment: Augmentation,
     beta: float,
     pixels_of: PixelsOf = to_unit,
+    dtype: jnp.dtype = jnp.float32,
 ) -> UpdateFn:
     """The update of a VAE: loss = reconstruction + beta KL, averaged over the batch.
 
@@ -59,6 +65,7 @@ def make_update_fn(
       augment: what may be done to a training image.
       beta: weight of the KL term (1: Kingma & Welling 2014; more: beta-VAE).
       pixels_of: from images as they are stored to [0, 1].
+      dtype: in which the model computes; its parameters, and the loss, stay in float32.
 
     Returns:
       `update(state, images, indices)`, for one device among those that share the axis `AXIS`:
@@ -67,13 +74,14 @@ def make_update_fn(
     """
 
     def loss_fn(params: PyTree, state: TrainState, batch: Array, noise: Array) -> tuple:
-        (logits, mean, logvar), updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            batch,
-            noise,
+        outputs, updated = model.apply(
+            {"params": as_dtype(params, dtype), "batch_stats": state.batch_stats},
+            as_dtype(batch, dtype),
+            as_dtype(noise, dtype),
             train=True,
             mutable=["batch_stats"],
         )
+        logits, mean, logvar = as_dtype(outputs, jnp.float32)
         reconstruction = losses.reconstruction_loss(logits=logits, images=batch).mean()
         kl = losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1).mean()
         loss = reconstruction + beta * kl
