@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from vae_attn import losses
@@ -43,7 +44,7 @@ def to_unit(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     return images.astype(jnp.float32) / 255.0
 
 
-def as_dtype(tree: PyTree, dtype: jnp.dtype) -> PyTree:
+def as_dtype(tree: PyTree, dtype: DTypeLike) -> PyTree:
     """A tree of floating-point arrays in another precision."""
     return jax.tree.map(lambda x: x.astype(dtype), tree)
 
@@ -55,7 +56,7 @@ def make_update_fn(
     augment: Augmentation,
     beta: float,
     pixels_of: PixelsOf = to_unit,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> UpdateFn:
     """The update of a VAE: loss = reconstruction + beta KL, averaged over the batch.
 
