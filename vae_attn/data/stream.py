@@ -38,23 +38,26 @@ def read_ahead(
     """
     import grain  # takes most of a second, which only those who stream have to wait
 
-    check = _whole(images)
+    check = _make_check(images)
 
-    def read(step: int) -> np.ndarray:
+    def read(step: int) -> np.ndarray | UserError:
         indices = indices_of(step)
-        check()
-        return images[indices]
+        # Not raised here: grain adds lines of its own to what is.
+        return check() or images[indices]
 
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_STEPS_AHEAD)
     batches = iter(grain.MapDataset.range(start, stop).map(read).to_iter_dataset(options))
     try:
-        yield from batches
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
     finally:
         batches.close()
 
 
-def _whole(images: np.ndarray) -> Callable[[], None]:
-    """A check that a mapped file is no shorter than it is now: a read beyond its end is fatal.
+def _make_check(images: np.ndarray) -> Callable[[], UserError | None]:
+    """What finds a mapped file shorter than it is now: to read beyond its end kills the process.
 
     A file that is deleted stays readable to those who have mapped it.
     """
@@ -62,12 +65,13 @@ def _whole(images: np.ndarray) -> Callable[[], None]:
     if path is None or (before := _size(path)) == math.inf:
         return lambda: None
 
-    def check() -> None:
-        if _size(path) < before:
-            raise UserError(
-                f"{path} was cut short while the training read it: run the same command again, "
-                "which builds it anew and goes on from the newest checkpoint."
-            )
+    def check() -> UserError | None:
+        if _size(path) >= before:
+            return None
+        return UserError(
+            f"{path} was cut short while the training read it: run the same command again, which "
+            "builds it anew and goes on from the newest checkpoint."
+        )
 
     return check
 
@@ -75,6 +79,6 @@ def _whole(images: np.ndarray) -> Callable[[], None]:
 def _size(path: pathlib.Path) -> float:
     """Infinite where there is no file."""
     try:
-        return path.stat().st_size
+        return float(path.stat().st_size)
     except FileNotFoundError:
         return math.inf

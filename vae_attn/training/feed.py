@@ -43,7 +43,7 @@ def _device_bytes() -> float:
     """The memory of a device; those of the CPU share what the machine has left."""
     told = [device.memory_stats() for device in jax.local_devices()]
     if all(told):
-        return min(stats["bytes_limit"] for stats in told)
+        return float(min(stats["bytes_limit"] for stats in told))
     return memory.available_bytes() / len(told)
 
 
