@@ -46,14 +46,10 @@ def read_ahead(
         return check() or images[indices]
 
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_STEPS_AHEAD)
-    batches = iter(grain.MapDataset.range(start, stop).map(read).to_iter_dataset(options))
-    try:
-        for batch in batches:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-    finally:
-        batches.close()
+    for batch in grain.MapDataset.range(start, stop).map(read).to_iter_dataset(options):
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def _make_check(images: np.ndarray) -> Callable[[], UserError | None]:
