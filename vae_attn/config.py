@@ -11,7 +11,7 @@ from vae_attn.data import dsprites, mvtec_ad
 from vae_attn.errors import UserError
 from vae_attn.evaluation import calibration
 from vae_attn.models import registry
-from vae_attn.training import distributed, parallel
+from vae_attn.training import distributed, feed, parallel
 
 DTYPES = ("float32", "bfloat16")
 
@@ -23,6 +23,7 @@ _FREE_KEYS = (
     "report.",
     "data.dir",
     "data.cache_dir",
+    "data.resident",
     "train.log_every",
 )
 
@@ -51,6 +52,10 @@ def default_config() -> ml_collections.ConfigDict:
     config.data.mirror_horizontal = False  # augmentation: left and right may be exchanged
     config.data.mirror_vertical = False  # augmentation: top and bottom may be exchanged
     config.data.images_per_epoch = 0  # augmented images; 0 is as many as there are
+    # Whether every device keeps all training images: true, false (they are streamed, a batch at a
+    # time), or auto, by whether they take at most so many MB; 0 is half of a device's memory.
+    config.data.resident = "auto"
+    config.data.resident_limit_mb = 0.0
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "mnist"
@@ -182,6 +187,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "evaluate.max_images",
         "report.max_images",
         "data.images_per_epoch",
+        "data.resident_limit_mb",
         "train.beta",
         "seed",
         "data.split_seed",
@@ -217,6 +223,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
     _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
     _require(config, "data.channels", lambda v: v in (0, 1, 3), "1 (grey), 3 (colour) or 0 (auto)")
+    modes = f"one of {', '.join(feed.MODES)}"
+    _require(config, "data.resident", lambda v: v in feed.MODES, modes)
     categories = (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS) if config.data.name == "mvtec_ad" else ()
     known = f"one of {', '.join(categories)}" if categories else "empty unless data.name=mvtec_ad"
     _require(config, "data.category", lambda v: v in (categories or ("",)), known)

@@ -28,7 +28,7 @@ def load(
     data_dir: str | os.PathLike,
     *,
     image_size: int = 256,
-    channels: int | None = None,
+    channels: int = 3,
     validation_fraction: float = 0.2,
     seed: int = 0,
     cache_dir: str | os.PathLike | None = None,
@@ -40,13 +40,14 @@ def load(
         is no pixel truth; with one, every defective image needs its mask, named like the image
         or with `_mask` behind its name.
       image_size: images and masks are resized to a square of this side (no aspect ratio kept).
-      channels: 1 for grey, 3 for RGB, None for RGB if any image has colour.
+      channels: 1 for grey, 3 for RGB.
       validation_fraction: share of the training images held out, drawn by `seed`; at least one.
       seed: of the split.
       cache_dir: where decoded images are kept, see `vae_attn.data.cache`.
 
     Returns:
-      The data; class 0 is "good", the defects follow by name; images are named "defect/000".
+      The data, mapped from the cache; class 0 is "good", the defects follow by name; images are
+      named "defect/000".
 
     Raises:
       UserError: one sentence for a missing folder or an impossible setting; else all problems of
@@ -54,15 +55,20 @@ def load(
         another size, unreadable or truncated images, empty folders, files that are no images.
     """
     check_settings(image_size=image_size, validation_fraction=validation_fraction)
-    if channels not in (None, 1, 3):
-        raise UserError(f"data.channels is {channels}; give 1 (grey), 3 (RGB) or None (as found)")
+    if channels not in (1, 3):
+        raise UserError(f"data.channels is {channels}; give 1 (grey) or 3 (RGB)")
     root = pathlib.Path(data_dir)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; set data.dir to a folder that holds {LAYOUT}")
     listing, problems = list_files(root)
+    order = np.random.default_rng(seed).permutation(len(listing.train))
+    n_validation = held_out_count(len(order), validation_fraction)
+    # The training images, then those of validation: so each are one piece of the kept array.
+    order = np.concatenate([np.sort(order[n_validation:]), np.sort(order[:n_validation])])
     arrays = _arrays(
         root,
         listing,
+        [*(listing.train[n] for n in order), *listing.test],
         problems,
         image_size=image_size,
         channels=channels,
@@ -70,36 +76,28 @@ def load(
     )
     if not listing.has_truth:
         _LOG.info("%s has no ground_truth: only images are scored", root)
-    n_train = len(listing.train)
-    order = np.random.default_rng(seed).permutation(n_train)
-    n_validation = held_out_count(n_train, validation_fraction)
-    pictures = arrays["images"]
+    pictures, n_train = arrays["images"], len(order) - n_validation
     return AnomalyData(
         name=data_name(root.resolve().name, root),
-        train=np.asarray(pictures[np.sort(order[n_validation:])]),
-        validation=np.asarray(pictures[np.sort(order[:n_validation])]),
-        test=_labelled(listing, pictures[n_train:], arrays.get("masks")),
+        train=pictures[:n_train],
+        validation=pictures[n_train : len(order)],
+        test=_labelled(listing, pictures[len(order) :], arrays.get("masks")),
     )
 
 
 def _labelled(
     listing: Listing,
     pictures: UInt8[np.ndarray, "n size size channels"],
-    masks: Bool[np.ndarray, "n_masks size size"] | None,
+    masks: Bool[np.ndarray, "n size size"] | None,
 ) -> LabelledImages:
-    """Puts labels, names and masks to the test images."""
+    """Puts labels and names to the test images."""
     classes = [path.parent.name for path in listing.test]
-    truth = None
-    if listing.has_truth:
-        truth = np.zeros(pictures.shape[:3], bool)
-        if masks is not None:
-            truth[[path in listing.masks for path in listing.test]] = masks
     return LabelledImages(
         images=pictures,
         labels=np.array([listing.classes.index(name) for name in classes]),
         class_names=tuple(listing.classes),
         names=tuple(f"{path.parent.name}/{path.stem}" for path in listing.test),
-        masks=truth,
+        masks=masks,
         has_mask=np.full(len(pictures), listing.has_truth),
     )
 
@@ -107,66 +105,77 @@ def _labelled(
 def _arrays(
     root: pathlib.Path,
     listing: Listing,
+    ordered: list[pathlib.Path],
     problems: list[str],
     *,
     image_size: int,
-    channels: int | None,
+    channels: int,
     cache_dir: str | os.PathLike | None,
 ) -> dict[str, np.ndarray]:
-    """The resized images (training, then test) and masks, decoded or from the cache."""
-    pictures = listing.train + listing.test
-    masks = [listing.masks[path] for path in pictures if path in listing.masks]
+    """The resized images, as they are ordered, and masks of the test images; see `cache`."""
 
-    def build() -> dict[str, np.ndarray]:
-        decoded = _decode(listing, problems, image_size=image_size, channels=channels)
-        if problems:
-            raise problems_error(root, problems, layout=LAYOUT)
-        return decoded
+    def build(keep: cache.Keep) -> None:
+        found = problems + _decode(listing, ordered, keep, image_size=image_size, channels=channels)
+        if found:
+            raise problems_error(root, found, layout=LAYOUT)
 
     if problems:
-        return build()  # raises, with what decoding finds added
+        build(lambda *_: None)  # raises, with what decoding finds added
+    masked = [n for n, path in enumerate(listing.test) if path in listing.masks]
     key = cache.content_key(
-        pictures + masks, kind="folder", size=image_size, channels=channels, masks=len(masks)
+        [*ordered, *(listing.masks[listing.test[n]] for n in masked)],
+        kind="folder",
+        size=image_size,
+        channels=channels,
+        masked=masked if listing.has_truth else None,
     )
-    names = ("images", "masks") if masks else ("images",)
-    return cache.load_or_build(key, names, build, cache_dir=cache_dir)
+    square = (image_size, image_size)
+    specs = {"images": cache.Spec((len(ordered), *square, channels), np.dtype(np.uint8))}
+    if listing.has_truth:
+        specs["masks"] = cache.Spec((len(listing.test), *square), np.dtype(bool))
+    return cache.load_or_build(key, specs, build, cache_dir=cache_dir)
 
 
 def _decode(
-    listing: Listing, problems: list[str], *, image_size: int, channels: int | None
-) -> dict[str, np.ndarray]:
-    """Reads every image and mask; appends what is wrong to `problems`."""
+    listing: Listing,
+    ordered: list[pathlib.Path],
+    keep: cache.Keep,
+    *,
+    image_size: int,
+    channels: int,
+) -> list[str]:
+    """Reads and keeps every image and mask, one at a time; returns what is wrong."""
+    places = {path: n for n, path in enumerate(ordered)}
+    test_places = {path: n for n, path in enumerate(listing.test)}
 
-    def read_image(path: pathlib.Path):
-        return images.read_resized_image(path, image_size, channels=channels)
+    def read_image(path: pathlib.Path) -> tuple[int, int]:
+        image, size = images.read_resized_image(path, image_size, channels=channels)
+        keep("images", places[path], image)
+        return size
 
-    def read_mask(path: pathlib.Path):
-        return images.read_resized_mask(path, image_size)
+    def read_mask(path: pathlib.Path) -> tuple[tuple[int, int], bool]:
+        mask, size = images.read_resized_mask(listing.masks[path], image_size)
+        keep("masks", test_places[path], mask)
+        return size, bool(mask.any())
 
     paths = listing.train + listing.test
-    pictures, unreadable = images.read_many(read_image, paths)
-    problems += unreadable
+    sizes, problems = images.read_many(read_image, paths)
+    sizes = dict(zip(paths, sizes, strict=True))
     masked = [path for path in listing.test if path in listing.masks]
-    masks, unreadable = images.read_many(read_mask, [listing.masks[path] for path in masked])
+    masks, unreadable = images.read_many(read_mask, masked)
     problems += unreadable
-    decoded = dict(zip(paths, pictures, strict=True))
-    for path, mask in zip(masked, masks, strict=True):
-        if mask is None:
+    for path, found in zip(masked, masks, strict=True):
+        if found is None:
             continue
-        if decoded[path] is not None and decoded[path][1] != mask[1]:
+        size, any_defect = found
+        if sizes[path] is not None and sizes[path] != size:
             problems.append(
-                f"{listing.masks[path]}: {images.size_text(mask[1])} pixels, but {path} has "
-                f"{images.size_text(decoded[path][1])}; draw the mask at the image's size"
+                f"{listing.masks[path]}: {images.size_text(size)} pixels, but {path} has "
+                f"{images.size_text(sizes[path])}; draw the mask at the image's size"
             )
-        if not mask[0].any():
+        if not any_defect:
             problems.append(
                 f"{listing.masks[path]}: all black, though {path} is called defective; mark the "
                 f"defect or move the image to test/{NORMAL}"
             )
-    if problems:
-        return {}
-    deepest = max(picture.shape[-1] for picture, _ in pictures)
-    stacked = {"images": np.stack([images.to_channels(p, deepest) for p, _ in pictures])}
-    if masks:
-        stacked["masks"] = np.stack([mask for mask, _ in masks])
-    return stacked
+    return problems

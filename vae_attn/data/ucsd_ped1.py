@@ -5,11 +5,14 @@ frame, from `UCSDped1.m`. A clip without masks has no pixel truth, which is not 
 """
 
 import collections
+import functools
 import os
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
 from vae_attn.data import cache, images
 from vae_attn.data.dataset import AnomalyData, LabelledImages
@@ -68,15 +71,16 @@ def load(
     check_settings(image_size=image_size, validation_fraction=validation_fraction)
     root = _find_root(pathlib.Path(data_dir))
     train, test, problems = list_clips(root)
-    counts = [len(clip.frames) for clip in test]
-    labels, wrong = parse_frame_labels(root / "Test" / _LABELS, counts)
+    labels, wrong = parse_frame_labels(root / "Test" / _LABELS, [len(c.frames) for c in test])
     problems += wrong
     if wrong:
         labels = []  # half-read labels would only contradict the masks
-    arrays = _arrays(root, train, test, labels, problems, image_size, cache_dir)
+    decode = functools.partial(_decode, train, test, labels, size=image_size)
+    if problems:
+        raise problems_error(root, problems + decode({}, lambda *_: None), layout=LAYOUT)
     held_out = _validation_clips(test, labels, validation_fraction, seed)
-    clip_of_frame = np.repeat(np.arange(len(test)), counts)
-    in_validation = np.isin(clip_of_frame, held_out)
+    validation, scored = _split(test, labels, held_out)
+    arrays = _arrays(root, train, validation, scored, decode, image_size, cache_dir)
     masked = sum(bool(clip.masks) for n, clip in enumerate(test) if n not in held_out)
     return AnomalyData(
         name=data_name("UCSD Ped1", root),
@@ -86,8 +90,8 @@ def load(
             "threshold."
         ),
         train=arrays["train"],
-        validation=np.asarray(arrays["test"][in_validation & ~np.concatenate(labels)]),
-        test=_labelled(test, labels, arrays, ~in_validation),
+        validation=arrays["validation"],
+        test=_labelled(scored, arrays["test"], arrays.get("masks")),
     )
 
 
@@ -122,93 +126,131 @@ def _find_root(data_dir: pathlib.Path) -> pathlib.Path:
     )
 
 
+class _Frame(NamedTuple):
+    """A test frame, its mask if its clip has some, and whether it is anomalous."""
+
+    path: pathlib.Path
+    mask: pathlib.Path | None
+    anomalous: bool
+
+
+def _split(
+    test: list[Clip], labels: list[np.ndarray], held_out: list[int]
+) -> tuple[list[_Frame], list[_Frame]]:
+    """The normal frames of the clips held out, and all frames of the others."""
+    clips = [
+        [
+            _Frame(path, mask, bool(anomalous))
+            for path, mask, anomalous in zip(
+                clip.frames, clip.masks or [None] * len(clip.frames), label, strict=True
+            )
+        ]
+        for clip, label in zip(test, labels, strict=True)
+    ]
+    validation = [frame for n in sorted(held_out) for frame in clips[n] if not frame.anomalous]
+    scored = [frame for n, clip in enumerate(clips) if n not in held_out for frame in clip]
+    return validation, scored
+
+
 def _arrays(
     root: pathlib.Path,
     train: list[Clip],
-    test: list[Clip],
-    labels: list[np.ndarray],
-    problems: list[str],
+    validation: list[_Frame],
+    scored: list[_Frame],
+    decode: Callable[..., list[str]],
     image_size: int,
     cache_dir: str | os.PathLike | None,
 ) -> dict[str, np.ndarray]:
-    """Resized frames and masks, decoded or from the cache."""
+    """Resized frames, and masks of the scored ones if any has one, decoded or from the cache."""
+    paths = {
+        "train": [path for clip in train for path in clip.frames],
+        "validation": [frame.path for frame in validation],
+        "test": [frame.path for frame in scored],
+    }
+    places = {path: (name, n) for name, of in paths.items() for n, path in enumerate(of)}
+    masks = {frame.mask: ("masks", n) for n, frame in enumerate(scored) if frame.mask}
 
-    def build() -> dict[str, np.ndarray]:
-        decoded = _decode(train, test, labels, problems, image_size)
-        if problems:
+    def build(keep: cache.Keep) -> None:
+        if problems := decode(places | masks, keep):
             raise problems_error(root, problems, layout=LAYOUT)
-        return decoded
 
-    if problems:
-        return build()  # raises, with what decoding finds added
-    masked = [index for index, clip in enumerate(test) if clip.masks]
-    paths = [path for clip in train + test for path in clip.frames]
-    paths += [path for index in masked for path in test[index].masks]
     key = cache.content_key(
-        [*paths, root / "Test" / _LABELS],
+        [*places, *masks, root / "Test" / _LABELS],
         kind="ucsd_ped1",
         size=image_size,
-        counts=[[len(clip.frames) for clip in split] for split in (train, test)],
-        masked=masked,
+        counts=[len(of) for of in paths.values()],
+        masked=[n for _, n in masks.values()],
     )
-    names = ("train", "test", "masks") if masked else ("train", "test")
-    return cache.load_or_build(key, names, build, cache_dir=cache_dir)
+    square = (image_size, image_size)
+    specs = {
+        name: cache.Spec((len(of), *square, 1), np.dtype(np.uint8)) for name, of in paths.items()
+    }
+    if masks:
+        specs["masks"] = cache.Spec((len(scored), *square), np.dtype(bool))
+    return cache.load_or_build(key, specs, build, cache_dir=cache_dir)
 
 
 def _decode(
     train: list[Clip],
     test: list[Clip],
     labels: list[np.ndarray],
-    problems: list[str],
+    places: dict[pathlib.Path, tuple[str, int]],
+    keep: cache.Keep,
+    *,
     size: int,
-) -> dict[str, np.ndarray]:
-    """Reads every frame and mask; appends what is wrong to `problems`."""
+) -> list[str]:
+    """Reads every frame and mask, one at a time; returns what is wrong.
 
-    def read_frame(path: pathlib.Path):
-        return images.read_resized_image(path, size, channels=1)
+    Those that have a place, an array and a row of it, are kept; what is not is only checked.
+    """
 
-    def read_mask(path: pathlib.Path):
-        return images.read_resized_mask(path, size)
+    def kept(path: pathlib.Path, row: np.ndarray) -> None:
+        if path in places:
+            keep(*places[path], row)
 
-    def read_all(read, paths):
-        results, unreadable = images.read_many(read, paths)
-        problems.extend(unreadable)
-        return dict(zip(paths, results, strict=True))
+    def read_frame(path: pathlib.Path) -> tuple[int, int]:
+        frame, sides = images.read_resized_image(path, size, channels=1)
+        kept(path, frame)
+        return sides
 
-    train_frames = read_all(read_frame, [path for clip in train for path in clip.frames])
-    test_frames = read_all(read_frame, [path for clip in test for path in clip.frames])
-    masks = read_all(read_mask, [path for clip in test for path in clip.masks])
+    def read_mask(path: pathlib.Path) -> tuple[tuple[int, int], bool]:
+        mask, sides = images.read_resized_mask(path, size)
+        kept(path, mask)
+        return sides, bool(mask.any())
+
+    frames = [path for clip in train + test for path in clip.frames]
+    masks = [path for clip in test for path in clip.masks]
+    sizes, problems = images.read_many(read_frame, frames)
+    found, unreadable = images.read_many(read_mask, masks)
+    problems += unreadable
+    sizes = dict(zip(frames, sizes, strict=True))
+    sizes |= {path: mask and mask[0] for path, mask in zip(masks, found, strict=True)}
+    marked = {path: mask and mask[1] for path, mask in zip(masks, found, strict=True)}
     for clip in train + test:
-        problems += _odd_sizes(clip, train_frames | test_frames | masks)
+        problems += _odd_sizes(clip, sizes)
     for clip, label in zip(test, labels, strict=False):  # without labels, nothing contradicts
-        problems += _contradictions(clip, label, masks)
-    if problems:
-        return {}
-    decoded = {
-        "train": np.stack([frame for frame, _ in train_frames.values()]),
-        "test": np.stack([frame for frame, _ in test_frames.values()]),
-    }
-    if masks:
-        decoded["masks"] = np.stack([mask for mask, _ in masks.values()])
-    return decoded
+        problems += _contradictions(clip, label, marked)
+    return problems
 
 
-def _odd_sizes(clip: Clip, read: dict) -> list[str]:
+def _odd_sizes(clip: Clip, sizes: dict[pathlib.Path, tuple[int, int] | None]) -> list[str]:
     """Frames and masks of another size than most of the clip's frames."""
-    sizes = collections.Counter(read[path][1] for path in clip.frames if read[path] is not None)
-    if not sizes:
+    counts = collections.Counter(sizes[path] for path in clip.frames if sizes[path] is not None)
+    if not counts:
         return []
-    usual = sizes.most_common(1)[0][0]
+    usual = counts.most_common(1)[0][0]
     return [
-        f"{path}: {images.size_text(read[path][1])} pixels, but the frames of {clip.folder.name} "
+        f"{path}: {images.size_text(sizes[path])} pixels, but the frames of {clip.folder.name} "
         f"have {images.size_text(usual)}; restore it"
         for path in clip.frames + clip.masks
-        if read[path] is not None and read[path][1] != usual
+        if sizes[path] not in (None, usual)
     ]
 
 
-def _contradictions(clip: Clip, label: np.ndarray, masks: dict) -> list[str]:
-    """Masks of a clip that do not fit their frame's label.
+def _contradictions(
+    clip: Clip, label: np.ndarray, marked: dict[pathlib.Path, bool | None]
+) -> list[str]:
+    """Masks of a clip, marked anywhere or not, that do not fit their frame's label.
 
     A clip with gaps is told of elsewhere, and pairing its masks by order would invent some.
     """
@@ -218,7 +260,7 @@ def _contradictions(clip: Clip, label: np.ndarray, masks: dict) -> list[str]:
     wrong = [
         path.stem
         for path, anomalous in zip(clip.masks, label, strict=True)
-        if masks[path] is not None and masks[path][0].any() != anomalous
+        if marked[path] not in (None, anomalous)
     ]
     if not wrong:
         return []
@@ -243,25 +285,16 @@ def _validation_clips(
 
 
 def _labelled(
-    test: list[Clip],
-    labels: list[np.ndarray],
-    arrays: dict[str, np.ndarray],
-    keep: np.ndarray,
+    scored: list[_Frame],
+    frames: UInt8[np.ndarray, "n size size 1"],
+    masks: Bool[np.ndarray, "n size size"] | None,
 ) -> LabelledImages:
-    """The frames kept for testing, with labels, names and masks."""
-    frames = arrays["test"]
-    has_mask = np.repeat([bool(clip.masks) for clip in test], [len(clip.frames) for clip in test])
-    masks = None
-    if has_mask.any():
-        masks = np.zeros(frames.shape[:3], bool)
-        masks[has_mask] = arrays["masks"]
-        masks = masks[keep]
-    names = [f"{clip.folder.name}/{frame.stem}" for clip in test for frame in clip.frames]
+    """Puts labels and names to the frames kept for testing."""
     return LabelledImages(
-        images=np.asarray(frames[keep]),
-        labels=np.concatenate(labels)[keep].astype(np.int64),
+        images=frames,
+        labels=np.array([frame.anomalous for frame in scored], np.int64),
         class_names=("normal", "anomalous"),
-        names=tuple(np.array(names)[keep].tolist()),
+        names=tuple(f"{frame.path.parent.name}/{frame.path.stem}" for frame in scored),
         masks=masks,
-        has_mask=has_mask[keep],
+        has_mask=np.array([frame.mask is not None for frame in scored]),
     )

@@ -113,6 +113,13 @@ def require_same(values: dict[str, PyTree]) -> None:
         )
 
 
+def minimum(value: float) -> float:
+    """The smallest of the values that the processes have, in single precision."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.process_allgather(np.float32(value)).min())
+
+
 def _checksum(tree: PyTree) -> int:
     checksum = 0
     for leaf in jax.tree.leaves(jax.device_get(tree)):

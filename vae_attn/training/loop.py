@@ -23,6 +23,7 @@ from vae_attn.models.vae import VAE
 from vae_attn.training import (
     distributed,
     factor,
+    feed,
     parallel,
     preemption,
     seeds,
@@ -123,28 +124,32 @@ def _train(
     watch: preemption.Watch,
 ) -> State:
     task = seeds.together(_task(config), config.num_seeds)
-    update = parallel.parallelize(
-        task.update, mode=config.parallel.mode, batch_size=config.train.batch_size
-    )
     _require_same_run(config, workdir, data)
+    resident = feed.is_resident(config, data.train)
+    update = parallel.parallelize(
+        task.update,
+        mode=config.parallel.mode,
+        batch_size=config.train.batch_size,
+        split_images=not resident,
+    )
     checkpoints = SeedCheckpoints([folder for _, folder in seeds.runs(config, workdir)])
     train_state, start = _begin(config, task, checkpoints)
     distributed.require_same({"the state that they begin with": train_state})
-    train_state, images = parallel.replicate((train_state, data.train))
-    total = total_steps(config, len(images))
+    train_state = parallel.replicate(train_state)
+    total = total_steps(config, len(data.train))
     telemetry = Telemetry(workdir, start_step=start, total_steps=total)
     pending: list[dict[str, Array]] = []
+    indices_of = functools.partial(
+        task.batch_indices,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        num_examples=len(data.train),
+    )
+    batches = feed.batches(data.train, indices_of, resident=resident, start=start, stop=total)
     stopping, done = False, start
-    for step in range(start, total):
-        indices = task.batch_indices(
-            seed=config.seed,
-            step=step,
-            batch_size=config.train.batch_size,
-            num_examples=len(images),
-        )
+    for done, (images, indices) in enumerate(batches, start + 1):
         train_state, metrics = update(train_state, images, indices)
         pending.append(metrics)
-        done = step + 1
         at_checkpoint = done % config.train.checkpoint_every == 0 or done == total
         stopping = watch.stopping()
         if not (at_checkpoint or stopping) and done % config.train.log_every:
