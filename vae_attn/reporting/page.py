@@ -10,6 +10,7 @@ import ml_collections
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vae_attn import whole_files
 from vae_attn.evaluation.tables import Table
 
 # What a report draws: the figure, or the frames of an animation; its heading; its caption.
@@ -58,7 +59,8 @@ def write(
     )
     path = workdir / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html)
+    with whole_files.writing(path) as temporary:
+        temporary.write_text(html)
     return path
 
 
@@ -76,9 +78,12 @@ def all_seeds(config: ml_collections.ConfigDict, how: str) -> str:
 def _save(picture: Figure | list[Image.Image], stem: pathlib.Path) -> pathlib.Path:
     if isinstance(picture, Figure):
         path = stem.with_suffix(".png")
-        picture.savefig(path)
+        with whole_files.writing(path) as temporary:
+            picture.savefig(temporary)
         return path
     path = stem.with_suffix(".gif")
     first, *rest = picture
-    first.save(path, save_all=True, append_images=rest, duration=_FRAME_MILLISECONDS, loop=0)
+    animation = {"append_images": rest, "duration": _FRAME_MILLISECONDS, "loop": 0}
+    with whole_files.writing(path) as temporary:
+        first.save(temporary, save_all=True, **animation)
     return path
