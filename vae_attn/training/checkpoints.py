@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Float, PyTree
-from orbax.checkpoint import checkpoint_managers
 
 from vae_attn.errors import UserError
 from vae_attn.training import distributed, orbax_errors, seeds
@@ -31,26 +30,16 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path) -> None:
         orbax_errors.hush()
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(2),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["validation_loss"], reverse=True, n=1
-                ),
-            ]
-        )
         self._directory = workdir.absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self._directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                # A donated buffer must not be written to while a save still reads it.
-                enable_async_checkpointing=False,
-            ),
+            # A donated buffer must not be written to while a save still reads it.
+            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
         )
+        self._losses: dict[int, float] = {}
 
     def save(self, state: PyTree, *, step: int, validation_loss: float) -> None:
-        """Saves the state of a step, whole or not at all.
+        """Saves the state of a step, whole or not at all, and removes those it supersedes.
 
         Raises:
           UserError: if the disk refuses it.
@@ -63,7 +52,6 @@ class Checkpoints:
                     checksums=ocp.args.JsonSave(_checksums(state)),
                     validation=ocp.args.JsonSave({"loss": validation_loss}),
                 ),
-                metrics={"validation_loss": validation_loss},
             )
         except (OSError, ValueError) as error:
             if (answer := orbax_errors.refused_by_disk(error)) is None:
@@ -73,6 +61,11 @@ class Checkpoints:
                 f"cannot save a checkpoint in {self._directory} ({answer}): free some space and "
                 "run the same command again; it goes on from the checkpoint before."
             ) from error
+        self._losses[step] = validation_loss
+        # orbax would do it by a loss that it keeps in memory: not in a run that goes on.
+        kept = {*self.steps()[-2:], self._best_step(self.steps())}
+        for superseded in sorted(set(self.steps()) - kept):
+            self._manager.delete(superseded)
 
     def restore(
         self, template: PyTree, *, which: str = "latest", newest: int | None = None
@@ -93,7 +86,7 @@ class Checkpoints:
         """
         steps = [step for step in self.steps()[::-1] if newest is None or step <= newest]
         if which == "best" and steps:
-            best = min(steps, key=self._validation_loss)
+            best = self._best_step(steps)
             steps = [best, *(step for step in steps if step != best)]
         for step in steps:
             try:
@@ -137,7 +130,16 @@ class Checkpoints:
         """Waits for what is being written."""
         self._manager.close()
 
+    def _best_step(self, steps: Sequence[int]) -> int:
+        """The one of the least validation loss, the latest of equals."""
+        return min(sorted(steps, reverse=True), key=self._validation_loss)
+
     def _validation_loss(self, step: int) -> float:
+        if step not in self._losses:
+            self._losses[step] = self._read_validation_loss(step)
+        return self._losses[step]
+
+    def _read_validation_loss(self, step: int) -> float:
         try:
             args = ocp.args.Composite(validation=ocp.args.JsonRestore())
             loss = self._manager.restore(step, args=args)["validation"]["loss"]
