@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 import types
+import warnings
 from typing import Any
 
 _MOST_CHARACTERS = 200
@@ -43,10 +44,11 @@ def hush() -> None:
     hook = sys.unraisablehook
     sys.unraisablehook = lambda raised: None if _is_echo(raised) else hook(raised)
     logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def _is_echo(raised: Any) -> bool:
-    """Whether it is of an event loop that orbax has closed, or of a read that it has given up."""
-    text = str(raised.exc_value)
-    given_up = isinstance(raised.object, types.CoroutineType) and "TensorStore" in text
-    return given_up or (raised.exc_type is RuntimeError and text == "Event loop is closed")
+    """Whether it is of a coroutine of orbax that was given up, or of its event loop's end."""
+    if isinstance(raised.object, types.CoroutineType):
+        return "orbax" in raised.object.cr_code.co_filename
+    return raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"
