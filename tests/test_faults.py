@@ -1,15 +1,10 @@
 """What really happens to long runs: kills in a save, damaged files, full disks, second runs."""
 
 import contextlib
-import errno
-import fcntl
 import json
-import import os
-import pathlib
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import time
 
@@ -30,7 +25,6 @@ from vae_attn.reporting import page
 from vae_attn.training import loop
 from vae_attn.training.checkpoints import Checkpoints
 from vae_attn.training.telemetry import Telemetry
-from vae_attn.workdir_lock import WorkdirLock
 
 
 @pytest.fixture(scope="module")
