@@ -6,7 +6,7 @@ import pathlib
 
 import ml_collections
 
-from vae_attn import attention
+from vae_attn import attention, whole_files
 from vae_attn.data import dsprites, mvtec_ad
 from vae_attn.errors import UserError
 from vae_attn.evaluation import calibration
@@ -297,10 +297,9 @@ def save_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) ->
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         now = json.loads(config.to_json())
-        temporary.write_text(json.dumps(now, indent=2, sort_keys=True) + "\n")
-        temporary.replace(path)
+        with whole_files.writing(path) as temporary:
+            temporary.write_text(json.dumps(now, indent=2, sort_keys=True) + "\n")
     except OSError as error:
         raise UserError(
             f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."

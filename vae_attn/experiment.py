@@ -19,6 +19,7 @@ from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import group_report, own_images, report
 from vae_attn.training import distributed, loop, seeds
 from vae_attn.training.checkpoints import digest
+from vae_attn.workdir_lock import WorkdirLock
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -46,13 +47,14 @@ def run(
 
     Raises:
       preemption.Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
-      UserError: for whatever the user can mend.
+      UserError: for whatever the user can mend, such as a workdir that another command works in.
     """
     try:
-        if mode == "export" or images is not None:
-            _use(config, workdir, images)
-        else:
-            _run(config, workdir, mode)
+        with WorkdirLock() as lock:
+            if mode == "export" or images is not None:
+                _use(config, workdir, images, lock)
+            else:
+                _run(config, workdir, mode, lock)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir} or the data cannot be read or written ({error}): see to the "
@@ -60,10 +62,13 @@ def run(
         ) from error
 
 
-def _use(config: ml_collections.ConfigDict, workdir: pathlib.Path, images: str | None) -> None:
+def _use(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, images: str | None, lock: WorkdirLock
+) -> None:
     """What needs the trained run alone: explains the user's images, or exports without any."""
     paths = own_images.find(images) if images is not None else []
     explainer = loading.load_with(config, workdir)
+    lock.take(workdir)
     if distributed.is_main():
         if images is None:
             _LOG.info("exported: %s", export.write(config, workdir, explainer))
@@ -72,13 +77,15 @@ def _use(config: ml_collections.ConfigDict, workdir: pathlib.Path, images: str |
     distributed.barrier("used")
 
 
-def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) -> None:
+def _run(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str, lock: WorkdirLock
+) -> None:
     if config.data.name == "dsprites":
-        factor_experiment.run(config, workdir, mode=mode)
+        factor_experiment.run(config, workdir, mode=mode, lock=lock)
         return
     config_lib.validate(config)
     if config.data.category not in mvtec_ad.GROUPS:
-        _run_one(config, workdir, mode)
+        _run_one(config, workdir, mode, lock)
         return
     group = config.data.category
     categories = mvtec_ad.present(config.data.dir, group)
@@ -88,7 +95,8 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) ->
     for category, one in runs.items():
         config_lib.set_category(one, category)
     _check_all(runs)
-    names = {category: _run_one(one, workdir / category, mode) for category, one in runs.items()}
+    lock.take(workdir, *(workdir / category for category in runs))
+    names = {c: _run_one(one, workdir / c, mode, lock) for c, one in runs.items()}
     if not distributed.is_main():
         return
     if mode in ("all", "evaluate"):
@@ -110,15 +118,18 @@ def _check_all(runs: dict[str, ml_collections.ConfigDict]) -> None:
         raise UserError("\n".join([heading, *problems]))
 
 
-def _run_one(config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str) -> str:
+def _run_one(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str, lock: WorkdirLock
+) -> str:
     """One run; returns its data set's name."""
     data = registry.load(config)
     _check_model_fits(config, data)
     if mode in ("evaluate", "explain") and not (workdir / "config.json").exists():
         raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
+    runs = seeds.runs(config, workdir)
+    lock.take(workdir, *(folder for _, folder in runs))
     config_lib.save_or_compare(config, workdir)
     _LOG.info("%s: %d normal images to train on, in %s", data.name, len(data.train), workdir)
-    runs = seeds.runs(config, workdir)
     for one, folder in runs if config.num_seeds > 1 else ():
         config_lib.save_or_compare(one, folder)
     if mode in ("all", "train"):

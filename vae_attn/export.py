@@ -10,6 +10,7 @@ import jax.export
 import jax.numpy as jnp
 import ml_collections
 
+from vae_attn import whole_files
 from vae_attn.evaluation.calibration import FALSE_POSITIVE_RATE, IMAGE_FALSE_POSITIVE_RATE
 from vae_attn.evaluation.explainer import Explainer
 
@@ -57,12 +58,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     # The card last: where there is one, the function that it tells of is whole.
     for name, data in ((FUNCTION, content), (CARD, json.dumps(card, indent=2).encode() + b"\n")):
-        temporary = folder / f"{name}.tmp"
-        try:
+        with whole_files.writing(folder / name) as temporary:
             temporary.write_bytes(data)
-            temporary.replace(folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
     return folder / FUNCTION
 
 

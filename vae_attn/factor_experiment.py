@@ -15,19 +15,23 @@ from vae_attn.evaluation.calibrating import calibrate
 from vae_attn.evaluation.calibration import variant_of
 from vae_attn.reporting import factor_report
 from vae_attn.training import distributed, loop, seeds
+from vae_attn.workdir_lock import WorkdirLock
 
 _LOG = logging.getLogger("vae_attn")
 _EXPLAINED_IMAGES = 2048
 _VALIDATION_IMAGES = 256
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) -> None:
+def run(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str, lock: WorkdirLock
+) -> None:
     """Trains, evaluates, explains, or all of it; arguments as in `experiment.run`.
 
     Args:
       config: one with `data.name=dsprites`.
       workdir: of the run; an existing one is gone on with.
       mode: `train`, `evaluate` (score the latents), `explain` (figures and page) or `all`.
+      lock: takes the workdir.
 
     Raises:
       UserError: for whatever the user can mend.
@@ -36,8 +40,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str) 
     data = dsprites.load_dsprites(
         config.data.dir or None, source=config.data.source, grid=dsprites.GRID
     )
-    config_lib.save_or_compare(config, workdir)
     runs = seeds.runs(config, workdir)
+    lock.take(workdir, *(folder for _, folder in runs))
+    config_lib.save_or_compare(config, workdir)
     for one, folder in runs if config.num_seeds > 1 else ():
         config_lib.save_or_compare(one, folder)
     _LOG.info("%s: %d images to train on, in %s", data.name, len(data), workdir)

@@ -133,7 +133,8 @@ def run() -> None:
     _LOG.addHandler(handler)
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    # What orbax logs as an error it raises too.
+    absl_logging.set_verbosity(absl_logging.FATAL)
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:

@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float
 
+from vae_attn import whole_files
 from vae_attn.evaluation import localization
 
 KINDS = ("none", "ratio", "upper", "z")
@@ -190,10 +191,8 @@ class Calibration:
         for (style, layer), statistics in self.statistics.items():
             arrays |= {f"{style}/{layer}/mean": statistics.mean}
             arrays |= {f"{style}/{layer}/std": statistics.std}
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with whole_files.writing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Calibration | None":

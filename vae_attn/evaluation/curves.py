@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 from jaxtyping import Bool, Float
 
+from vae_attn import whole_files
 from vae_attn.evaluation import localization
 
 _MAX_POINTS = 200
@@ -56,9 +57,8 @@ class Curves:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes them, whole or not at all."""
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        temporary.replace(path)
+        with whole_files.writing(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), allow_nan=False))
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Curves | None":

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from vae_attn import whole_files
 from vae_attn.evaluation.calibration import FALSE_POSITIVE_RATE
 
 STD = "_std"  # appended to a score's name: its standard deviation over seeds
@@ -50,9 +51,8 @@ def write(metrics: Mapping[str, float], folder: pathlib.Path) -> None:
     """Writes `metrics.json` into a folder, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(metrics, indent=2, allow_nan=False)
-    temporary = folder / "metrics.tmp"  # so that no other run reads half of it
-    temporary.write_text(text + "\n")
-    temporary.replace(folder / "metrics.json")
+    with whole_files.writing(folder / "metrics.json") as temporary:
+        temporary.write_text(text + "\n")
 
 
 def write_markdown(tables: Sequence[Table], path: pathlib.Path, *, title: str) -> pathlib.Path:
@@ -64,7 +64,8 @@ def write_markdown(tables: Sequence[Table], path: pathlib.Path, *, title: str) -
         lines += ["", f"## {table.title}", ""]
         lines += ["| " + " | ".join(row) + " |" for row in cells]
         lines += ["", table.note]
-    path.write_text("\n".join(lines).replace("*", "\\*") + "\n")
+    with whole_files.writing(path) as temporary:
+        temporary.write_text("\n".join(lines).replace("*", "\\*") + "\n")
     return path
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from vae_attn import attention
+from vae_attn import attention, whole_files
 from vae_attn.data import images as images_lib
 from vae_attn.data.layout import visible_entries
 from vae_attn.errors import UserError
@@ -258,10 +258,5 @@ def _latents_row(
 
 def _write(path: pathlib.Path, save: Callable[[BinaryIO], object]) -> None:
     """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            save(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_files.writing(path) as temporary, temporary.open("wb") as file:
+        save(file)

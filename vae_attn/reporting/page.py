@@ -12,6 +12,7 @@ import ml_collections
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vae_attn import whole_files
 from vae_attn.evaluation.tables import Table
 from vae_attn.reporting.plots import Plot
 
@@ -92,9 +93,8 @@ def write(
     )
     path = workdir / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(path)
+    with whole_files.writing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
     return path
 
 
@@ -140,9 +140,12 @@ def _policy(style: str, script: str) -> str:
 def _save(picture: Figure | list[Image.Image], stem: pathlib.Path) -> pathlib.Path:
     if isinstance(picture, Figure):
         path = stem.with_suffix(".png")
-        picture.savefig(path)
+        with whole_files.writing(path) as temporary:
+            picture.savefig(temporary)
         return path
     path = stem.with_suffix(".gif")
     first, *rest = picture
-    first.save(path, save_all=True, append_images=rest, duration=_FRAME_MILLISECONDS, loop=0)
+    animation = {"append_images": rest, "duration": _FRAME_MILLISECONDS, "loop": 0}
+    with whole_files.writing(path) as temporary:
+        first.save(temporary, save_all=True, **animation)
     return path

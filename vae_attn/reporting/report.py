@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
+from vae_attn import whole_files
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.evaluation import anomaly, curves, summary, tables
 from vae_attn.evaluation.explainer import Explainer
@@ -43,7 +44,8 @@ def write(
         drawn["layers"] = map_figures.layers(config, painter, data, located)
         if config.data.category:
             shown = map_figures.examples(config, painter, located)
-            np.savez_compressed(workdir / EXAMPLES, **shown)
+            with whole_files.writing(workdir / EXAMPLES) as temporary:
+                np.savez_compressed(temporary, **shown)
     if (data.test.labels == 0).any():
         drawn["normal"] = map_figures.normal(config, painter, data)
     drawn["latents"] = _latents(config, explainer, data)

@@ -3,6 +3,8 @@
 import logging
 import math
 import pathlib
+import re
+import shutil
 import zlib
 from collections.abc import Sequence
 
@@ -10,42 +12,34 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Float, PyTree
-from orbax.checkpoint import checkpoint_managers
 
 from vae_attn.errors import UserError
-from vae_attn.training import seeds
+from vae_attn.training import distributed, orbax_errors, seeds
 
 _LOG = logging.getLogger("vae_attn")
+_MOST_LEAVES = 3  # that a message names
 
 
 class Checkpoints:
     """Saves and restores training states in `workdir/checkpoints`.
 
     A checkpoint that cannot be read, or whose checksums do not match (orbax reads a flipped
-    byte without an error), is named in a warning and the one before it is used.
+    byte without an error), is named in a warning and the one before it is used. One that is
+    intact but of another structure is refused.
     """
 
     def __init__(self, workdir: pathlib.Path) -> None:
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(2),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["validation_loss"], reverse=True, n=1
-                ),
-            ]
-        )
+        orbax_errors.hush()
         self._directory = workdir.absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self._directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                # A donated buffer must not be written to while a save still reads it.
-                enable_async_checkpointing=False,
-            ),
+            # A donated buffer must not be written to while a save still reads it.
+            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
         )
+        self._losses: dict[int, float] = {}
 
     def save(self, state: PyTree, *, step: int, validation_loss: float) -> None:
-        """Saves the state of a step, whole or not at all.
+        """Saves the state of a step, whole or not at all, and removes those it supersedes.
 
         Raises:
           UserError: if the disk refuses it.
@@ -58,13 +52,20 @@ class Checkpoints:
                     checksums=ocp.args.JsonSave(_checksums(state)),
                     validation=ocp.args.JsonSave({"loss": validation_loss}),
                 ),
-                metrics={"validation_loss": validation_loss},
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if (answer := orbax_errors.refused_by_disk(error)) is None:
+                raise
+            self.remove_unfinished()
             raise UserError(
-                f"cannot save a checkpoint in {self._directory} ({error}): free some space and "
+                f"cannot save a checkpoint in {self._directory} ({answer}): free some space and "
                 "run the same command again; it goes on from the checkpoint before."
             ) from error
+        self._losses[step] = validation_loss
+        # orbax would do it by a loss that it keeps in memory: not in a run that goes on.
+        kept = {*self.steps()[-2:], self._best_step(self.steps())}
+        for superseded in sorted(set(self.steps()) - kept):
+            self._manager.delete(superseded)
 
     def restore(
         self, template: PyTree, *, which: str = "latest", newest: int | None = None
@@ -80,21 +81,31 @@ class Checkpoints:
           The state and its step; None where there is no checkpoint.
 
         Raises:
-          UserError: if there are checkpoints but not one that is intact and fits `template`.
+          UserError: if there are checkpoints but not one that is intact, or the newest (best) one
+            that is does not fit `template`.
         """
         steps = [step for step in self.steps()[::-1] if newest is None or step <= newest]
         if which == "best" and steps:
-            best = min(steps, key=self._validation_loss)
+            best = self._best_step(steps)
             steps = [best, *(step for step in steps if step != best)]
         for step in steps:
             try:
-                return self._restore_step(template, step), step
-            except (ValueError, OSError, KeyError) as error:
+                return self._read(template, step), step
+            except (RuntimeError, MemoryError):  # of devices and networks, not of files
+                raise
+            except Exception as error:  # orbax raises any, `Exception` itself among them
                 path = self._directory / str(step)
-                _LOG.warning("checkpoint %s is broken and passed over: %s", path, error)
+                if differing := self._differing_leaves(template, step):
+                    raise UserError(
+                        f"checkpoint {path} is of another model or optimizer, which differs in "
+                        f"{_listed(differing)}: give another --workdir, or the config and the "
+                        "version of vae_attn that it was made with."
+                    ) from error
+                why = orbax_errors.reason(error)
+                _LOG.warning("checkpoint %s is broken and passed over: %s", path, why)
         if steps:
             raise UserError(
-                f"no checkpoint in {self._directory} is intact and fits this config (steps "
+                f"no checkpoint in {self._directory} is intact (steps "
                 f"{', '.join(map(str, steps))}; the warnings say why): give another --workdir."
             )
         return None
@@ -109,19 +120,35 @@ class Checkpoints:
             if newer > step:
                 self._manager.delete(newer)
 
+    def remove_unfinished(self) -> None:
+        """Removes what saves that were killed, or had no space, have left."""
+        if distributed.is_main():
+            for folder in self._directory.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.close()
 
+    def _best_step(self, steps: Sequence[int]) -> int:
+        """The one of the least validation loss, the latest of equals."""
+        return min(sorted(steps, reverse=True), key=self._validation_loss)
+
     def _validation_loss(self, step: int) -> float:
+        if step not in self._losses:
+            self._losses[step] = self._read_validation_loss(step)
+        return self._losses[step]
+
+    def _read_validation_loss(self, step: int) -> float:
         try:
             args = ocp.args.Composite(validation=ocp.args.JsonRestore())
             loss = self._manager.restore(step, args=args)["validation"]["loss"]
             return loss if math.isfinite(loss) else math.inf
-        except (ValueError, OSError, KeyError):
+        except Exception:  # as in `restore`
             return math.inf
 
-    def _restore_step(self, template: PyTree, step: int) -> PyTree:
+    def _read(self, template: PyTree, step: int) -> PyTree:
+        """The state of a step; raises anything if it is broken, or not of this structure."""
         # Where the template says nothing, one device here, whatever it was saved from.
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = jax.tree.map(
@@ -136,11 +163,31 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(shapes), checksums=ocp.args.JsonRestore()
             ),
         )
-        found, expected = _checksums(restored["state"]), restored["checksums"]
-        wrong = sorted(name for name in found | expected if found.get(name) != expected.get(name))
+        found, expected = (
+            {_plain(name): checksum for name, checksum in checksums.items()}
+            for checksums in (_checksums(restored["state"]), restored["checksums"])
+        )
+        wrong = [name for name in found | expected if found.get(name) != expected.get(name)]
         if wrong:
-            raise ValueError(f"the checksums differ of {', '.join(wrong[:3])}")
+            raise ValueError(f"the checksums differ of {_listed(wrong)}")
         return restored["state"]
+
+    def _differing_leaves(self, template: PyTree, step: int) -> list[str]:
+        """How an intact checkpoint's leaves are not the template's; empty for a broken one."""
+        try:
+            handler = ocp.StandardCheckpointHandler()
+            kept = handler.metadata(self._directory / str(step) / "state").tree
+            kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), kept)
+            there, now = _shapes(kept), _shapes(template)
+            differing = [name for name in now | there if there.get(name) != now.get(name)]
+            if differing:
+                self._read(kept, step)  # its checksums tell whether it really is that
+        except Exception:  # as in `restore`
+            return []
+        return [
+            f"{name} (there {there.get(name, 'absent')}, now {now.get(name, 'absent')})"
+            for name in differing
+        ]
 
 
 class SeedCheckpoints:
@@ -195,6 +242,7 @@ class SeedCheckpoints:
             )
         for checkpoints in self._seeds:
             checkpoints.discard_behind(newest)
+            checkpoints.remove_unfinished()
         return (seeds.join([state for state, _ in found]), newest) if newest else None
 
     def close(self) -> None:
@@ -213,3 +261,21 @@ def _checksums(state: PyTree) -> dict[str, int]:
         jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)))
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
+
+
+def _shapes(tree: PyTree) -> dict[str, str]:
+    return {
+        _plain(jax.tree_util.keystr(path)): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _plain(name: str) -> str:
+    """`params.encoder.bias` of `.params['encoder']['bias']`: the same for classes and for dicts."""
+    return ".".join(re.findall(r"[^\[\].']+", name))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_LEAVES
+    shown = ", ".join(names[:_MOST_LEAVES])
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -92,6 +92,13 @@ def barrier(name: str) -> None:
     )
 
 
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; every process comes here."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag, np.int32)).any())
+
+
 def require_same(values: dict[str, PyTree]) -> None:
     """Checks that all processes have the same values, lest they silently train different models.
 

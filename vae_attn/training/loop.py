@@ -161,12 +161,14 @@ def _train(
             means |= _validate(config, task, variables, data.validation, step=done)
             if probe is not None:
                 means |= _probe(config, probe, variables)
+        # Ahead of the save: a run that goes on drops what lies behind its checkpoint, and would
+        # never write what a kill has kept from before it.
+        telemetry.write(done, _flat(config, means))
         if at_checkpoint or stopping:
             # Where the run happened to be stopped is never its best checkpoint.
             losses = means.get("validation_loss", np.full(config.num_seeds, math.inf))
             train_state = parallel.as_global(train_state)
             checkpoints.save(train_state, step=done, validation_losses=losses)
-        telemetry.write(done, _flat(config, means))
         if stopping:
             break
     telemetry.close()

@@ -2,13 +2,18 @@
 
 import json
 import logging
+import os
 import pathlib
+import socket
+import struct
 import sys
 import time
 
-import tensorboardX
+from tensorboardX import record_writer, summary
+from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
+from vae_attn import whole_files
 from vae_attn.training import distributed
 
 _LOG = logging.getLogger("vae_attn")
@@ -26,12 +31,9 @@ class Telemetry:
             return
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= start_step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(self._path)
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1
-        )
+        with whole_files.writing(self._path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
+        self._events = _Events(workdir / "tensorboard", first_step=start_step + 1)
         self._total = total_steps
         self._since, self._first = time.monotonic(), start_step
         self._bar = None
@@ -42,10 +44,8 @@ class Telemetry:
         """Records the metrics of a step everywhere."""
         if not self._writes:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+        _append(self._path, json.dumps({"step": step, **metrics}).encode() + b"\n")
+        self._events.write(step, metrics)
         # Of several seeds the means alone: the single ones have a slash in their names.
         shown = " ".join(f"{k} {value:.4g}" for k, value in metrics.items() if "/" not in k)
         if self._bar is not None:
@@ -59,12 +59,38 @@ class Telemetry:
         )
 
     def close(self) -> None:
-        """Flushes everything."""
-        if not self._writes:
-            return
-        self._events.close()
-        if self._bar is not None:
+        """Ends the bar."""
+        if self._writes and self._bar is not None:
             self._bar.close()
+
+
+class _Events:
+    """TensorBoard's event file, written at once and by the thread that trains.
+
+    `tensorboardX.SummaryWriter` leaves it to another thread, which a full disk ends; the training
+    then waits for that thread for ever.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, first_step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self._path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        # TensorBoard drops what an earlier file says of the steps from `first_step` on.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        version = _record(file_version="brain.Event:2")
+        self._path.touch()
+        _append(self._path, version + _record(step=first_step, session_log=start))
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        values = [summary.scalar(name, value) for name, value in metrics.items()]
+        _append(self._path, b"".join(_record(step=step, summary=value) for value in values))
+
+
+def _record(**event: object) -> bytes:
+    """An event as a TFRecord: its length and itself, each followed by its checksum."""
+    data = event_pb2.Event(wall_time=time.time(), **event).SerializeToString()
+    length = struct.pack("<Q", len(data))
+    checksums = [struct.pack("<I", record_writer.masked_crc32c(x)) for x in (length, data)]
+    return length + checksums[0] + data + checksums[1]
 
 
 def read_metrics(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -78,6 +104,17 @@ def read_metrics(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float
             steps.append(step)
             values.append(value)
     return curves
+
+
+def _append(path: pathlib.Path, content: bytes) -> None:
+    """Appends all of it, or nothing."""
+    size = path.stat().st_size
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError:
+        os.truncate(path, size)
+        raise
 
 
 def _lines(path: pathlib.Path) -> list[str]:
