@@ -17,7 +17,7 @@ def reconstruction_loss(
     """
     per_pixel = jax.nn.softplus(logits) - images * logits
     # A product with ones: XLA's CPU backend adds a batch's pixels one by one, and loses 2e-4.
-    per_pixel = per_pixel.reshape(len(logits), -1)
+    per_pixel = per_pixel.reshape(logits.shape[0], -1)
     return per_pixel @ jnp.ones(per_pixel.shape[1], per_pixel.dtype)
 
 

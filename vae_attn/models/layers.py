@@ -144,7 +144,7 @@ def add_bias(x: Float[Array, "*batch channels"], bias: Float[Array, "channels"])
 
 def _add_bias_backward(_, g):
     rows = g.reshape(-1, g.shape[-1])
-    return g, jnp.ones(len(rows), g.dtype) @ rows
+    return g, jnp.ones(rows.shape[:1], g.dtype) @ rows
 
 
 add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_backward)
