@@ -127,7 +127,7 @@ def repeated(update: Callable[..., tuple[PyTree, Metrics]]) -> Callable[..., tup
     def updates(
         state: PyTree, images: Images, indices: Int[Array, "local steps ..."]
     ) -> tuple[PyTree, dict[str, Float[Array, "steps ..."]]]:
-        def step(state: PyTree, indices: Array) -> tuple[PyTree, Metrics]:
+        def step(state: PyTree, indices: Array) -> tuple:
             return update(state, images, indices)
 
         return lax.scan(step, state, jnp.moveaxis(indices, 1, 0))
