@@ -72,6 +72,7 @@ def test_killed_in_saves_and_out_of_space_it_ends_as_the_uninterrupted_one(
     assert "free some space and run the same command again" in sentence
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
+    (steps / "7.orbax-checkpoint-tmp" / "state").mkdir(parents=True)  # of a stop, and a kill then
     assert "going on from step 8" in child_runs.finish(child_runs.start(workdir, **cache))
     assert names(steps) == names(whole / "checkpoints") == ["10", "8"]
     child_runs.assert_equal(child_runs.latest(workdir), child_runs.latest(whole))
