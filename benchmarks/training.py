@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -44,6 +45,17 @@ def cases() -> list[Case]:
         case("ped1", "ucsd_ped1", 100, 32, 1.2, 9),
         # Batch normalisation over eight images lets rounding grow.
         case("mvtec", "mvtec_ad", 256, 8, 1.2, 5, tolerance=1e-2),
+        Case(
+            name="train_dtype",
+            what="training step, mnist, batch 128, by train.dtype",
+            items=128,
+            unit="images",
+            sides={
+                OURS: functools.partial(_ours, "mnist", 28, 128),
+                "ours, bfloat16": functools.partial(_ours, "mnist", 28, 128, "bfloat16"),
+            },
+            tolerance=0.1,  # of a gradient in bfloat16
+        ),
     ]
 
 
@@ -52,14 +64,16 @@ def _setting(name: str, size: int) -> tuple[VAE, np.ndarray]:
     return model, pictures(model.architecture.image_shape)
 
 
-def _ours(name: str, size: int, batch: int) -> Side:
+def _ours(name: str, size: int, batch: int, dtype: str = "float32") -> Side:
     model, images = _setting(name, size)
     indices = functools.partial(
         sampling.batch_indices, seed=0, batch_size=batch, num_examples=len(images)
     )
 
     def update(tx: optax.GradientTransformation) -> Callable:
-        return steps.make_update_fn(model=model, tx=tx, augment=Augmentation(), beta=1.0)
+        return steps.make_update_fn(
+            model=model, tx=tx, augment=Augmentation(), beta=1.0, dtype=jnp.dtype(dtype)
+        )
 
     # With plain descent at rate 1 the parameters' change is the gradient.
     before = state.create(model=model, tx=optax.sgd(1.0), seed=0)
