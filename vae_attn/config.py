@@ -25,6 +25,7 @@ _FREE_KEYS = (
     "data.cache_dir",
     "data.resident",
     "train.log_every",
+    "train.steps_at_once",
 )
 
 
@@ -75,6 +76,8 @@ def default_config() -> ml_collections.ConfigDict:
     # with a discriminator, whose density ratio wants all digits); parameters stay in float32.
     config.train.dtype = "float32"
     config.train.log_every = 50  # steps
+    # Made by one call of the accelerator; 0: one on the CPU, elsewhere 10 (`feed.steps_at_once`).
+    config.train.steps_at_once = 0
     config.train.checkpoint_every = 1000  # steps; each one also measures the validation loss
 
     # FactorVAE and AD-FactorVAE, for data.name=dsprites; without either weight there is no
@@ -184,6 +187,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key in (
         "train.epochs",
         "train.steps",
+        "train.steps_at_once",
         "evaluate.max_images",
         "report.max_images",
         "data.images_per_epoch",

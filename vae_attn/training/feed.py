@@ -87,6 +87,46 @@ def batches(
         yield rows, places
 
 
+def steps_at_once(config: ml_collections.ConfigDict, *, resident: bool) -> int:
+    """How many steps one call makes, as `train.steps_at_once` has it; 1 where images are streamed.
+
+    No more than divide the steps between two log lines and between two checkpoints, after which
+    the loop looks at the state. 0 leaves it to the backend: one on the CPU, where XLA runs
+    convolutions in a loop ten times as slowly.
+    """
+    if not resident:
+        return 1
+    wanted = config.train.steps_at_once or (1 if jax.default_backend() == "cpu" else 10)
+    common = math.gcd(config.train.log_every, config.train.checkpoint_every)
+    return max(n for n in range(1, wanted + 1) if common % n == 0)
+
+
+def grouped(
+    batches: Iterator[tuple[Array, Int[np.ndarray, "batch ..."]]], *, at_once: int, start: int
+) -> Iterator[tuple[Array, Int[np.ndarray, "batch ..."], int]]:
+    """The batches of several steps together, with how many; the last of them at a multiple.
+
+    Args:
+      batches: of one step each, from `start` on.
+      at_once: how many together; of one there is no axis of steps.
+      start: the first step.
+
+    Yields:
+      What `steps.repeated` takes: indices with an axis of steps behind that of the batch.
+    """
+    waiting = []
+    for done, (images, indices) in enumerate(batches, start + 1):
+        if at_once == 1:
+            yield images, indices, 1
+            continue
+        waiting.append(indices)
+        if done % at_once == 0:
+            yield images, np.stack(waiting, axis=1), len(waiting)
+            waiting.clear()
+    if waiting:
+        yield images, np.stack(waiting, axis=1), len(waiting)
+
+
 def _places(shape: tuple[int, ...]) -> Int[np.ndarray, "batch ..."]:
     """The same for every device: its images one after the other."""
     devices = len(jax.devices())

@@ -126,8 +126,9 @@ def _train(
     task = seeds.together(_task(config), config.num_seeds)
     _require_same_run(config, workdir, data)
     resident = feed.is_resident(config, data.train)
+    at_once = feed.steps_at_once(config, resident=resident)
     update = parallel.parallelize(
-        task.update,
+        task.update if at_once == 1 else steps.repeated(task.update),
         mode=config.parallel.mode,
         batch_size=config.train.batch_size,
         split_images=not resident,
@@ -147,14 +148,15 @@ def _train(
     )
     batches = feed.batches(data.train, indices_of, resident=resident, start=start, stop=total)
     stopping, done = False, start
-    for done, (images, indices) in enumerate(batches, start + 1):
+    for images, indices, made in feed.grouped(batches, at_once=at_once, start=start):
         train_state, metrics = update(train_state, images, indices)
         pending.append(metrics)
+        done += made
         at_checkpoint = done % config.train.checkpoint_every == 0 or done == total
         stopping = watch.stopping()
         if not (at_checkpoint or stopping) and done % config.train.log_every:
             continue
-        means = _finite_means(config, pending, last_step=done)
+        means = _finite_means(config, pending, last_step=done, at_once=at_once)
         pending.clear()
         if at_checkpoint:
             variables = parallel.as_local(train_state.variables)
@@ -241,12 +243,18 @@ def _augmentation(config: ml_collections.ConfigDict) -> Augmentation:
     )
 
 
-def _finite_means(config, pending: list[dict[str, Array]], *, last_step: int) -> SeedMetrics:
+def _finite_means(
+    config, pending: list[dict[str, Array]], *, last_step: int, at_once: int
+) -> SeedMetrics:
     """Means over the steps since the last call; stops the run where a loss is not finite."""
     rows = jax.device_get(pending)
-    for offset, row in enumerate(rows):
-        _check_finite(config, row["loss"], step=last_step - len(rows) + offset + 1)
-    return {name: np.atleast_1d(np.mean([row[name] for row in rows], axis=0)) for name in rows[0]}
+    combine = np.stack if at_once == 1 else np.concatenate
+    each = {name: combine([row[name] for row in rows]) for name in rows[0]}
+    each = {name: values.reshape(len(values), -1) for name, values in each.items()}  # steps, seeds
+    first_step = last_step - len(each["loss"]) + 1
+    for step, losses in enumerate(each["loss"], first_step):
+        _check_finite(config, losses, step=step)
+    return {name: values.mean(axis=0) for name, values in each.items()}
 
 
 def _validate(config, task: Task, variables: PyTree, images: np.ndarray, *, step: int):

@@ -113,6 +113,28 @@ def make_update_fn(
     return update
 
 
+def repeated(update: Callable[..., tuple[PyTree, Metrics]]) -> Callable[..., tuple]:
+    """Several updates in one program, so that the host need not start each of them.
+
+    Args:
+      update: `update(state, images, indices)`, of one step.
+
+    Returns:
+      The same for `indices` with an axis of steps behind that of the batch; each of the metrics
+      has a leading axis of steps.
+    """
+
+    def updates(
+        state: PyTree, images: Images, indices: Int[Array, "local steps ..."]
+    ) -> tuple[PyTree, dict[str, Float[Array, "steps ..."]]]:
+        def step(state: PyTree, indices: Array) -> tuple:
+            return update(state, images, indices)
+
+        return lax.scan(step, state, jnp.moveaxis(indices, 1, 0))
+
+    return updates
+
+
 def make_loss_fn(
     *, model: VAE, beta: float, pixels_of: PixelsOf = to_unit
 ) -> Callable[..., Float[Array, "batch"]]:

@@ -1,0 +1,68 @@
+"""Several steps in one call of the device are those steps, and end where the loop has to look."""
+
+import jax
+import numpy as np
+import pytest
+from small_run import SMALL
+
+from vae_attn.config import default_config
+from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.models import registry
+from vae_attn.training import feed, loop
+from vae_attn.training.telemetry import read_metrics
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1)).astype(np.uint8)
+TEST = LabelledImages(IMAGES[:1], np.zeros(1, int), ("normal",), ("0",), None, np.zeros(1, bool))
+DATA = AnomalyData("noise", IMAGES[:32], IMAGES[32:], TEST)
+
+
+def config_of(at_once, steps=11, **options):
+    config = default_config()
+    config.model.latents = 3
+    config.train.update({"batch_size": 8, "steps": steps, "log_every": 4, "checkpoint_every": 8})
+    config.train.steps_at_once = at_once
+    config.update(options)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(registry, "architecture", lambda name, image_size: SMALL)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_the_same_run_up_to_rounding(tmp_path, num_seeds):
+    one = loop.train(config_of(1, num_seeds=num_seeds), tmp_path / "one", DATA)
+    # Stopped at a step that is no multiple of four, so that the first and last calls are short.
+    loop.train(config_of(4, steps=6, num_seeds=num_seeds), tmp_path / "many", DATA)
+    many = loop.train(config_of(4, num_seeds=num_seeds), tmp_path / "many", DATA)
+    for a, b in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+    expected, found = (read_metrics(tmp_path / name)["loss"] for name in ("one", "many"))
+    assert expected[0] == [4, 8, 11]
+    assert found[0] == [4, 6, 8, 11]
+    assert found[1][0] == pytest.approx(expected[1][0], rel=1e-4)
+    assert found[1][3] == pytest.approx(expected[1][2], rel=1e-4)
+
+
+def test_groups_end_at_multiples_wherever_they_begin():
+    batches = [("images", np.full((2, 3), step)) for step in range(3, 10)]
+    groups = list(feed.grouped(iter(batches), at_once=4, start=3))
+    assert [made for *_, made in groups] == [1, 4, 2]
+    assert groups[1][1].shape == (2, 4, 3)  # steps lie behind the batch
+    np.testing.assert_array_equal(groups[1][1][0, :, 0], [4, 5, 6, 7])
+    single = list(feed.grouped(iter(batches[:2]), at_once=1, start=3))
+    assert [indices.shape for _, indices, _ in single] == [(2, 3), (2, 3)]
+
+
+def test_as_many_as_divide_what_the_loop_looks_at(monkeypatch):
+    config = config_of(10)
+    config.train.update({"log_every": 50, "checkpoint_every": 80})
+    assert feed.steps_at_once(config, resident=True) == 10
+    config.train.steps_at_once = 7
+    assert feed.steps_at_once(config, resident=True) == 5
+    assert feed.steps_at_once(config, resident=False) == 1
+    config.train.steps_at_once = 0
+    assert feed.steps_at_once(config, resident=True) == 1  # on the CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert feed.steps_at_once(config, resident=True) == 10
