@@ -275,22 +275,21 @@ def wait_for_steps(process, workdir):
 
 
 def test_processes_end_when_one_is_killed(tmp_path):
-    """The first, which the others' heartbeats go to, or the second."""
-    slow = {"script": "small_run.py", "SECONDS_A_STEP": "0.05"}
-    runs = {
-        victim: child_runs.start_two(tmp_path / str(victim), "--config.train.steps=100000", **slow)
-        for victim in (0, 1)
-    }
+    """The second, which the first one misses after a while; the first, to which all are bound."""
+    started, left = [], []
     try:
-        for victim, processes in runs.items():
-            wait_for_steps(processes[victim], tmp_path / str(victim))
+        for victim in (1, 0):  # the other run starts while the first process still waits
+            workdir = tmp_path / str(victim)
+            flags = ("--config.train.steps=100000", "--config.train.log_every=20")
+            processes = child_runs.start_two(workdir, *flags, script="small_run.py")
+            started += processes
+            wait_for_steps(processes[victim], workdir)
             processes[victim].kill()
-        ends = time.monotonic() + 60
-        for victim, processes in runs.items():
-            other = processes[1 - victim]
-            other.communicate(timeout=max(0, ends - time.monotonic()))
-            assert other.returncode not in (0, None)
+            left.append((processes[1 - victim], time.monotonic() + 60))
+        for process, ends in left:
+            process.communicate(timeout=max(0, ends - time.monotonic()))
+            assert process.returncode not in (0, None)
     finally:
-        for process in (*runs[0], *runs[1]):
+        for process in started:
             process.kill()
             process.communicate()
