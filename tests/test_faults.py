@@ -19,9 +19,9 @@ from vae_attn import config as config_lib
 from vae_attn import experiment
 from vae_attn.errors import UserError
 from vae_attn.evaluation import tables
-from vae_attn.evaluation.calibration import Calibration
+from vae_attn.evaluation.calibration import Calibration, Variant
 from vae_attn.models import registry
-from vae_attn.reporting import page
+from vae_attn.reporting import explorer_files, page
 from vae_attn.training import loop
 from vae_attn.training.checkpoints import Checkpoints
 from vae_attn.training.telemetry import Telemetry
@@ -190,17 +190,29 @@ def write_page(folder, n):
 
 
 def write_calibration(folder, n):
-    calibration = Calibration(np.full(3, float(n)), np.ones(3), {}, 0.5, 0.5)
-    calibration.save(folder / "calibration.npz", of=str(n))
+    of = {"parameters": str(n), "variant": Variant("paper", ("conv1",)), "projection_steps": n}
+    normal = {"normal_mean": np.ones(3), "normal_variance": np.ones(3), "statistics": {}}
+    calibration = Calibration(**of, **normal, threshold=0.5, image_threshold=0.5)
+    calibration.save(folder / "calibration.npz")
 
 
 def write_config(folder, n):
     config_lib.save_or_compare(child_runs.config_of(seed=n), folder)
 
 
-@pytest.mark.parametrize(
-    "write", [write_scores, write_table, write_page, write_calibration, write_config]
-)
+def write_thumbnail(folder, n):
+    image = np.full((8, 8, 1), 9 * n, np.uint8)
+    explorer_files.save_thumbnail(image, np.zeros((8, 8, 3), np.float32), folder / "thumbnail")
+
+
+def write_script(folder, n):
+    explorer_files.save_script("image", {"n": 1000 + n}, folder)
+
+
+@pytest.mark.parametrize("write", [
+    write_scores, write_table, write_page, write_calibration, write_config, write_thumbnail,
+    write_script,
+])  # fmt: skip
 @pytest.mark.parametrize("size", [0, 20])
 def test_full_disk_leaves_files_as_they_were(write, size, tmp_path):
     def contents():
@@ -263,22 +275,21 @@ def wait_for_steps(process, workdir):
 
 
 def test_processes_end_when_one_is_killed(tmp_path):
-    """The first, which the others' heartbeats go to, or the second."""
-    slow = {"script": "small_run.py", "SECONDS_A_STEP": "0.05"}
-    runs = {
-        victim: child_runs.start_two(tmp_path / str(victim), "--config.train.steps=100000", **slow)
-        for victim in (0, 1)
-    }
+    """The second, which the first one misses after a while; the first, to which all are bound."""
+    started, left = [], []
     try:
-        for victim, processes in runs.items():
-            wait_for_steps(processes[victim], tmp_path / str(victim))
+        for victim in (1, 0):  # the other run starts while the first process still waits
+            workdir = tmp_path / str(victim)
+            flags = ("--config.train.steps=100000", "--config.train.log_every=20")
+            processes = child_runs.start_two(workdir, *flags, script="small_run.py")
+            started += processes
+            wait_for_steps(processes[victim], workdir)
             processes[victim].kill()
-        ends = time.monotonic() + 60
-        for victim, processes in runs.items():
-            other = processes[1 - victim]
-            other.communicate(timeout=max(0, ends - time.monotonic()))
-            assert other.returncode not in (0, None)
+            left.append((processes[1 - victim], time.monotonic() + 60))
+        for process, ends in left:
+            process.communicate(timeout=max(0, ends - time.monotonic()))
+            assert process.returncode not in (0, None)
     finally:
-        for process in (*runs[0], *runs[1]):
+        for process in started:
             process.kill()
             process.communicate()

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from vae_attn import whole_files
 from vae_attn.reporting import figures
 
 _THUMBNAIL = 96  # pixels: the longer side of each of its halves
@@ -106,7 +107,8 @@ def save_thumbnail(
     both = np.concatenate([left, np.rint(255 * overlay).astype(np.uint8)], axis=1)
     content = _encode(both, exact=max(image.shape[:2]) <= _SHARP, shrink_to=_THUMBNAIL)
     path = stem.with_suffix(suffix_of(image))
-    path.write_bytes(content)
+    with whole_files.writing(path) as temporary:
+        temporary.write_bytes(content)
     return path
 
 
@@ -119,7 +121,9 @@ def save_script(identifier: str, record: dict, folder: pathlib.Path) -> pathlib.
     """Writes the script that hands an image's record to the page; returns its path."""
     path = folder / f"{identifier}.js"
     # Whatever a record may hold, JSON is JavaScript, and ASCII whatever the page's encoding.
-    path.write_text(f'explorer.receive("{identifier}",{json.dumps(record, allow_nan=False)});\n')
+    script = f'explorer.receive("{identifier}",{json.dumps(record, allow_nan=False)});\n'
+    with whole_files.writing(path) as temporary:
+        temporary.write_text(script)
     return path
 
 
