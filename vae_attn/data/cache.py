@@ -114,7 +114,7 @@ def _open(file: pathlib.Path) -> np.memmap | None:
     try:
         array = np.lib.format.open_memmap(file, mode="r")
         size = file.stat().st_size
-    except (OSError, ValueError, EOFError):
+    except Exception:  # numpy parses the header as Python's literals, which fails in any way
         return None
     if size != array.offset + array.nbytes:
         return None

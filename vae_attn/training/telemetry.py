@@ -5,10 +5,12 @@ import logging
 import pathlib
 import sys
 import time
+from collections.abc import Iterable
 
 import tensorboardX
 from tqdm import tqdm
 
+from vae_attn.errors import UserError
 from vae_attn.training import distributed
 
 _LOG = logging.getLogger("vae_attn")
@@ -25,7 +27,7 @@ class Telemetry:
         if not self._writes:
             return
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= start_step]
+        kept = [line for line, row in _rows(self._path) if row["step"] <= start_step]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(self._path)
@@ -68,10 +70,13 @@ class Telemetry:
 
 
 def read_metrics(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
-    """The curves of a run: for every metric its steps and values."""
+    """The curves of a run: for every metric its steps and values.
+
+    Raises:
+      UserError: if `metrics.jsonl` is damaged; it names the line.
+    """
     curves: dict[str, tuple[list[int], list[float]]] = {}
-    for line in _lines(workdir / "metrics.jsonl"):
-        row = json.loads(line)
+    for _, row in _rows(workdir / "metrics.jsonl"):
         step = row.pop("step")
         for name, value in row.items():
             steps, values = curves.setdefault(name, ([], []))
@@ -80,8 +85,34 @@ def read_metrics(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float
     return curves
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-    """The whole lines of a file that may be missing, or end in the middle of a line."""
-    if not path.exists():
-        return []
-    return [line[:-1] for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+def _rows(path: pathlib.Path) -> list[tuple[str, dict]]:
+    """The whole lines of a file that may be missing, or end in the middle of one; and parsed."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): see to its permissions, or move it away."
+        ) from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode()
+            row = json.loads(text)
+            whole = type(row["step"]) is int and 0 <= row["step"] < 2**63
+            whole &= _are_numbers(row.values())
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"{path}, line {number}: is no step with its metrics; remove the line, or move "
+                "the file away."
+            )
+        rows.append((text, row))
+    return rows
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    """Whether all are what `json` made of a float, NaN and the infinities included."""
+    return all(
+        type(value) is float or (type(value) is int and abs(value) < 2**63) for value in values
+    )
