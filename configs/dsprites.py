@@ -41,7 +41,7 @@ def get_config(variant: str = "factor_vae"):
     for part in variant.split(","):
         if part in _VARIANTS:
             objective = part
-        elif part.isdecimal() and int(part) > 1:
+        elif part.isdecimal() and len(part) < 10 and int(part) > 1:
             latents = int(part)
         else:
             raise UserError(

@@ -295,23 +295,38 @@ def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """The config of a run; keys that a later version added have their defaults.
 
     Raises:
-      UserError: if there is none, or it cannot be read.
+      UserError: if there is none, it cannot be read, or its values cannot be.
     """
+    config = _read(workdir)
+    try:
+        validate(config)
+    except (ValueError, TypeError) as error:
+        raise _unreadable(workdir, error) from error
+    return config
+
+
+def _read(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     path, config = workdir / "config.json", default_config()
     if not path.exists():
         raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
     try:
         config.update(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): repair it, or give another --workdir."
-        ) from error
+        if None in _flat(json.loads(config.to_json())).values():
+            raise ValueError("a key is null")
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise _unreadable(workdir, error) from error
     return config
+
+
+def _unreadable(workdir: pathlib.Path, error: Exception) -> UserError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    path = workdir / "config.json"
+    return UserError(f"{path} cannot be read ({reason}): repair it, or give another --workdir.")
 
 
 def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Refuses a workdir that was made with another config; see `save_or_compare`."""
-    before, now = (_flat(json.loads(one.to_json())) for one in (load(workdir), config))
+    before, now = (_flat(json.loads(one.to_json())) for one in (_read(workdir), config))
     differing = [
         f"{key} (there {before.get(key, 'absent')!r}, now {now.get(key, 'absent')!r})"
         for key in sorted(before.keys() | now.keys())

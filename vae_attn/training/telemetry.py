@@ -112,7 +112,5 @@ def _rows(path: pathlib.Path) -> list[tuple[str, dict]]:
 
 
 def _are_numbers(values: Iterable[object]) -> bool:
-    """Whether all are what `json` made of a float, NaN and the infinities included."""
-    return all(
-        type(value) is float or (type(value) is int and abs(value) < 2**63) for value in values
-    )
+    """Whether all are what `json` makes of numbers, NaN and the infinities included."""
+    return all(type(one) is float or (type(one) is int and abs(one) < 2**63) for one in values)
