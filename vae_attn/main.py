@@ -12,6 +12,7 @@ import logging
 import pathlib
 import re
 import sys
+import warnings
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -134,6 +135,7 @@ def run() -> None:
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
     absl_logging.set_verbosity(absl_logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of oddities that it reads past
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:

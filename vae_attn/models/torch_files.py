@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
 from vae_attn.models import torch_pickle
 
 _ZIP_START = b"PK\x03\x04"
@@ -114,7 +114,7 @@ def _unpickle(file: io.BufferedIOBase, path: pathlib.Path) -> object:
     def find_global(name: str) -> object:
         if name not in _ALLOWED:
             raise UserError(
-                f"{path} is refused: its pickle asks for {_shown(name)}, which no state dict "
+                f"{path} is refused: its pickle asks for {shown(name)}, which no state dict "
                 "of tensors needs and which loading it could run; get the file from its official "
                 "source, or use a safetensors file"
             )
@@ -126,18 +126,13 @@ def _unpickle(file: io.BufferedIOBase, path: pathlib.Path) -> object:
 def _persistent_load(identity: object) -> _Storage:
     kind, storage_type, key, _, count, *view = identity
     if kind != "storage" or not isinstance(storage_type, _StorageType):
-        shown = _shown(kind) if isinstance(kind, str) else type(kind).__name__
-        raise pickle.UnpicklingError(f"an object of the kind {shown}")
+        name = shown(kind) if isinstance(kind, str) else type(kind).__name__
+        raise pickle.UnpicklingError(f"an object of the kind {name}")
     if view not in ([], [None]):
         raise pickle.UnpicklingError("a view of another storage, as torch 0.1 wrote it")
     if not isinstance(key, str):
         raise pickle.UnpicklingError("a storage without a name")
     return _Storage(key, storage_type.dtype, int(count))
-
-
-def _shown(text: str) -> str:
-    """A text from the file for a message: short, and on one line."""
-    return text if text.isprintable() and len(text) <= 80 else ascii(text[:80])
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -164,7 +159,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except _CORRUPT as error:
-        reason = _shown((str(error) or type(error).__name__).splitlines()[0])
+        reason = shown((str(error) or type(error).__name__).splitlines()[0])
         raise UserError(
             f"{path} is no state dict of torch.save, or is truncated or corrupt ({reason}); "
             "get the file again"
@@ -177,7 +172,7 @@ def _read_zip(file: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.ndarr
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:  # a few bytes may unpack to gigabytes
                 raise UserError(
-                    f"{path} is refused: its entry {_shown(entry.filename)} is compressed, which "
+                    f"{path} is refused: its entry {shown(entry.filename)} is compressed, which "
                     "torch.save never does; get the file from its official source"
                 )
         if sum(entry.file_size for entry in archive.infolist()) > size:
@@ -220,7 +215,7 @@ def _values(state: object, path: pathlib.Path) -> list[_Tensor]:
     """The tensors of a state dict; refuses anything else."""
     if not isinstance(state, Mapping):
         raise UserError(f"{path} holds a {type(state).__name__}, not a state dict of tensors")
-    others = [_shown(key) for key, value in state.items() if not isinstance(value, _Tensor)]
+    others = [shown(key) for key, value in state.items() if not isinstance(value, _Tensor)]
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         raise UserError(

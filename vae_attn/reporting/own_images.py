@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vae_attn import attention
 from vae_attn.data import images as images_lib
 from vae_attn.data.layout import visible_entries
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import figures, map_figures
 
@@ -55,10 +55,14 @@ def find(pattern: str) -> list[pathlib.Path]:
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # no name of a file, no such home folder
-        raise UserError(f"--images={pattern!r} cannot be looked up ({error}).") from error
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise UserError(
+            f"--images={shown(pattern)} cannot be looked up ({reason}); give a file, a folder or a "
+            "quoted pattern."
+        ) from error
     if not files:
         raise UserError(
-            f"--images={pattern} matches no image: give a file, a folder with images "
+            f"--images={shown(pattern)} matches no image: give a file, a folder with images "
             f"({', '.join(images_lib.EXTENSIONS)}) or a pattern such as 'photos/*.png', quoted."
         )
     return list(dict.fromkeys(files))
