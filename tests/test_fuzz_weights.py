@@ -136,8 +136,8 @@ def _twice(levels):
         b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"a.",  # a text of 1 TiB
         b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"\1.",  # a number of 2 GiB
         b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",  # a bytearray of 1 TiB
-        b"\x80\x02" + b"(" * 200_000 + b"l" * 200_000 + b".",  # deeply nested
-        b"\x80\x02" + b")" + b"\x85" * 300_000 + b".",
+        b"\x80\x02" + b"(" * 50_000 + b"l" * 50_000 + b".",  # deeply nested
+        b"\x80\x02" + b")" + b"\x85" * 50_000 + b".",
         b"L" + b"9" * 100_000 + b"L\n.",
     ],
     ids=[
