@@ -1,6 +1,7 @@
 """Readers of dSprites files: the official `.npz` and tensorflow-datasets' copy, to packed bits."""
 
 import pathlib
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -125,7 +126,8 @@ def _check_header(
         # Headers of other versions say themselves how long they are, up to 4 GiB.
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError("another version of the format")
-        found, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+        with warnings.catch_warnings(action="ignore"):  # of long integers, as Python 2 wrote them
+            found, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
     except (zipfile.BadZipFile, zlib.error, EOFError):
         raise
     except Exception as error:  # numpy parses the header as Python's literals

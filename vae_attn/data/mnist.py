@@ -140,16 +140,20 @@ def _read_split(image_path: pathlib.Path, label_path: pathlib.Path) -> _Split:
 def _read_idx(path: pathlib.Path, kind: str) -> UInt8[np.ndarray, "..."]:
     """Reads an idx file of bytes, whether or not it is compressed, whatever its name says."""
     again = "download it again"
+    content = bytearray()
     try:
         with path.open("rb") as file:
             is_gzip = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             opened = gzip.GzipFile(fileobj=file) if is_gzip else file
-            content = opened.read(MAX_BYTES + 1)
+            while block := opened.read(2**20):
+                content += block
+                if len(content) > MAX_BYTES:
+                    raise UserError(
+                        f"{path} holds more than {MAX_BYTES:,} bytes, unlike any MNIST; {again}"
+                    )
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); {again}") from error
-    if len(content) > MAX_BYTES:
-        raise UserError(f"{path} holds more than {MAX_BYTES:,} bytes, unlike any MNIST; {again}")
     magic = int.from_bytes(content[:4], "big")
     if magic != _MAGIC[kind]:
         found = _KIND_OF_MAGIC.get(magic)
