@@ -8,7 +8,7 @@ import ml_collections
 
 from vae_attn import attention
 from vae_attn.data import dsprites, mvtec_ad
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
 from vae_attn.evaluation import calibration
 from vae_attn.models import registry
 from vae_attn.training import distributed, parallel
@@ -229,7 +229,7 @@ def _require(config, key, accepts, expected) -> None:
     for part in key.split("."):
         value = value[part]
     if not accepts(value):
-        raise UserError(f"--config.{key}={value!r} must be {expected}.")
+        raise UserError(f"--config.{key}={shown(repr(value))} must be {expected}.")
 
 
 def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -321,14 +321,17 @@ def _read(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 def _unreadable(workdir: pathlib.Path, error: Exception) -> UserError:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     path = workdir / "config.json"
-    return UserError(f"{path} cannot be read ({reason}): repair it, or give another --workdir.")
+    return UserError(
+        f"{path} cannot be read ({shown(reason)}): repair it, or give another --workdir."
+    )
 
 
 def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Refuses a workdir that was made with another config; see `save_or_compare`."""
     before, now = (_flat(json.loads(one.to_json())) for one in (_read(workdir), config))
     differing = [
-        f"{key} (there {before.get(key, 'absent')!r}, now {now.get(key, 'absent')!r})"
+        f"{shown(key)} (there {shown(repr(before.get(key, 'absent')))}, "
+        f"now {shown(repr(now.get(key, 'absent')))})"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS)
     ]

@@ -81,7 +81,7 @@ def read_metrics(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float
         for name, value in row.items():
             steps, values = curves.setdefault(name, ([], []))
             steps.append(step)
-            values.append(value)
+            values.append(float(value))
     return curves
 
 
