@@ -111,7 +111,9 @@ def default_config() -> ml_collections.ConfigDict:
 def digit_variant(variant: str) -> int:
     """The normal digit of a config string such as `configs/mnist.py:3`."""
     if variant not in list("0123456789"):
-        raise UserError(f"the config's variant {variant!r} is no digit: give one of :0 to :9.")
+        raise UserError(
+            f"the config's variant {shown(repr(variant))} is no digit: give one of :0 to :9."
+        )
     return int(variant)
 
 
@@ -130,7 +132,7 @@ def set_category(config: ml_collections.ConfigDict, category: str) -> None:
     """
     if category not in (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS):
         raise UserError(
-            f"{category!r} is no category of MVTec-AD: give one of "
+            f"{shown(repr(category))} is no category of MVTec-AD: give one of "
             f"{', '.join(mvtec_ad.CATEGORIES)}, or {' or '.join(mvtec_ad.GROUPS)}."
         )
     config.data.category = category

@@ -8,6 +8,7 @@ class UserError(ValueError):
     """
 
 
-def shown(text: str) -> str:
-    """A text from outside as a message holds it: on one line, and no longer than 200 characters."""
-    return text if text.isprintable() and len(text) <= 200 else f"{ascii(text[:200])[:400]}..."
+def shown(text: str, most: int = 200) -> str:
+    """A text from outside as a message holds it: on one line, and no longer than `most`."""
+    cut = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[:most])
+    return cut + "..." * (len(text) > most)
