@@ -46,7 +46,8 @@ def get_config(variant: str = "factor_vae"):
         else:
             raise UserError(
                 f"the config's variant {shown(repr(part))} is unknown: give one of "
-                f":{', :'.join(_VARIANTS)}, a number of latents of 2 or more, or both, as in :factor_vae,10."
+                f":{', :'.join(_VARIANTS)}, a number of latents of 2 or more, "
+                "or both, as in :factor_vae,10."
             )
     config.update_from_flattened_dict(_VARIANTS[objective])
     config.model.latents = latents

@@ -16,7 +16,12 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _LITERALS = frozenset(("FLOAT", "BINFLOAT", "INT", "BININT", "BININT1", "BININT2"))
 _LITERALS |= {"LONG", "LONG1", "LONG4"}
 _LITERALS |= {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+_OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 _PUT, _GET = (frozenset((f"{op}", f"BIN{op}", f"LONG_BIN{op}")) for op in ("PUT", "GET"))
+_ALLOWED = {*_LITERALS, *_CONSTANTS, *_EMPTY, *_PUT, *_GET}
+_ALLOWED |= {"MARK", "MEMOIZE", "GLOBAL", "BINPERSID", "PROTO", "FRAME", "STOP"}
+_ALLOWED |= {*_TUPLES, "TUPLE", "SETITEM", "SETITEMS", "APPEND", "APPENDS"}
+_ALLOWED |= {"STACK_GLOBAL", "REDUCE", "BUILD"}
 
 
 def load(
@@ -41,8 +46,11 @@ def load(
         or ValueError: a damaged pickle.
     """
     stack, memo = [], {}
-    for opcode, argument, _ in pickletools.genops(file):
-        name = opcode.name
+    while code := file.read(1):
+        name = _OPCODES[code].name
+        if name not in _ALLOWED:  # before its argument is read
+            raise pickle.UnpicklingError(f"the opcode {name}, which no state dict needs")
+        argument = _OPCODES[code].arg and _OPCODES[code].arg.reader(file)
         if name == "STOP":
             return stack.pop()
         if name in _LITERALS:
@@ -90,10 +98,8 @@ def _combine(name: str, stack: list, find_global: Callable[[str], object]) -> No
     elif name == "REDUCE":
         arguments, function = stack.pop(), stack.pop()
         stack.append(function(*arguments))
-    elif name == "BUILD":  # attributes, of which none is read
+    else:  # BUILD: attributes, of which none is read
         stack.pop()
-    else:
-        raise pickle.UnpicklingError(f"the opcode {name}, which no state dict of tensors needs")
 
 
 def _to_mark(stack: list) -> list:
