@@ -50,6 +50,9 @@ def load(
         name = _OPCODES[code].name
         if name not in _ALLOWED:  # before its argument is read
             raise pickle.UnpicklingError(f"the opcode {name}, which no state dict needs")
+        if name == "GLOBAL":  # whose reader would take a backslash for an escape
+            stack.append(find_global(f"{_line(file)}.{_line(file)}"))
+            continue
         argument = _OPCODES[code].arg and _OPCODES[code].arg.reader(file)
         if name == "STOP":
             return stack.pop()
@@ -67,8 +70,6 @@ def load(
             memo[len(memo)] = stack[-1]
         elif name in _GET:
             stack.append(memo[argument])
-        elif name == "GLOBAL":
-            stack.append(find_global(argument.replace(" ", ".", 1)))
         elif name == "BINPERSID":
             stack.append(persistent_load(stack.pop()))
         elif name not in ("PROTO", "FRAME"):
@@ -100,6 +101,10 @@ def _combine(name: str, stack: list, find_global: Callable[[str], object]) -> No
         stack.append(function(*arguments))
     else:  # BUILD: attributes, of which none is read
         stack.pop()
+
+
+def _line(file: io.BufferedIOBase) -> str:
+    return file.readline().removesuffix(b"\n").decode()
 
 
 def _to_mark(stack: list) -> list:
