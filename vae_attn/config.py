@@ -199,12 +199,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _require(config, "num_seeds", lambda _: last < 2**31, "so small that all seeds are below 2**31")
     for key in ("attention.style", "evaluate.styles"):
         styles = f"of {', '.join(attention.STYLES)}"
-        _require(config, key, lambda value: set(_listed(value)) <= {*attention.STYLES}, styles)
+        _require(config, key, lambda value: _all_of(value, attention.STYLES), styles)
     architecture = registry.architecture(config.model.name, config.data.image_size)
     layers = architecture.attention_layers()
     for key in ("attention.layer", "attention.layers", "evaluate.layers"):
         known = f"of the layers of model.name={config.model.name}: {', '.join(layers)}"
-        _require(config, key, lambda value: set(_listed(value)) <= {*layers}, known)
+        _require(config, key, lambda value: _all_of(value, layers), known)
     kinds = f"one of {', '.join(calibration.KINDS)}"
     _require(config, "attention.calibration", lambda v: v in calibration.KINDS, kinds)
     if config.attention.style == "authors_code":
@@ -234,8 +234,9 @@ def _require(config, key, accepts, expected) -> None:
         raise UserError(f"--config.{key}={shown(repr(value))} must be {expected}.")
 
 
-def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
+def _all_of(value: str | tuple, known: tuple[str, ...]) -> bool:
+    """Whether a name, or each of several, is known; a tuple of the user's may hold anything."""
+    return all(one in known for one in ((value,) if isinstance(value, str) else value))
 
 
 def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...]) -> None:

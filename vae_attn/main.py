@@ -57,7 +57,8 @@ def parse_flags(argv: list[str]) -> list[str]:
       The program's name alone, since there are no positional arguments.
 
     Raises:
-      UserError: for an unknown key, a value of the wrong type, a missing or broken config file.
+      UserError: for an unknown key, a whole section, a value of the wrong type, a missing or broken
+        config file.
     """
     try:
         with warnings.catch_warnings():
@@ -72,6 +73,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise
     except Exception as error:  # a config file is code, and may fail in any way
         raise UserError(_one_sentence(error, argv)) from error
+    for key, value in _CONFIG.value.items():
+        if hasattr(value, "items") and f"config.{key}" in flags.FLAGS:
+            raise UserError(
+                f"--config.{key} is a section, which cannot be replaced: give its keys one by one, "
+                f"such as --config.{key}.KEY=VALUE."
+            )
     if len(rest) > 1:
         raise UserError(
             f"unexpected argument {shown(repr(rest[1]))}: every option starts with --, and a "
