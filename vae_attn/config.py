@@ -8,7 +8,7 @@ import ml_collections
 
 from vae_attn import attention, whole_files
 from vae_attn.data import dsprites, mvtec_ad
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
 from vae_attn.evaluation import calibration
 from vae_attn.models import registry
 from vae_attn.training import distributed, feed, parallel
@@ -124,7 +124,9 @@ def default_config() -> ml_collections.ConfigDict:
 def digit_variant(variant: str) -> int:
     """The normal digit of a config string such as `configs/mnist.py:3`."""
     if variant not in list("0123456789"):
-        raise UserError(f"the config's variant {variant!r} is no digit: give one of :0 to :9.")
+        raise UserError(
+            f"the config's variant {shown(repr(variant))} is no digit: give one of :0 to :9."
+        )
     return int(variant)
 
 
@@ -143,7 +145,7 @@ def set_category(config: ml_collections.ConfigDict, category: str) -> None:
     """
     if category not in (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS):
         raise UserError(
-            f"{category!r} is no category of MVTec-AD: give one of "
+            f"{shown(repr(category))} is no category of MVTec-AD: give one of "
             f"{', '.join(mvtec_ad.CATEGORIES)}, or {' or '.join(mvtec_ad.GROUPS)}."
         )
     config.data.category = category
@@ -212,12 +214,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _require(config, "num_seeds", lambda _: last < 2**31, "so small that all seeds are below 2**31")
     for key in ("attention.style", "evaluate.styles"):
         styles = f"of {', '.join(attention.STYLES)}"
-        _require(config, key, lambda value: set(_listed(value)) <= {*attention.STYLES}, styles)
+        _require(config, key, lambda value: _all_of(value, attention.STYLES), styles)
     architecture = registry.architecture(config.model.name, config.data.image_size)
     layers = architecture.attention_layers()
     for key in ("attention.layer", "attention.layers", "evaluate.layers"):
         known = f"of the layers of model.name={config.model.name}: {', '.join(layers)}"
-        _require(config, key, lambda value: set(_listed(value)) <= {*layers}, known)
+        _require(config, key, lambda value: _all_of(value, layers), known)
     kinds = f"one of {', '.join(calibration.KINDS)}"
     _require(config, "attention.calibration", lambda v: v in calibration.KINDS, kinds)
     if config.attention.style == "authors_code":
@@ -249,11 +251,12 @@ def _require(config, key, accepts, expected) -> None:
     for part in key.split("."):
         value = value[part]
     if not accepts(value):
-        raise UserError(f"--config.{key}={value!r} must be {expected}.")
+        raise UserError(f"--config.{key}={shown(repr(value))} must be {expected}.")
 
 
-def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
+def _all_of(value: str | tuple, known: tuple[str, ...]) -> bool:
+    """Whether a name, or each of several, is known; a tuple of the user's may hold anything."""
+    return all(one in known for one in ((value,) if isinstance(value, str) else value))
 
 
 def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...]) -> None:
@@ -314,25 +317,43 @@ def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """The config of a run; keys that a later version added have their defaults.
 
     Raises:
-      UserError: if there is none, or it cannot be read.
+      UserError: if there is none, it cannot be read, or its values cannot be.
     """
+    config = _read(workdir)
+    try:
+        validate(config)
+    except (ValueError, TypeError) as error:
+        raise _unreadable(workdir, error) from error
+    return config
+
+
+def _read(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     path, config = workdir / "config.json", default_config()
     if not path.exists():
         raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
     try:
         config.update(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): repair it, or give another --workdir."
-        ) from error
+        if None in _flat(json.loads(config.to_json())).values():
+            raise ValueError("a key is null")
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise _unreadable(workdir, error) from error
     return config
+
+
+def _unreadable(workdir: pathlib.Path, error: Exception) -> UserError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    path = workdir / "config.json"
+    return UserError(
+        f"{path} cannot be read ({shown(reason)}): repair it, or give another --workdir."
+    )
 
 
 def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Refuses a workdir that was made with another config; see `save_or_compare`."""
-    before, now = (_flat(json.loads(one.to_json())) for one in (load(workdir), config))
+    before, now = (_flat(json.loads(one.to_json())) for one in (_read(workdir), config))
     differing = [
-        f"{key} (there {before.get(key, 'absent')!r}, now {now.get(key, 'absent')!r})"
+        f"{shown(key)} (there {shown(repr(before.get(key, 'absent')))}, "
+        f"now {shown(repr(now.get(key, 'absent')))})"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS)
     ]

@@ -8,12 +8,14 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable
 
 from tensorboardX import record_writer, summary
 from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
 from vae_attn import whole_files
+from vae_attn.errors import UserError
 from vae_attn.training import distributed
 
 _LOG = logging.getLogger("vae_attn")
@@ -30,7 +32,7 @@ class Telemetry:
         if not self._writes:
             return
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= start_step]
+        kept = [line for line, row in _rows(self._path) if row["step"] <= start_step]
         with whole_files.writing(self._path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept))
         self._events = _Events(workdir / "tensorboard", first_step=start_step + 1)
@@ -94,15 +96,18 @@ def _record(**event: object) -> bytes:
 
 
 def read_metrics(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
-    """The curves of a run: for every metric its steps and values."""
+    """The curves of a run: for every metric its steps and values.
+
+    Raises:
+      UserError: if `metrics.jsonl` is damaged; it names the line.
+    """
     curves: dict[str, tuple[list[int], list[float]]] = {}
-    for line in _lines(workdir / "metrics.jsonl"):
-        row = json.loads(line)
+    for _, row in _rows(workdir / "metrics.jsonl"):
         step = row.pop("step")
         for name, value in row.items():
             steps, values = curves.setdefault(name, ([], []))
             steps.append(step)
-            values.append(value)
+            values.append(float(value))
     return curves
 
 
@@ -117,8 +122,32 @@ def _append(path: pathlib.Path, content: bytes) -> None:
         raise
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-    """The whole lines of a file that may be missing, or end in the middle of a line."""
-    if not path.exists():
-        return []
-    return [line[:-1] for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+def _rows(path: pathlib.Path) -> list[tuple[str, dict]]:
+    """The whole lines of a file that may be missing, or end in the middle of one; and parsed."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): see to its permissions, or move it away."
+        ) from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode()
+            row = json.loads(text)
+            whole = type(row["step"]) is int and 0 <= row["step"] < 2**63
+            whole &= _are_numbers(row.values())
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"{path}, line {number}: is no step with its metrics; remove the line, or move "
+                "the file away."
+            )
+        rows.append((text, row))
+    return rows
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    """Whether all are what `json` makes of numbers, NaN and the infinities included."""
+    return all(type(one) is float or (type(one) is int and abs(one) < 2**63) for one in values)
