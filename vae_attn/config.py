@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 
+import jax
 import ml_collections
 
 from vae_attn import attention
@@ -22,6 +23,7 @@ _FREE_KEYS = (
     "data.dir",
     "data.cache_dir",
     "train.log_every",
+    "train.keep_every",
 )
 
 
@@ -66,6 +68,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.train.beta = 1.0  # weight of the KL term
     config.train.log_every = 50  # steps
     config.train.checkpoint_every = 1000  # steps; each one also measures the validation loss
+    # Beside the two latest and the best by validation loss, checkpoints at multiples of so many
+    # steps are kept, themselves a multiple of checkpoint_every; 0 is none.
+    config.train.keep_every = 0
 
     # FactorVAE and AD-FactorVAE, for data.name=dsprites; without either weight there is no
     # discriminator, and train.beta alone makes a VAE or a beta-VAE.
@@ -90,7 +95,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.attention.latent_batch_size = 0  # latents differentiated at once; 0 is all
 
     config.evaluate = ml_collections.ConfigDict()
-    # best (by validation loss, in which total correlation and L_AD have no part) or latest
+    # best (by validation loss, in which total correlation and L_AD have no part), latest, or all:
+    # the best one, and beside it the main scores of every checkpoint that was kept.
     config.evaluate.checkpoint = "best"
     config.evaluate.styles = attention.STYLES
     config.evaluate.layers = ("conv1", "conv2")
@@ -102,6 +108,9 @@ def default_config() -> ml_collections.ConfigDict:
     # Images of each kind that the page's explorer holds (test images, and drawn defects where
     # there are), drawn at random; 0 is all.
     config.report.max_images = 300
+
+    # Images whose maps (dsprites: traversals) TensorBoard shows at every checkpoint; 0 is none.
+    config.report.tensorboard_images = 4
 
     config.parallel = ml_collections.ConfigDict()
     config.parallel.mode = "pmap"  # pmap or shard_map
@@ -174,8 +183,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key in (
         "train.epochs",
         "train.steps",
+        "train.keep_every",
         "evaluate.max_images",
         "report.max_images",
+        "report.tensorboard_images",
         "data.images_per_epoch",
         "train.beta",
         "seed",
@@ -209,7 +220,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         known = "none with style=authors_code, whose maps depend on their batch by a factor"
         _require(config, "attention.calibration", lambda v: v == "none", known)
     _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
-    _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
+    _validate_checkpoints(config)
     _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
     _require(config, "data.channels", lambda v: v in (0, 1, 3), "1 (grey), 3 (colour) or 0 (auto)")
     categories = (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS) if config.data.name == "mvtec_ad" else ()
@@ -222,6 +233,22 @@ def validate(config: ml_collections.ConfigDict) -> None:
         known = "False unless model.pretrained gives the weights to keep"
         _require(config, "model.freeze_trunk", lambda v: not v, known)
     _validate_factor(config, layers)
+
+
+def _validate_checkpoints(config: ml_collections.ConfigDict) -> None:
+    every = config.train.checkpoint_every
+    known = f"a multiple of train.checkpoint_every={every}, as no others are saved; 0 is none"
+    _require(config, "train.keep_every", lambda v: v % every == 0, known)
+    known = "best, latest or all"
+    _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest", "all"), known)
+    if jax.process_count() > 1:
+        known = "best or latest with several processes: score all with one, in --mode=evaluate"
+        _require(config, "evaluate.checkpoint", lambda v: v != "all", known)
+
+
+def which_checkpoint(config: ml_collections.ConfigDict) -> str:
+    """The one checkpoint that is explained and whose scores count: `best` or `latest`."""
+    return "latest" if config.evaluate.checkpoint == "latest" else "best"
 
 
 def _require(config, key, accepts, expected) -> None:

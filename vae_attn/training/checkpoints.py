@@ -1,10 +1,10 @@
-"""Checkpoints: the two latest and the best one, each leaf with a checksum."""
+"""Checkpoints: the two latest, the best one and those wanted, each leaf with a checksum."""
 
 import logging
 import math
 import pathlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -25,20 +25,21 @@ class Checkpoints:
     byte without an error), is named in a warning and the one before it is used.
     """
 
-    def __init__(self, workdir: pathlib.Path) -> None:
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(2),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["validation_loss"], reverse=True, n=1
-                ),
-            ]
-        )
+    def __init__(self, workdir: pathlib.Path, *, keep_every: int = 0) -> None:
+        """Opens the folder; beside the latest and the best, multiples of `keep_every` are kept."""
+        kept = [
+            checkpoint_managers.LatestN(2),
+            checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics["validation_loss"], reverse=True, n=1
+            ),
+        ]
+        if keep_every:
+            kept.append(checkpoint_managers.EveryNSteps(keep_every))
         self._directory = workdir.absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
                 # A donated buffer must not be written to while a save still reads it.
                 enable_async_checkpointing=False,
             ),
@@ -99,6 +100,18 @@ class Checkpoints:
             )
         return None
 
+    def each(self, template: PyTree) -> Iterator[tuple[int, float | None, PyTree]]:
+        """Every intact checkpoint, ascending: its step, validation loss (None: none) and state."""
+        for step in self.steps():
+            try:
+                restored = self._restore_step(template, step)
+            except (ValueError, OSError, KeyError) as error:
+                path = self._directory / str(step)
+                _LOG.warning("checkpoint %s is broken and passed over: %s", path, error)
+                continue
+            loss = self._validation_loss(step)
+            yield step, loss if math.isfinite(loss) else None, restored
+
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are kept, ascending."""
         return sorted(self._manager.all_steps())
@@ -149,10 +162,10 @@ class SeedCheckpoints:
     A seed's checkpoints are those of a run of that seed alone, with a best one of its own.
     """
 
-    def __init__(self, folders: Sequence[pathlib.Path]) -> None:
-        """One folder a seed."""
+    def __init__(self, folders: Sequence[pathlib.Path], *, keep_every: int = 0) -> None:
+        """One folder a seed; see `Checkpoints`."""
         self._folders = folders
-        self._seeds = [Checkpoints(folder) for folder in folders]
+        self._seeds = [Checkpoints(folder, keep_every=keep_every) for folder in folders]
 
     def save(
         self, state: PyTree, *, step: int, validation_losses: Float[np.ndarray, "seeds"]

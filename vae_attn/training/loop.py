@@ -4,7 +4,7 @@ import functools
 import logging
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import ml_collections
@@ -76,13 +76,25 @@ def restore(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, which: 
     Raises:
       UserError: if there is no intact checkpoint.
     """
-    template = jax.eval_shape(functools.partial(_task(config).create, seed=config.seed))
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(template, which=which)
+    restored = checkpoints.restore(_template(config), which=which)
     checkpoints.close()
     if restored is None:
         raise UserError(f"{workdir} holds no checkpoint: train it first (--mode=train).")
     return restored[0]
+
+
+def restore_each(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> Iterator[tuple[int, float | None, State]]:
+    """Step, validation loss and state of every checkpoint of a trained workdir, ascending."""
+    checkpoints = Checkpoints(workdir)
+    yield from checkpoints.each(_template(config))
+    checkpoints.close()
+
+
+def _template(config: ml_collections.ConfigDict) -> State:
+    return jax.eval_shape(functools.partial(_task(config).create, seed=config.seed))
 
 
 def train(
@@ -91,6 +103,7 @@ def train(
     data: AnomalyData | dsprites.DSprites,
     *,
     probe: Callable[..., dict[str, float]] | None = None,
+    draw: Callable[[PyTree], dict[str, np.ndarray]] | None = None,
 ) -> State:
     """Trains up to the config's number of steps, from the newest checkpoint if there is one.
 
@@ -101,6 +114,8 @@ def train(
       data: its `train` and `validation` images are used.
       probe: `probe(variables, seed=...)`, from the VAE's variables to further metrics, taken at
         every checkpoint.
+      draw: `draw(variables)`, from the VAE's variables (of several seeds the first's) to RGB
+        pictures for TensorBoard, taken at every checkpoint.
 
     Returns:
       The state after the last step; of several seeds with a leading axis of seeds.
@@ -111,7 +126,7 @@ def train(
       preemption.Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
     """
     with preemption.Watch() as watch:
-        return _train(config, workdir, data, probe, watch)
+        return _train(config, workdir, data, probe, draw, watch)
 
 
 def _train(
@@ -119,6 +134,7 @@ def _train(
     workdir: pathlib.Path,
     data: AnomalyData | dsprites.DSprites,
     probe: Callable[..., dict[str, float]] | None,
+    draw: Callable[[PyTree], dict[str, np.ndarray]] | None,
     watch: preemption.Watch,
 ) -> State:
     task = seeds.together(_task(config), config.num_seeds)
@@ -126,7 +142,8 @@ def _train(
         task.update, mode=config.parallel.mode, batch_size=config.train.batch_size
     )
     _require_same_run(config, workdir, data)
-    checkpoints = SeedCheckpoints([folder for _, folder in seeds.runs(config, workdir)])
+    folders = [folder for _, folder in seeds.runs(config, workdir)]
+    checkpoints = SeedCheckpoints(folders, keep_every=config.train.keep_every)
     train_state, start = _begin(config, task, checkpoints)
     distributed.require_same({"the state that they begin with": train_state})
     train_state, images = parallel.replicate((train_state, data.train))
@@ -160,7 +177,8 @@ def _train(
             losses = means.get("validation_loss", np.full(config.num_seeds, math.inf))
             train_state = parallel.as_global(train_state)
             checkpoints.save(train_state, step=done, validation_losses=losses)
-        telemetry.write(done, _flat(config, means))
+        drawn = _draw(config, draw, variables) if at_checkpoint and draw is not None else {}
+        telemetry.write(done, _flat(config, means), drawn)
         if stopping:
             break
     telemetry.close()
@@ -252,6 +270,17 @@ def _probe(config, probe: Callable[..., dict[str, float]], variables: PyTree) ->
     each = seeds.split(jax.device_get(variables), config.num_seeds)
     found = [probe(one, seed=config.seed + n) for n, one in enumerate(each)]
     return {name: np.array([metrics[name] for metrics in found]) for name in found[0]}
+
+
+def _draw(config, draw: Callable[[PyTree], dict[str, np.ndarray]], variables: PyTree):
+    """Pictures of the first seed's model: an extra, for want of which no training ends."""
+    if not distributed.is_main():
+        return {}
+    try:
+        return draw(seeds.split(jax.device_get(variables), config.num_seeds)[0])
+    except Exception as error:  # such as too little memory
+        _LOG.warning("no pictures for TensorBoard at this checkpoint: %s", error)
+        return {}
 
 
 def _check_finite(config, losses: np.ndarray, *, step: int) -> None:
