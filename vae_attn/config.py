@@ -338,7 +338,7 @@ def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 
 def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Refuses a workdir that was made with another config; see `save_or_compare`."""
-    before, now = (_flat(json.loads(one.to_json())) for one in (load(workdir), config))
+    before, now = (flat(json.loads(one.to_json())) for one in (load(workdir), config))
     differing = [
         f"{key} (there {before.get(key, 'absent')!r}, now {now.get(key, 'absent')!r})"
         for key in sorted(before.keys() | now.keys())
@@ -351,9 +351,10 @@ def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+def flat(tree: dict, prefix: str = "") -> dict:
+    """Nested keys with dots between them."""
+    flattened = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return flat
+        flattened |= flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flattened

@@ -16,7 +16,7 @@ from vae_attn.reporting import factor_report, figures, map_figures
 from vae_attn.training import loop
 from vae_attn.training.steps import to_unit
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "_height _width 3"]
 
 _SIDE = 96  # pixels; smaller images are enlarged, by a whole factor
 _NORMAL_IMAGES = 64  # whose latents stand for those of all normal images
