@@ -1,7 +1,7 @@
-"""Runs the cross product of seeds and values of config keys, one run after the other.
+r"""Runs the cross product of seeds and values of config keys, one run after the other.
 
-    python launch/sweep.py --config=configs/mnist.py:3 --set model.latents=16,32 \\
-        --set train.beta=0.5,1 [--seeds=0,1] [--workdir=runs/sweep] [--dry_run] [-- --mode=train ...]
+    python launch/sweep.py --config=configs/mnist.py:3 --set model.latents=16,32 \
+        --set train.beta=0.5,1 [--seeds=0,1] [--workdir=runs/sweep] [--dry_run] [-- ...]
 
 What stands behind `--` goes to every `vae_attn.main`. Each run has a folder in --workdir whose name
 tells its values, so that the same command goes on where it stopped. A run that fails does not stop
@@ -23,9 +23,12 @@ from collections.abc import Sequence
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     """The command of each run, by the run's name."""
-    values = dict(_split(one) for one in options.set)
-    if options.seeds:
-        values["seed"] = options.seeds.split(",")
+    values: dict[str, list[str]] = {}
+    for one in (*options.set, *([f"seed={options.seeds}"] if options.seeds else ())):
+        key, given = _split(one)
+        if key in values:
+            raise argparse.ArgumentTypeError(f"{key} is given twice")
+        values[key] = given
     path, _, variant = options.config.partition(":")
     stem = "_".join(filter(None, (pathlib.Path(path).stem, variant)))
     found = {}

@@ -27,6 +27,7 @@ def kept_config():
     config.train.steps, config.train.checkpoint_every, config.train.keep_every = 8, 2, 4
     config.train.learning_rate = 1e-2
     config.attention.layers = ()
+    config.evaluate.batch_size = 64
     config.evaluate.styles, config.evaluate.layers = ("contrast", "paper"), ("conv1",)
     config.evaluate.max_images = 100
     config.evaluate.checkpoint = "all"
@@ -62,7 +63,7 @@ def test_the_best_one_is_scored_as_alone(finished):
     best = min(rows, key=lambda row: row["validation_loss"])
     assert content["best_by_validation_loss"] == best["step"]
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
-    assert len(best["scores"]) == 8
+    assert len(best["scores"]) == 9
     for name, value in best["scores"].items():
         metric, _, variant = name.partition("/")
         assert value == metrics[f"{variant}/{metric}"]

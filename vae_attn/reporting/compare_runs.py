@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from vae_attn.errors import UserError
 from vae_attn.evaluation import tables
 from vae_attn.reporting import page
 from vae_attn.reporting.finished_runs import SEED_KEYS, Run, find, over_seeds
@@ -30,6 +31,8 @@ def write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: if no run is found, or the workdir holds one.
     """
+    if (workdir / "config.json").exists():
+        raise UserError(f"--workdir={workdir} is a run: give another folder for the report.")
     runs = find(patterns, leave_out=workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     title = f"{len(runs)} runs" if len(runs) > 1 else "1 run"
@@ -40,20 +43,20 @@ def write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
         caption = "Losses of the training steps (means between two points) and of the validation "
         caption += "images, of all runs; they compare where the data and train.beta are the same."
         drawn["training"] = (overlaid(runs), "Training", caption)
-    pages = ((run.name, run.folder / "report" / "index.html") for run in runs)
+    about = "Runs side by side: the keys of their configs that differ, and their scores."
     missing = [run.name for run in runs if not run.scores]
     told = f" Not evaluated: {', '.join(missing)}." if missing else ""
     return page.write(
         None,
         workdir,
         title=title,
-        summary=f"Runs side by side: the keys of their configs that differ, and their scores.{told}",
+        summary=f"{about}{told}",
         drawn=drawn,
         tables=made,
         links=[
             (name, urllib.parse.quote(os.path.relpath(path, workdir).replace(os.sep, "/")))
-            for name, path in pages
-            if path.exists()
+            for name, path in ((run.name, run.page) for run in runs)
+            if path is not None
         ],
         file="index.html",
     )

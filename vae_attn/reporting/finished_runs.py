@@ -44,7 +44,17 @@ class Run:
     @property
     def data(self) -> tuple:
         """What tells its data from that of other runs: scores compare within the same."""
-        return tuple(self.keys[f"data.{key}"] for key in ("name", "digit", "category"))
+        own = ("dir",) if self.keys["data.name"] == "folder" else ()
+        return tuple(self.keys[f"data.{key}"] for key in ("name", "digit", "category", *own))
+
+    @property
+    def page(self) -> pathlib.Path | None:
+        """The run's page, or that of the seeds that it was trained with; None without any."""
+        whose = [self.folder]
+        if self.folder.name.startswith("seed_"):
+            whose.append(self.folder.parent)
+        pages = [folder / "report" / "index.html" for folder in whose]
+        return next((page for page in pages if page.exists()), None)
 
 
 def find(patterns: str, *, leave_out: pathlib.Path) -> list[Run]:
@@ -86,11 +96,10 @@ def find(patterns: str, *, leave_out: pathlib.Path) -> list[Run]:
 def _named(runs: Sequence[Run]) -> list[Run]:
     """The runs with the parts of their paths that tell them apart, in order."""
     paths = [run.folder.resolve() for run in runs]
-    shared = 0
-    if len(paths) > 1:
-        while len({path.parts[: shared + 1] for path in paths}) == 1:
-            shared += 1
-    names = ["/".join(path.parts[shared:]) if len(paths) > 1 else path.name for path in paths]
+    shared, most = 0, min((len(path.parts) for path in paths), default=0) - 1
+    while shared < most and len({path.parts[: shared + 1] for path in paths}) == 1:
+        shared += 1
+    names = ["/".join(path.parts[shared:]) for path in paths]
     pairs = zip(runs, names, strict=True)
     return sorted(
         (dataclasses.replace(run, name=name) for run, name in pairs), key=lambda run: run.name
