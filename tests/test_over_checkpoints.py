@@ -17,7 +17,6 @@ from vae_attn.evaluation import over_checkpoints
 from vae_attn.evaluation.over_checkpoints import Row
 from vae_attn.models import registry
 from vae_attn.training.checkpoints import digest
-from vae_attn.training.telemetry import Telemetry, write_scores
 
 STEPS = [4, 6, 8]  # every fourth, and the two latest
 
@@ -114,16 +113,6 @@ def test_tensorboard_has_the_scores_and_pictures(finished):
     np.testing.assert_array_equal(first[:side], last[:side])  # the same images
     for row in (1, 2):  # other counterparts and maps
         assert (first[row * side : (row + 1) * side] != last[row * side : (row + 1) * side]).any()
-
-
-def test_scores_of_an_earlier_evaluation_are_replaced(tmp_path):
-    telemetry = Telemetry(tmp_path, start_step=0, total_steps=8)
-    telemetry.write(8, {"loss": 1.0})
-    telemetry.close()
-    write_scores(tmp_path, {4: {"a/b": 0.25}, 8: {"a/b": 0.5}})
-    write_scores(tmp_path, {8: {"a/b": 0.75}})
-    scalars = scalars_of(tmp_path / "tensorboard")
-    assert scalars == {"loss": [(8, 1.0)], "score/a/b": [(8, 0.75)]}
 
 
 def test_means_over_seeds():

@@ -34,7 +34,10 @@ class Telemetry:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(self._path)
-        self._events = tensorboardX.SummaryWriter(str(workdir / _EVENTS), purge_step=start_step + 1)
+        # Named by the step too: of the same second it would overwrite the file of the run before.
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / _EVENTS), purge_step=start_step + 1, filename_suffix=f".{start_step}"
+        )
         self._total = total_steps
         self._since, self._first = time.monotonic(), start_step
         self._bar = None
