@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 
+import jax
 import ml_collections
 
 from vae_attn import attention, whole_files
@@ -26,6 +27,7 @@ _FREE_KEYS = (
     "data.resident",
     "train.log_every",
     "train.steps_at_once",
+    "train.keep_every",
 )
 
 
@@ -79,6 +81,9 @@ def default_config() -> ml_collections.ConfigDict:
     # Made by one call of the accelerator; 0: one on the CPU, elsewhere 10 (`feed.steps_at_once`).
     config.train.steps_at_once = 0
     config.train.checkpoint_every = 1000  # steps; each one also measures the validation loss
+    # Beside the two latest and the best by validation loss, checkpoints at multiples of so many
+    # steps are kept, themselves a multiple of checkpoint_every; 0 is none.
+    config.train.keep_every = 0
 
     # FactorVAE and AD-FactorVAE, for data.name=dsprites; without either weight there is no
     # discriminator, and train.beta alone makes a VAE or a beta-VAE.
@@ -103,7 +108,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.attention.latent_batch_size = 0  # latents differentiated at once; 0 is all
 
     config.evaluate = ml_collections.ConfigDict()
-    # best (by validation loss, in which total correlation and L_AD have no part) or latest
+    # best (by validation loss, in which total correlation and L_AD have no part), latest, or all:
+    # the best one, and beside it the main scores of every checkpoint that was kept.
     config.evaluate.checkpoint = "best"
     config.evaluate.styles = attention.STYLES
     config.evaluate.layers = ("conv1", "conv2")
@@ -115,6 +121,9 @@ def default_config() -> ml_collections.ConfigDict:
     # Images of each kind that the page's explorer holds (test images, and drawn defects where
     # there are), drawn at random; 0 is all.
     config.report.max_images = 300
+
+    # Images whose maps (dsprites: traversals) TensorBoard shows at every checkpoint; 0 is none.
+    config.report.tensorboard_images = 4
 
     config.parallel = ml_collections.ConfigDict()
     config.parallel.mode = "pmap"  # pmap or shard_map
@@ -190,8 +199,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "train.epochs",
         "train.steps",
         "train.steps_at_once",
+        "train.keep_every",
         "evaluate.max_images",
         "report.max_images",
+        "report.tensorboard_images",
         "data.images_per_epoch",
         "data.resident_limit_mb",
         "train.beta",
@@ -226,7 +237,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         known = "none with style=authors_code, whose maps depend on their batch by a factor"
         _require(config, "attention.calibration", lambda v: v == "none", known)
     _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
-    _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
+    _validate_checkpoints(config)
     _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
     _require(config, "data.channels", lambda v: v in (0, 1, 3), "1 (grey), 3 (colour) or 0 (auto)")
     modes = f"one of {', '.join(feed.MODES)}"
@@ -244,6 +255,22 @@ def validate(config: ml_collections.ConfigDict) -> None:
     known = f"one of {', '.join(dtypes)} (with a discriminator float32)"
     _require(config, "train.dtype", lambda v: v in dtypes, known)
     _validate_factor(config, layers)
+
+
+def _validate_checkpoints(config: ml_collections.ConfigDict) -> None:
+    every = config.train.checkpoint_every
+    known = f"a multiple of train.checkpoint_every={every}, as no others are saved; 0 is none"
+    _require(config, "train.keep_every", lambda v: v % every == 0, known)
+    known = "best, latest or all"
+    _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest", "all"), known)
+    if jax.process_count() > 1:
+        known = "best or latest with several processes: score all with one, in --mode=evaluate"
+        _require(config, "evaluate.checkpoint", lambda v: v != "all", known)
+
+
+def which_checkpoint(config: ml_collections.ConfigDict) -> str:
+    """The one checkpoint that is explained and whose scores count: `best` or `latest`."""
+    return "latest" if config.evaluate.checkpoint == "latest" else "best"
 
 
 def _require(config, key, accepts, expected) -> None:
@@ -333,7 +360,7 @@ def _read(workdir: pathlib.Path) -> ml_collections.ConfigDict:
         raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
     try:
         config.update(json.loads(path.read_text()))
-        if None in _flat(json.loads(config.to_json())).values():
+        if None in flat(json.loads(config.to_json())).values():
             raise ValueError("a key is null")
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _unreadable(workdir, error) from error
@@ -350,7 +377,7 @@ def _unreadable(workdir: pathlib.Path, error: Exception) -> UserError:
 
 def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Refuses a workdir that was made with another config; see `save_or_compare`."""
-    before, now = (_flat(json.loads(one.to_json())) for one in (_read(workdir), config))
+    before, now = (flat(json.loads(one.to_json())) for one in (_read(workdir), config))
     differing = [
         f"{shown(key)} (there {shown(repr(before.get(key, 'absent')))}, "
         f"now {shown(repr(now.get(key, 'absent')))})"
@@ -364,9 +391,10 @@ def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+def flat(tree: dict, prefix: str = "") -> dict:
+    """Nested keys with dots between them."""
+    flattened = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return flat
+        flattened |= flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flattened

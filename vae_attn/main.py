@@ -2,10 +2,12 @@
 
     python -m vae_attn.main --config=configs/mnist.py:3 [--workdir=DIR] [--mode=MODE]
         [--config.KEY=VALUE ...] [--images=FILES] [--distributed]
+    python -m vae_attn.main --mode=report [--workdirs='runs/*'] [--workdir=runs/report]
 
 The same command on the same workdir goes on where it stopped. SIGTERM and SIGINT stop a training
 with a checkpoint. A trained run is used without its data: --mode=explain --images='photos/*.png'
 explains one's own images, --mode=export writes its maps as a file that jax alone can load.
+--mode=report compares runs in one table and page.
 """
 
 import logging
@@ -22,15 +24,19 @@ from vae_attn.errors import UserError, shown
 
 _LONGEST = 1000  # characters of a line of absl's
 
-MODES = ("all", "train", "evaluate", "explain", "export")
+MODES = ("all", "train", "evaluate", "explain", "export", "report")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config name>.")
 _MODE = flags.DEFINE_enum(
-    "mode", "all", MODES, "train; evaluate: score maps; explain: draw them; export: for others."
+    *("mode", "all", MODES),
+    "train; evaluate: score maps; explain: draw them; export: for others; report: compare runs.",
 )
 _IMAGES = flags.DEFINE_string(
     "images", None, "With --mode=explain: own images, a file, a folder or a quoted pattern."
+)
+_WORKDIRS = flags.DEFINE_string(
+    "workdirs", None, "With --mode=report: the runs, folders or quoted patterns; default runs/*."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Several processes, as TPU, Slurm or Kubernetes say; one for each host."
@@ -66,9 +72,15 @@ def parse_flags(argv: list[str]) -> list[str]:
             warnings.simplefilter("ignore", SyntaxWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             rest = flags.FLAGS(argv)
-        if _CONFIG.value is None:
+        if _MODE.value == "report":
+            if _CONFIG.value is not None:
+                raise UserError(
+                    "--mode=report reads the configs of --workdirs: leave out --config."
+                )
+        elif _CONFIG.value is None:
             raise UserError("--config is missing: give one, such as --config=configs/digits.py.")
-        _ = _CONFIG.value["seed"]  # a config file that failed to load says so only when it is used
+        else:  # a config file that failed to load says so only when it is used
+            _ = _CONFIG.value["seed"]
     except UserError:
         raise
     except Exception as error:  # a config file is code, and may fail in any way
@@ -86,6 +98,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         )
     if _IMAGES.value is not None and _MODE.value != "explain":
         raise UserError(f"--images is for --mode=explain, and not for --mode={_MODE.value}.")
+    if _WORKDIRS.value is not None and _MODE.value != "report":
+        raise UserError(f"--workdirs is for --mode=report, and not for --mode={_MODE.value}.")
     return rest
 
 
@@ -120,6 +134,12 @@ def main(argv: list[str]) -> None:
     """Runs the mode that the flags ask for."""
     del argv
     # Imported here, so that a wrong flag is told at once.
+    if _MODE.value == "report":
+        from vae_attn.reporting import compare_runs
+
+        folder = pathlib.Path(_WORKDIR.value or "runs/report")
+        _LOG.info("all runs: %s", compare_runs.write(_WORKDIRS.value or "runs/*", folder))
+        return
     from vae_attn import experiment
     from vae_attn.training import distributed, preemption
 
