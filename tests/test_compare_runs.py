@@ -110,7 +110,8 @@ def test_broken_runs_are_named_and_the_others_shown(tmp_path, caplog):
 
 def test_factor_runs(tmp_path):
     for name, score in (("a", 0.5), ("b", 0.75)):
-        leave(tmp_path / name, data__name="dsprites", train__beta=score)
+        shapes = {"data__name": "dsprites", "data__image_size": 64, "model__name": "dsprites"}
+        leave(tmp_path / name, **shapes, train__beta=score)
         (tmp_path / name / "evaluation").mkdir()
         scores = {"factor_vae": score, "mig": 0.125, "reconstruction": 30.0}
         (tmp_path / name / "evaluation" / "metrics.json").write_text(json.dumps(scores))

@@ -168,7 +168,8 @@ def test_several_runs_in_a_folder(run, copy):
     path.write_text(json.dumps(kept))
     with pytest.raises(UserError, match=r"holds several runs, and one is needed"):
         vae_attn.load(copy)
-    kept |= {"num_seeds": 1, "data": kept["data"] | {"name": "dsprites"}}
+    kept |= {"num_seeds": 1, "data": kept["data"] | {"name": "dsprites", "image_size": 64}}
+    kept |= {"model": kept["model"] | {"name": "dsprites"}}
     path.write_text(json.dumps(kept))
     with pytest.raises(UserError, match="no image is abnormal: it has no calibration"):
         vae_attn.load(copy)

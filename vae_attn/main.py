@@ -85,7 +85,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise
     except Exception as error:  # a config file is code, and may fail in any way
         raise UserError(_one_sentence(error, argv)) from error
-    for key, value in _CONFIG.value.items():
+    for key, value in _CONFIG.value.items() if _CONFIG.value is not None else ():
         if hasattr(value, "items") and f"config.{key}" in flags.FLAGS:
             raise UserError(
                 f"--config.{key} is a section, which cannot be replaced: give its keys one by one, "
