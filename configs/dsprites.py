@@ -11,7 +11,7 @@ at everything in minutes: `--config.train.steps=500`.
 """
 
 from vae_attn.config import default_config
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
 
 # Kim & Mnih (2018) compare at gamma 40; lambda 1 weighs L_AD as it is; beta 4: Higgins et al.
 _VARIANTS = {
@@ -41,12 +41,13 @@ def get_config(variant: str = "factor_vae"):
     for part in variant.split(","):
         if part in _VARIANTS:
             objective = part
-        elif part.isdecimal() and int(part) > 1:
+        elif part.isdecimal() and len(part) < 10 and int(part) > 1:
             latents = int(part)
         else:
             raise UserError(
-                f"the config's variant {part!r} is unknown: give one of :{', :'.join(_VARIANTS)}, "
-                "a number of latents of 2 or more, or both, as in :factor_vae,10."
+                f"the config's variant {shown(repr(part))} is unknown: give one of "
+                f":{', :'.join(_VARIANTS)}, a number of latents of 2 or more, "
+                "or both, as in :factor_vae,10."
             )
     config.update_from_flattened_dict(_VARIANTS[objective])
     config.model.latents = latents

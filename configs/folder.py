@@ -13,13 +13,15 @@ Time: not measured.
 """
 
 from vae_attn.config import default_config, set_light
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
 
 
 def get_config(variant: str = ""):
     """The config; `variant` is empty, or `light`."""
     if variant not in ("", "light"):
-        raise UserError(f"the config's variant {variant!r} is unknown: give none, or :light.")
+        raise UserError(
+            f"the config's variant {shown(repr(variant))} is unknown: give none, or :light."
+        )
     config = default_config()
     config.data.name = "folder"
     config.data.image_size = 256

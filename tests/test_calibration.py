@@ -66,7 +66,7 @@ def test_calibration_is_kept_with_what_it_belongs_to(tmp_path):
         projection_steps=7,
         normal_mean=RNG.normal(size=3).astype(np.float32),
         normal_variance=RNG.gamma(2.0, size=3).astype(np.float32),
-        statistics={("paper", "a"): MapStatistics.measure([NORMAL])},
+        statistics={("paper", layer): MapStatistics.measure([NORMAL]) for layer in "ab"},
         threshold=1.25,
         image_threshold=2.5,
     )

@@ -252,7 +252,7 @@ def test_overlay_leaves_calm_pixels_grey_and_uses_one_scale():
         ("train.batch_size", 0, "--config.train.batch_size=0 must be greater than 0"),
         ("attention.style", "gradcam", "--config.attention.style='gradcam' must be of paper"),
         ("evaluate.layers", ("conv1", "conv8"), "must be of the layers of model.name=mnist: conv1"),
-        ("evaluate.checkpoint", "first", "must be best or latest"),
+        ("evaluate.checkpoint", "first", "must be best, latest or all"),
         ("parallel.mode", "threads", "must be pmap or shard_map"),
         ("data.name", "cifar", "data.name='cifar' is unknown"),
         ("data.digit", 12, "12"),

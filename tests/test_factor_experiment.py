@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from event_files import pictures_of, scalars_of
 from PIL import Image
 
 from vae_attn import attention, experiment
@@ -99,6 +100,15 @@ def test_training_is_followed(finished):
     for name in ("total_correlation", "discriminator_loss", "attention_disentanglement"):
         assert curves[name][0] == [10, 20, 30, 40, 50, 60]
     assert curves["loss"][1][-1] < curves["loss"][1][0] / 2
+    pictures = pictures_of(workdir / "tensorboard")
+    assert sorted(pictures) == [f"traversals/image_{n}" for n in range(4)]
+    for shown in pictures.values():
+        assert [step for step, _ in shown] == [30, 60]
+        assert shown[0][1].shape == (4 * 64, 11 * 64, 3)  # four latents
+        assert (shown[0][1] != shown[1][1]).any()
+    scores = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    (value,) = scalars_of(workdir / "tensorboard")["score/mig"]
+    assert value == (60, pytest.approx(scores["mig"]))
 
 
 def test_scores_stand_beside_the_papers(finished):

@@ -4,11 +4,12 @@ import json
 import math
 import pathlib
 
+import jax
 import ml_collections
 
 from vae_attn import attention, whole_files
 from vae_attn.data import dsprites, mvtec_ad
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
 from vae_attn.evaluation import calibration
 from vae_attn.models import registry
 from vae_attn.training import distributed, feed, parallel
@@ -26,6 +27,7 @@ _FREE_KEYS = (
     "data.resident",
     "train.log_every",
     "train.steps_at_once",
+    "train.keep_every",
 )
 
 
@@ -79,6 +81,9 @@ def default_config() -> ml_collections.ConfigDict:
     # Made by one call of the accelerator; 0: one on the CPU, elsewhere 10 (`feed.steps_at_once`).
     config.train.steps_at_once = 0
     config.train.checkpoint_every = 1000  # steps; each one also measures the validation loss
+    # Beside the two latest and the best by validation loss, checkpoints at multiples of so many
+    # steps are kept, themselves a multiple of checkpoint_every; 0 is none.
+    config.train.keep_every = 0
 
     # FactorVAE and AD-FactorVAE, for data.name=dsprites; without either weight there is no
     # discriminator, and train.beta alone makes a VAE or a beta-VAE.
@@ -103,7 +108,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.attention.latent_batch_size = 0  # latents differentiated at once; 0 is all
 
     config.evaluate = ml_collections.ConfigDict()
-    # best (by validation loss, in which total correlation and L_AD have no part) or latest
+    # best (by validation loss, in which total correlation and L_AD have no part), latest, or all:
+    # the best one, and beside it the main scores of every checkpoint that was kept.
     config.evaluate.checkpoint = "best"
     config.evaluate.styles = attention.STYLES
     config.evaluate.layers = ("conv1", "conv2")
@@ -116,6 +122,9 @@ def default_config() -> ml_collections.ConfigDict:
     # there are), drawn at random; 0 is all.
     config.report.max_images = 300
 
+    # Images whose maps (dsprites: traversals) TensorBoard shows at every checkpoint; 0 is none.
+    config.report.tensorboard_images = 4
+
     config.parallel = ml_collections.ConfigDict()
     config.parallel.mode = "pmap"  # pmap or shard_map
     return config
@@ -124,7 +133,9 @@ def default_config() -> ml_collections.ConfigDict:
 def digit_variant(variant: str) -> int:
     """The normal digit of a config string such as `configs/mnist.py:3`."""
     if variant not in list("0123456789"):
-        raise UserError(f"the config's variant {variant!r} is no digit: give one of :0 to :9.")
+        raise UserError(
+            f"the config's variant {shown(repr(variant))} is no digit: give one of :0 to :9."
+        )
     return int(variant)
 
 
@@ -143,7 +154,7 @@ def set_category(config: ml_collections.ConfigDict, category: str) -> None:
     """
     if category not in (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS):
         raise UserError(
-            f"{category!r} is no category of MVTec-AD: give one of "
+            f"{shown(repr(category))} is no category of MVTec-AD: give one of "
             f"{', '.join(mvtec_ad.CATEGORIES)}, or {' or '.join(mvtec_ad.GROUPS)}."
         )
     config.data.category = category
@@ -188,8 +199,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "train.epochs",
         "train.steps",
         "train.steps_at_once",
+        "train.keep_every",
         "evaluate.max_images",
         "report.max_images",
+        "report.tensorboard_images",
         "data.images_per_epoch",
         "data.resident_limit_mb",
         "train.beta",
@@ -212,19 +225,19 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _require(config, "num_seeds", lambda _: last < 2**31, "so small that all seeds are below 2**31")
     for key in ("attention.style", "evaluate.styles"):
         styles = f"of {', '.join(attention.STYLES)}"
-        _require(config, key, lambda value: set(_listed(value)) <= {*attention.STYLES}, styles)
+        _require(config, key, lambda value: _all_of(value, attention.STYLES), styles)
     architecture = registry.architecture(config.model.name, config.data.image_size)
     layers = architecture.attention_layers()
     for key in ("attention.layer", "attention.layers", "evaluate.layers"):
         known = f"of the layers of model.name={config.model.name}: {', '.join(layers)}"
-        _require(config, key, lambda value: set(_listed(value)) <= {*layers}, known)
+        _require(config, key, lambda value: _all_of(value, layers), known)
     kinds = f"one of {', '.join(calibration.KINDS)}"
     _require(config, "attention.calibration", lambda v: v in calibration.KINDS, kinds)
     if config.attention.style == "authors_code":
         known = "none with style=authors_code, whose maps depend on their batch by a factor"
         _require(config, "attention.calibration", lambda v: v == "none", known)
     _require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
-    _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest"), "best or latest")
+    _validate_checkpoints(config)
     _require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
     _require(config, "data.channels", lambda v: v in (0, 1, 3), "1 (grey), 3 (colour) or 0 (auto)")
     modes = f"one of {', '.join(feed.MODES)}"
@@ -244,16 +257,33 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _validate_factor(config, layers)
 
 
+def _validate_checkpoints(config: ml_collections.ConfigDict) -> None:
+    every = config.train.checkpoint_every
+    known = f"a multiple of train.checkpoint_every={every}, as no others are saved; 0 is none"
+    _require(config, "train.keep_every", lambda v: v % every == 0, known)
+    known = "best, latest or all"
+    _require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest", "all"), known)
+    if jax.process_count() > 1:
+        known = "best or latest with several processes: score all with one, in --mode=evaluate"
+        _require(config, "evaluate.checkpoint", lambda v: v != "all", known)
+
+
+def which_checkpoint(config: ml_collections.ConfigDict) -> str:
+    """The one checkpoint that is explained and whose scores count: `best` or `latest`."""
+    return "latest" if config.evaluate.checkpoint == "latest" else "best"
+
+
 def _require(config, key, accepts, expected) -> None:
     value = config
     for part in key.split("."):
         value = value[part]
     if not accepts(value):
-        raise UserError(f"--config.{key}={value!r} must be {expected}.")
+        raise UserError(f"--config.{key}={shown(repr(value))} must be {expected}.")
 
 
-def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
+def _all_of(value: str | tuple, known: tuple[str, ...]) -> bool:
+    """Whether a name, or each of several, is known; a tuple of the user's may hold anything."""
+    return all(one in known for one in ((value,) if isinstance(value, str) else value))
 
 
 def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...]) -> None:
@@ -314,25 +344,43 @@ def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """The config of a run; keys that a later version added have their defaults.
 
     Raises:
-      UserError: if there is none, or it cannot be read.
+      UserError: if there is none, it cannot be read, or its values cannot be.
     """
+    config = _read(workdir)
+    try:
+        validate(config)
+    except (ValueError, TypeError) as error:
+        raise _unreadable(workdir, error) from error
+    return config
+
+
+def _read(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     path, config = workdir / "config.json", default_config()
     if not path.exists():
         raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
     try:
         config.update(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): repair it, or give another --workdir."
-        ) from error
+        if None in flat(json.loads(config.to_json())).values():
+            raise ValueError("a key is null")
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise _unreadable(workdir, error) from error
     return config
+
+
+def _unreadable(workdir: pathlib.Path, error: Exception) -> UserError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    path = workdir / "config.json"
+    return UserError(
+        f"{path} cannot be read ({shown(reason)}): repair it, or give another --workdir."
+    )
 
 
 def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Refuses a workdir that was made with another config; see `save_or_compare`."""
-    before, now = (_flat(json.loads(one.to_json())) for one in (load(workdir), config))
+    before, now = (flat(json.loads(one.to_json())) for one in (_read(workdir), config))
     differing = [
-        f"{key} (there {before.get(key, 'absent')!r}, now {now.get(key, 'absent')!r})"
+        f"{shown(key)} (there {shown(repr(before.get(key, 'absent')))}, "
+        f"now {shown(repr(now.get(key, 'absent')))})"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS)
     ]
@@ -343,9 +391,10 @@ def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+def flat(tree: dict, prefix: str = "") -> dict:
+    """Nested keys with dots between them."""
+    flattened = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return flat
+        flattened |= flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flattened

@@ -6,3 +6,9 @@ class UserError(ValueError):
 
     `vae_attn.main` prints the message without a traceback and exits with code 2.
     """
+
+
+def shown(text: str, most: int = 200) -> str:
+    """A text from outside as a message holds it: on one line, and no longer than `most`."""
+    cut = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[:most])
+    return cut + "..." * (len(text) > most)

@@ -16,9 +16,10 @@ from vae_attn.evaluation import anomaly, summary
 from vae_attn.evaluation.calibrating import calibrate
 from vae_attn.evaluation.calibration import Calibration, variant_of
 from vae_attn.evaluation.explainer import Explainer
-from vae_attn.reporting import group_report, own_images, report
-from vae_attn.training import distributed, loop, seeds
+from vae_attn.reporting import checkpoint_report, group_report, own_images, report, snapshots
+from vae_attn.training import distributed, loop, seeds, telemetry
 from vae_attn.training.checkpoints import digest
+from vae_attn.training.state import TrainState
 from vae_attn.workdir_lock import WorkdirLock
 
 _LOG = logging.getLogger("vae_attn")
@@ -132,11 +133,12 @@ def _run_one(
     for one, folder in runs if config.num_seeds > 1 else ():
         config_lib.save_or_compare(one, folder)
     if mode in ("all", "train"):
-        loop.train(config, workdir, data)
+        draw = snapshots.MapSnapshots(config, data) if config.report.tensorboard_images else None
+        loop.train(config, workdir, data, draw=draw)
     # All processes restore together, and could not while the main one is busy with a seed.
     needed = runs[:1] if mode == "explain" else runs
-    which = config.evaluate.checkpoint
-    trained = [loop.restore(*run, which=which).variables for run in needed]
+    which = config_lib.which_checkpoint(config)
+    trained = [loop.restore(*run, which=which) for run in needed]
     if distributed.is_main():
         _evaluate_and_explain(config, workdir, trained, data, mode)
     distributed.barrier("evaluated")
@@ -146,38 +148,55 @@ def _run_one(
 def _evaluate_and_explain(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
-    trained: Sequence[PyTree],
+    trained: Sequence[TrainState],
     data: AnomalyData,
     mode: str,
 ) -> None:
     """Calibrates each seed's trained model, and scores and explains what `mode` says."""
     runs = seeds.runs(config, workdir)
-    explainer = _explainer(*runs[0], trained[0], data)
+    explainer = _explainer(*runs[0], trained[0].variables, data)
     others = list(zip(runs[1:], trained[1:], strict=mode != "explain"))
     if mode == "train":  # the first's calibration is measured, so the others' too
-        for run, variables in others:
-            _explainer(*run, variables, data)
+        for run, state in others:
+            _explainer(*run, state.variables, data)
     if mode in ("all", "evaluate"):
-        scores = [_evaluate(*runs[0], explainer, data)]
-        for run, variables in others:
-            scores.append(_evaluate(*run, _explainer(*run, variables, data), data))
+        steps = [int(state.step) for state in trained]
+        scores = [_evaluate(*runs[0], explainer, data, steps[0])]
+        for (run, state), step in zip(others, steps[1:], strict=True):
+            scores.append(_evaluate(*run, _explainer(*run, state.variables, data), data, step))
         if others:
-            _write_scores(config, workdir, summary.over_seeds(scores), data)
+            _write_scores(config, workdir, summary.over_seeds(scores), data, max(steps))
+        if config.evaluate.checkpoint == "all":
+            _score_checkpoints(config, workdir, data)
     if mode in ("all", "explain"):
         page = report.write(config, workdir, explainer, data)
         _LOG.info("pictures and tables: %s", page)
 
 
-def _evaluate(config, workdir: pathlib.Path, explainer: Explainer, data: AnomalyData):
+def _evaluate(config, workdir: pathlib.Path, explainer: Explainer, data: AnomalyData, step: int):
     """Scores one seed's run."""
     scores, curves = anomaly.evaluate(config, explainer, data)
-    _write_scores(config, workdir, scores, data)
+    _write_scores(config, workdir, scores, data, step)
     curves.save(workdir / "evaluation" / "curves.json")
     return scores
 
 
-def _write_scores(config, workdir: pathlib.Path, scores: dict[str, float], data) -> None:
+def _write_scores(config, workdir: pathlib.Path, scores, data: AnomalyData, step: int) -> None:
+    telemetry.write_scores(workdir, {step: summary.main_scores(config, scores)})
     _LOG.info("scores: %s", summary.write(config, workdir / "evaluation", scores, data))
+
+
+def _score_checkpoints(config, workdir: pathlib.Path, data: AnomalyData) -> None:
+    """The main scores of every kept checkpoint, each with a calibration of its own."""
+    config = config.copy_and_resolve_references()
+    # Of the other styles no score is shown; the run's own is scored in any case.
+    config.evaluate.styles = ("paper",)
+
+    def score_of(one, variables: PyTree) -> dict[str, float]:
+        scores, _ = anomaly.evaluate(one, _calibrated(one, variables, data), data)
+        return summary.main_scores(one, scores)
+
+    checkpoint_report.write(config, workdir, score_of, data.name, num_images=len(data.train))
 
 
 def _explainer(
@@ -188,20 +207,33 @@ def _explainer(
 ) -> Explainer:
     """The trained model, with its calibration kept beside its checkpoints."""
     variant, steps = variant_of(config.attention), config.attention.projection_steps
-    options = {
-        "batch_size": config.evaluate.batch_size,
-        "latent_batch_size": config.attention.latent_batch_size or None,
-    }
-    model, path = loop.build_model(config), workdir / loading.CALIBRATION
+    path = workdir / loading.CALIBRATION
     if (kept := Calibration.load(path)) is not None:
         of = (kept.parameters, kept.variant, kept.projection_steps)
         if of == (digest(variables), variant, steps):
-            return Explainer(model, variables, kept, **options)
-    normal, validation = data.train, anomaly.sample_validation(data)
-    options |= {"variant": variant, "projection_steps": steps}
-    explainer = calibrate(model, variables, normal, validation, **options)
+            return Explainer(loop.build_model(config), variables, kept, **_batches(config))
+    explainer = _calibrated(config, variables, data)
     explainer.calibration.save(path)
     return explainer
+
+
+def _calibrated(config, variables: PyTree, data: AnomalyData) -> Explainer:
+    return calibrate(
+        loop.build_model(config),
+        variables,
+        data.train,
+        anomaly.sample_validation(data),
+        variant=variant_of(config.attention),
+        projection_steps=config.attention.projection_steps,
+        **_batches(config),
+    )
+
+
+def _batches(config) -> dict[str, int | None]:
+    return {
+        "batch_size": config.evaluate.batch_size,
+        "latent_batch_size": config.attention.latent_batch_size or None,
+    }
 
 
 def _check_model_fits(config: ml_collections.ConfigDict, data: AnomalyData) -> None:

@@ -13,8 +13,8 @@ from vae_attn.data import dsprites
 from vae_attn.evaluation import representation, summary
 from vae_attn.evaluation.calibrating import calibrate
 from vae_attn.evaluation.calibration import variant_of
-from vae_attn.reporting import factor_report
-from vae_attn.training import distributed, loop, seeds
+from vae_attn.reporting import checkpoint_report, factor_report, snapshots
+from vae_attn.training import distributed, loop, seeds, telemetry
 from vae_attn.workdir_lock import WorkdirLock
 
 _LOG = logging.getLogger("vae_attn")
@@ -49,13 +49,16 @@ def run(
     model = loop.build_model(config)
     learned = representation.Representation(model, data, batch_size=config.evaluate.batch_size)
     if mode in ("all", "train"):
-        loop.train(config, workdir, data, probe=learned.quick_score)
+        draw = None
+        if config.report.tensorboard_images:
+            draw = snapshots.TraversalSnapshots(config, data)
+        loop.train(config, workdir, data, probe=learned.quick_score, draw=draw)
     if mode == "train":
         return
     # All processes restore together, and could not while the main one is busy with a seed.
     needed = runs[:1] if mode == "explain" else runs
-    which = config.evaluate.checkpoint
-    trained = [loop.restore(*run, which=which).variables for run in needed]
+    which = config_lib.which_checkpoint(config)
+    trained = [loop.restore(*run, which=which) for run in needed]
     if distributed.is_main():
         _evaluate_and_explain(config, workdir, trained, learned, mode)
     distributed.barrier("evaluated")
@@ -64,7 +67,7 @@ def run(
 def _evaluate_and_explain(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
-    trained: Sequence[PyTree],
+    trained: Sequence[loop.State],
     learned: representation.Representation,
     mode: str,
 ) -> None:
@@ -72,17 +75,17 @@ def _evaluate_and_explain(
     data = learned.data
     if mode in ("all", "evaluate"):
         runs = seeds.runs(config, workdir)
-        scores = [
-            _evaluate(*run, variables, learned)
-            for run, variables in zip(runs, trained, strict=True)
-        ]
+        scores = [_evaluate(*run, state, learned) for run, state in zip(runs, trained, strict=True)]
         if len(runs) > 1:
-            _write_scores(config, workdir, summary.over_seeds(scores), data)
+            step = max(int(state.step) for state in trained)
+            _write_scores(config, workdir, summary.over_seeds(scores), data, step)
+        if config.evaluate.checkpoint == "all":
+            _score_checkpoints(config, workdir, learned)
     if mode in ("all", "explain"):
         images = factor_report.pixels(data.sample(_EXPLAINED_IMAGES))
         explainer = calibrate(
             loop.build_model(config),
-            jax.device_get(trained[0]),
+            jax.device_get(trained[0].variables),
             images,
             images[:_VALIDATION_IMAGES],
             variant=variant_of(config.attention),
@@ -94,16 +97,27 @@ def _evaluate_and_explain(
         _LOG.info("pictures and tables: %s", page)
 
 
+def _score_checkpoints(config, workdir: pathlib.Path, learned) -> None:
+    """The main scores of every kept checkpoint."""
+
+    def score_of(one, variables: PyTree) -> dict[str, float]:
+        return representation.main_scores(learned.scores(variables, one))
+
+    name, num_images = learned.data.name, len(learned.data)
+    checkpoint_report.write(config, workdir, score_of, name, num_images=num_images)
+
+
 def _evaluate(
-    config, workdir: pathlib.Path, variables: PyTree, learned: representation.Representation
+    config, workdir: pathlib.Path, state: loop.State, learned: representation.Representation
 ) -> dict[str, float]:
     """Scores one seed's run."""
     _LOG.info("scores: encoding %d images", len(learned.data))
-    scores = learned.scores(variables, config)
-    _write_scores(config, workdir, scores, learned.data)
+    scores = learned.scores(state.variables, config)
+    _write_scores(config, workdir, scores, learned.data, int(state.step))
     return scores
 
 
-def _write_scores(config, workdir: pathlib.Path, scores: dict[str, float], data) -> None:
+def _write_scores(config, workdir: pathlib.Path, scores, data, step: int) -> None:
+    telemetry.write_scores(workdir, {step: representation.main_scores(scores)})
     title = summary.title(config, data.name)
     _LOG.info("scores: %s", representation.write(scores, workdir / "evaluation", title=title))

@@ -47,7 +47,7 @@ def load_with(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Expla
     config_lib.validate(config)
     _check_is_a_run(workdir, config)
     config_lib.compare(config, workdir)
-    explainer = _load(config, workdir, config.evaluate.checkpoint)
+    explainer = _load(config, workdir, config_lib.which_checkpoint(config))
     steps = explainer.calibration.projection_steps
     if (found := _told(explainer.variant, steps)) != (asked := _asked(config)):
         raise UserError(

@@ -148,9 +148,10 @@ def _open_all(files: dict[str, pathlib.Path]) -> dict[str, np.ndarray] | None:
 def _open(file: pathlib.Path) -> np.memmap | None:
     """The mapped array, or None where the file is missing, cut short or no array at all."""
     try:
-        array = np.lib.format.open_memmap(file, mode="r")
+        with warnings.catch_warnings(action="error"):
+            array = np.lib.format.open_memmap(file, mode="r")
         size = file.stat().st_size
-    except (OSError, ValueError, EOFError):
+    except Exception:  # numpy parses the header as Python's literals, which fails in any way
         return None
     if size != array.offset + array.nbytes:
         return None

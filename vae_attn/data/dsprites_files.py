@@ -1,6 +1,7 @@
 """Readers of dSprites files: the official `.npz` and tensorflow-datasets' copy, to packed bits."""
 
 import pathlib
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -45,9 +46,12 @@ def read_npz(path: pathlib.Path, grid: FactorGrid) -> UInt8[np.ndarray, "n 512"]
             shape = (grid.num_images, *_IMAGE_SHAPE)
             for start, images in _chunks(archive, path, "imgs", shape, _BITS):
                 packed[start : start + len(images)] = _pack(images, path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # zipfile raises nearly every kind on damaged archives
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{path} cannot be read to its end ({error}); it is truncated or damaged: "
+            f"{path} cannot be read to its end ({reason}); it is truncated or damaged: "
             "download it again."
         ) from error
     return packed
@@ -90,9 +94,13 @@ def _chunks(
       kinds: the `dtype.kind`s allowed.
     """
     try:
-        stream = archive.open(f"{name}.npy")
+        entry = archive.getinfo(f"{name}.npy")
     except KeyError:
         raise UserError(f"{path} has no array {name}; use the official file.") from None
+    # zipfile unpacks a piece at a time of these alone; of others a few bytes become gigabytes.
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{path}: {name} is not compressed by deflate; use the official file.")
+    stream = archive.open(entry)
     with stream:
         dtype = _check_header(stream, path, name, shape, kinds)
         row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
@@ -115,13 +123,14 @@ def _check_header(
     kinds: str,
 ) -> np.dtype:
     try:
-        version = np.lib.format.read_magic(stream)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        found, fortran_order, dtype = read(stream)
-    except (ValueError, KeyError) as error:
+        # Headers of other versions say themselves how long they are, up to 4 GiB.
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("another version of the format")
+        with warnings.catch_warnings(action="ignore"):  # of long integers, as Python 2 wrote them
+            found, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise
+    except Exception as error:  # numpy parses the header as Python's literals
         raise UserError(f"{path}: {name} is not an array of numbers; use the official file.") from (
             error
         )

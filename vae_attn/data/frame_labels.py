@@ -11,7 +11,8 @@ from vae_attn.data.layout import problems_error
 
 _FRAMES = re.compile(r"TestVideoFile\{\s*end\s*\+\s*1\s*\}\.gt_frame\s*=\s*\[(.*)\]\s*;?")
 _NO_FRAMES = re.compile(r"(TestVideoFile\s*=\s*\{\s*\}\s*;?)?")
-_RANGE = re.compile(r"(\d+)(?::(\d+))?")
+_RANGE = re.compile(r"([0-9]{1,9})(?::([0-9]{1,9}))?")
+_SHOWN = 80  # characters of what is not understood
 
 
 def read_frame_labels(
@@ -57,7 +58,7 @@ def parse_frame_labels(
             problems += [f"{path}, line {number}: {what}" for what in wrong]
         elif not _NO_FRAMES.fullmatch(statement):
             problems.append(
-                f"{path}, line {number}: {statement!r} is not understood; write "
+                f"{path}, line {number}: {statement[:_SHOWN]!r} is not understood; write "
                 "TestVideoFile{end+1}.gt_frame = [first:last];"
             )
     if len(labels) != len(frame_counts):
@@ -77,7 +78,7 @@ def _parse_ranges(text: str, count: int | None) -> tuple[np.ndarray, list[str]]:
             continue
         found = _RANGE.fullmatch(part)
         if not found:
-            problems.append(f"{part!r} is no range; write first:last")
+            problems.append(f"{part[:_SHOWN]!r} is no range; write first:last")
             continue
         first, last = int(found[1]), int(found[2] or found[1])
         if not 1 <= first <= last:

@@ -102,10 +102,11 @@ def fit_images(
       shape: height, width (the same) and channels.
 
     Raises:
-      UserError: the images are not uint8, or have other than 1 or 3 channels.
+      UserError: the images are not uint8, have other than 1 or 3 channels, or no pixels.
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    right = images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] in (1, 3)
+    if not right or 0 in images.shape[1:]:
         raise UserError(
             "images must be uint8, 0 to 255, of shape (n, height, width, 1 or 3), and are "
             f"{images.dtype} of shape {images.shape}"
@@ -205,6 +206,8 @@ def _told_by_path(path: pathlib.Path) -> Iterator[None]:
 
 def _decode(path: pathlib.Path) -> tuple[Image.Image, str]:
     """The upright picture in the file's own mode, and the file's format."""
+    if not (path.is_file() or path.is_dir()) and path.exists():  # a pipe would be waited for
+        raise UserError(f"{path}: is no regular file; give an image file")
     # A file object, not the path: given a path, Pillow maps an uncompressed TIFF into memory and
     # scrambles it where its orientation is a quarter turn.
     with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as picture:
@@ -213,6 +216,8 @@ def _decode(path: pathlib.Path) -> tuple[Image.Image, str]:
                 f"{path}: {picture.width} x {picture.height} pixels, over the limit of "
                 f"{MAX_PIXELS:,}; make the image smaller"
             )
+        if not picture.width * picture.height:
+            raise ValueError("no pixels")
         file_format = picture.format or ""
         frames = getattr(picture, "n_frames", 1)
         # MPO is a camera's still photograph with a preview behind it: the first image counts.
@@ -247,10 +252,13 @@ def _flatten(picture: Image.Image, *, background: int) -> Image.Image:
 
 def _from_16_bits(picture: Image.Image) -> Image.Image:
     """Scales 0..65535 to 0..255, rounding to the nearest."""
-    values = np.asarray(picture).astype(np.int64)
+    values = np.asarray(picture)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("more than 16 bits a pixel; save it with 8 or 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    scaled = values.astype(np.uint32)
+    scaled += 128
+    scaled //= 257
+    return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _pixels(picture: Image.Image) -> UInt8[np.ndarray, "height width channels"]:

@@ -19,6 +19,9 @@ from vae_attn.data.defects import SCORES_NOTE
 from vae_attn.data.digits import check_digit, check_split, one_class_labels
 from vae_attn.errors import UserError
 
+# A small gzip file may unpack to gigabytes; the largest official file has 47 MB.
+MAX_BYTES = 2**28
+
 _MAGIC = {"images": 2051, "labels": 2049}
 _KIND_OF_MAGIC = {magic: kind for kind, magic in _MAGIC.items()}
 _PREFIX = {"train": "train", "test": "t10k"}
@@ -137,10 +140,18 @@ def _read_split(image_path: pathlib.Path, label_path: pathlib.Path) -> _Split:
 def _read_idx(path: pathlib.Path, kind: str) -> UInt8[np.ndarray, "..."]:
     """Reads an idx file of bytes, whether or not it is compressed, whatever its name says."""
     again = "download it again"
+    content = bytearray()
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        with path.open("rb") as file:
+            is_gzip = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            opened = gzip.GzipFile(fileobj=file) if is_gzip else file
+            while block := opened.read(2**20):
+                content += block
+                if len(content) > MAX_BYTES:
+                    raise UserError(
+                        f"{path} holds more than {MAX_BYTES:,} bytes, unlike any MNIST; {again}"
+                    )
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); {again}") from error
     magic = int.from_bytes(content[:4], "big")

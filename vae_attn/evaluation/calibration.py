@@ -7,7 +7,7 @@ fused, so that none has to be picked by a look at the test set.
 
 import dataclasses
 import pathlib
-import zipfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 
 import ml_collections
@@ -198,31 +198,62 @@ class Calibration:
     def load(cls, path: pathlib.Path) -> "Calibration | None":
         """The calibration in a file; None where there is none that is whole."""
         try:
-            # Opened here: np.load leaves a file open that it finds broken.
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                arrays = dict(file)
-            keys = {tuple(name.split("/")[:2]) for name in arrays if name.endswith("/mean")}
-            return cls(
-                parameters=str(arrays["parameters"]),
-                variant=Variant(
-                    style=str(arrays["style"]),
-                    layers=tuple(map(str, arrays["layers"])),
-                    calibration=str(arrays["calibration"]),
-                ),
-                projection_steps=int(arrays["projection_steps"]),
-                normal_mean=arrays["normal_mean"],
-                normal_variance=arrays["normal_variance"],
-                threshold=float(arrays["threshold"]),
-                image_threshold=float(arrays["image_threshold"]),
-                statistics={
-                    (style, layer): MapStatistics(
-                        mean=arrays[f"{style}/{layer}/mean"], std=arrays[f"{style}/{layer}/std"]
-                    )
-                    for style, layer in sorted(keys)
-                },
-            )
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+            with warnings.catch_warnings(action="error"):
+                found = cls._of_arrays(_read_arrays(path))
+                return found if found._is_whole() else None
+        except Exception:  # zipfile and numpy raise, or warn of, nearly everything
             return None
+
+    @classmethod
+    def _of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Calibration":
+        keys = {tuple(name.split("/")[:2]) for name in arrays if name.endswith("/mean")}
+        return cls(
+            parameters=str(arrays["parameters"]),
+            variant=Variant(
+                style=str(arrays["style"]),
+                layers=tuple(map(str, arrays["layers"])),
+                calibration=str(arrays["calibration"]),
+            ),
+            projection_steps=int(arrays["projection_steps"]),
+            normal_mean=arrays["normal_mean"],
+            normal_variance=arrays["normal_variance"],
+            threshold=float(arrays["threshold"]),
+            image_threshold=float(arrays["image_threshold"]),
+            statistics={
+                (style, layer): MapStatistics(
+                    mean=arrays[f"{style}/{layer}/mean"], std=arrays[f"{style}/{layer}/std"]
+                )
+                for style, layer in sorted(keys)
+            },
+        )
+
+    def _is_whole(self) -> bool:
+        """Whether all of it fits together, as a hand or another program may have changed it."""
+        maps = [one for kept in self.statistics.values() for one in (kept.mean, kept.std)]
+        latents = [self.normal_mean, self.normal_variance]
+        style, layers = self.variant.style, self.variant.layers
+        return (
+            self.variant.calibration in KINDS
+            and bool(layers)
+            and all((style, layer) in self.statistics for layer in layers)
+            and all(one.ndim == 2 and one.shape == maps[0].shape for one in maps)
+            and all(one.ndim == 1 and one.shape == latents[0].shape for one in latents)
+            and all(one.dtype.kind == "f" and one.size > 0 for one in (*maps, *latents))
+            and self.projection_steps >= 0
+        )
+
+
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file as `save` writes it: uncompressed, so never larger than it."""
+    # Opened here: np.load leaves a file open that it finds broken.
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        entries = file.zip.infolist()
+        size = path.stat().st_size
+        if any(entry.compress_type for entry in entries) or size < sum(
+            entry.file_size for entry in entries
+        ):
+            raise ValueError(f"{path} unpacks to more than it holds")
+        return dict(file)
 
 
 def variant_of(attention: ml_collections.ConfigDict) -> Variant:

@@ -66,7 +66,7 @@ class Explainer:
         self._decode = backend.jit(lambda v, z: model.apply(v, z, method="reconstruct"))
         steps = calibration.projection_steps
         self._decoded = {
-            steps: backend.jit(lambda v, x, steps=steps: _decoded(model, v, to_unit(x), steps))
+            steps: backend.jit(lambda v, x, steps=steps: decoded(model, v, to_unit(x), steps))
             for steps in (0, steps)
         }
         self._explain = backend.jit(self.explain)
@@ -106,7 +106,7 @@ class Explainer:
         """What a call does with a batch, as a pure function: jit, export or transform it."""
         x, calibration, variant = to_unit(images), self.calibration, self.variant
         if counterparts is None and attention.needs_counterparts(variant.style):
-            counterparts = _decoded(self.model, variables, x, calibration.projection_steps)
+            counterparts = decoded(self.model, variables, x, calibration.projection_steps)
         raw = {}
         for layer in variant.layers:
             of_layer = self._layer_maps(variables, x, counterparts, (variant.style,), layer)
@@ -312,7 +312,11 @@ class Explainer:
         return map_batches(lambda x: fn(self.variables, x), inputs, self.batch_size)
 
 
-def _decoded(model: VAE, variables: PyTree, x: Float[Array, "n h w c"], steps: int) -> Array:
+def decoded(
+    model: VAE, variables: PyTree, x: Float[Array, "n h w c"], steps: int
+) -> Float[Array, "n h w c"]:
+    """Normal counterparts of images in [0, 1]; with 0 steps their reconstructions."""
+
     def decode(z: Array) -> Array:
         return model.apply(variables, z, method="reconstruct")
 

@@ -140,6 +140,11 @@ def write(metrics: dict[str, float], folder: pathlib.Path, *, title: str) -> pat
     return tables.write_markdown([table(metrics)], folder / "table.md", title=title)
 
 
+def main_scores(scores: dict[str, float]) -> dict[str, float]:
+    """The few scores by which runs and checkpoints are compared, all better where higher."""
+    return {name: scores[name] for name in _REFERENCES if name in scores}
+
+
 def table(metrics: dict[str, float]) -> tables.Table:
     """A row a score, beside the figures of others."""
     names = [name for name in metrics if not name.endswith(tables.STD)]

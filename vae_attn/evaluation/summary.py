@@ -9,6 +9,9 @@ import numpy as np
 
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.evaluation import comparison, tables
+from vae_attn.evaluation.calibration import variant_of
+
+MAIN_METRICS = ("pixel_auroc", "aupro", "image_auroc_max")
 
 
 def write(
@@ -82,6 +85,21 @@ def group_title(config: ml_collections.ConfigDict, names: Mapping[str, str]) -> 
     """Heading over a group's tables; it says "synthetic" where the names do."""
     suffix = " (synthetic)" if any(map(is_synthetic, names.values())) else ""
     return title(config, f"{len(names)} categories{suffix}")
+
+
+def main_scores(config: ml_collections.ConfigDict, scores: Mapping[str, float]) -> dict[str, float]:
+    """The few scores by which runs and checkpoints are compared, as `metric/style/layer`.
+
+    They are all better where higher: of the run's own maps, the paper's and the reconstruction
+    error (`comparison.compared`).
+    """
+    names = dict.fromkeys((variant_of(config.attention).name, *comparison.compared(config)))
+    return {
+        f"{metric}/{name}": scores[f"{name}/{metric}"]
+        for metric in MAIN_METRICS
+        for name in names
+        if f"{name}/{metric}" in scores
+    }
 
 
 def is_synthetic(name: str) -> bool:

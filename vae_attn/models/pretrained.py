@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
 from vae_attn.models.resnet18_tensors import mismatches, wanted_tensors
 from vae_attn.models.torch_files import read_torch_file
 
@@ -30,6 +30,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _FORMAT = "vae_attn resnet18 1"
+_MOST = 250  # of mismatches in a message: each of the trunk's tensors may be missing and renamed
 _SUFFIX = ".flax.safetensors"
 
 Variables = dict[str, dict]
@@ -108,19 +109,30 @@ def convert_resnet18(
         finite, or has another sha256.
     """
     wanted = wanted_tensors()
+    state = {name: value for name, value in state.items() if not _is_dropped(name)}
     found = list(mismatches(state, {name: shape for name, (shape, _) in wanted.items()}))
     if expected_sha256 is not None and sha256 != expected_sha256:
         found.append(f"its sha256 is {sha256}, and the official file's is {expected_sha256}")
     if found:
         raise UserError(
             f"{source} is not torchvision's ResNet18 ({len(found)} mismatches): "
-            f"{'; '.join(found)}. Get {URL}"
+            f"{_listed(found)}. Get {URL}"
         )
     flat = {}
     for name, (_, path) in wanted.items():
         value = np.asarray(state[name], np.float32)
         flat[path] = np.ascontiguousarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
     return flax.traverse_util.unflatten_dict(flat)
+
+
+def _is_dropped(name: str) -> bool:
+    return name.startswith("fc.") or name.endswith(".num_batches_tracked")
+
+
+def _listed(mismatches: list[str]) -> str:
+    """All of them, unless they come from a file that has nothing to do with a ResNet18."""
+    more = [f"and {len(mismatches) - _MOST} more"] if len(mismatches) > _MOST else []
+    return "; ".join(mismatches[:_MOST] + more)
 
 
 def download_resnet18(
@@ -222,15 +234,18 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
-        raise UserError(f"{path} is no readable safetensors file ({error})") from error
+    except Exception as error:  # of a type that numpy lacks, or a text that is none, others come
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path} is no readable safetensors file ({shown(reason)}); get the file again"
+        ) from error
 
 
 def _digest(tensors: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].shape}".encode())
-        digest.update(np.ascontiguousarray(tensors[name]).data)
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
     return digest.hexdigest()
 
 
@@ -263,7 +278,7 @@ def _read_converted(path: pathlib.Path, source_sha256: str | None) -> Variables:
     if found := list(mismatches(tensors, wanted)):
         raise UserError(
             f"{path} is not the trunk of ResNet18 ({len(found)} mismatches): "
-            f"{'; '.join(found)}; {remedy}"
+            f"{_listed(found)}; {remedy}"
         )
     made_from = metadata.get("source_sha256")
     if source_sha256 is None:
@@ -273,4 +288,5 @@ def _read_converted(path: pathlib.Path, source_sha256: str | None) -> Variables:
             f"{path} was made from a file with the sha256 {made_from}, not {source_sha256}; "
             f"{remedy}"
         )
+    tensors = {name: np.asarray(value, np.float32) for name, value in tensors.items()}
     return flax.traverse_util.unflatten_dict(tensors, sep="/")

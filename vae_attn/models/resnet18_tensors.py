@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from vae_attn.errors import shown
+
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # features, stride of the first block
 _NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
@@ -46,15 +48,18 @@ def mismatches(
         if name not in tensors:
             yield f"{name} is missing"
     for name, value in tensors.items():
-        if name.startswith("fc.") or name.endswith(".num_batches_tracked"):
-            continue
         if name not in wanted:
-            yield f"{name} is unexpected"
+            yield f"{shown(name)} is unexpected"
         elif value.shape != wanted[name]:
             yield f"{name} has the shape {value.shape}, not {wanted[name]}"
         elif value.dtype.kind != "f":
             yield f"{name} has the type {value.dtype}, not float32"
-        elif not np.isfinite(value).all():
+        elif not _is_finite(value):
             yield f"{name} has values that are not finite"
         elif name.endswith(("running_var", "/var")) and value.min() < 0:
             yield f"{name} has negative variances"
+
+
+def _is_finite(value: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):  # a float64 may be finite, and not as the float32 it becomes
+        return bool(np.isfinite(value.astype(np.float32)).all())

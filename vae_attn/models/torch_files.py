@@ -1,7 +1,9 @@
 """Reads PyTorch's state dicts without PyTorch, and without running what a pickle asks to run.
 
 A `.pth` file is a pickle: loading one the usual way calls any function it names. Here a name
-stands for nothing but itself, and all but the few that a state dict of tensors needs are refused.
+stands for nothing but itself, all but the few that a state dict of tensors needs are refused, and
+`torch_pickle` runs what is left. Tensors are views of the file's content: many of one storage
+take no more memory than the file.
 
 Both formats of `torch.save` are read (torch/serialization.py, `_save` and `_legacy_save`):
 since 1.6 a zip archive with `data.pkl` and one entry of raw bytes a storage; before that five
@@ -9,8 +11,8 @@ pickles in a row (magic number, protocol, system, the object, the storages' keys
 each key its number of elements and its bytes.
 """
 
-import collections
 import dataclasses
+import functools
 import io
 import math
 import os
@@ -22,11 +24,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
+from vae_attn.models import torch_pickle
 
 _ZIP_START = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_NAMED = 10  # of the keys that are wrong, in a message
 # What broken bytes make pickle, zipfile and numpy raise.
 _CORRUPT = (
     ArithmeticError,
@@ -42,9 +46,6 @@ _CORRUPT = (
     struct.error,
     zipfile.BadZipFile,
 )
-
-
-# The classes below are frozen and have slots, so that no pickle can change them either.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,8 +86,16 @@ class _RebuildParameter:
         return tensor
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _OrderedDict:
+    """Stands for collections.OrderedDict, which pickles fill after they made it."""
+
+    def __call__(self):
+        return {}
+
+
 _ALLOWED = {
-    "collections.OrderedDict": collections.OrderedDict,
+    "collections.OrderedDict": _OrderedDict(),
     "torch._utils._rebuild_tensor_v2": _RebuildTensor(),
     "torch._utils._rebuild_parameter": _RebuildParameter(),
     "torch.DoubleStorage": _StorageType("f8"),
@@ -101,28 +110,29 @@ _ALLOWED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BufferedIOBase, path: pathlib.Path):
-        super().__init__(file, encoding="utf-8")
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> object:
-        full_name = f"{module}.{name}"
-        if full_name not in _ALLOWED:
+def _unpickle(file: io.BufferedIOBase, path: pathlib.Path) -> object:
+    def find_global(name: str) -> object:
+        if name not in _ALLOWED:
             raise UserError(
-                f"{self._path} is refused: its pickle asks for {full_name}, which no state dict "
+                f"{path} is refused: its pickle asks for {shown(name)}, which no state dict "
                 "of tensors needs and which loading it could run; get the file from its official "
                 "source, or use a safetensors file"
             )
-        return _ALLOWED[full_name]
+        return _ALLOWED[name]
 
-    def persistent_load(self, identity: tuple) -> _Storage:
-        kind, storage_type, key, _, count, *view = identity
-        if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise pickle.UnpicklingError(f"an object of the kind {kind!r}")
-        if view not in ([], [None]):
-            raise pickle.UnpicklingError("a view of another storage, as torch 0.1 wrote it")
-        return _Storage(str(key), storage_type.dtype, int(count))
+    return torch_pickle.load(file, find_global=find_global, persistent_load=_persistent_load)
+
+
+def _persistent_load(identity: object) -> _Storage:
+    kind, storage_type, key, _, count, *view = identity
+    if kind != "storage" or not isinstance(storage_type, _StorageType):
+        name = shown(kind) if isinstance(kind, str) else type(kind).__name__
+        raise pickle.UnpicklingError(f"an object of the kind {name}")
+    if view not in ([], [None]):
+        raise pickle.UnpicklingError("a view of another storage, as torch 0.1 wrote it")
+    if not isinstance(key, str):
+        raise pickle.UnpicklingError("a storage without a name")
+    return _Storage(key, storage_type.dtype, int(count))
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -132,7 +142,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       path: the file, `.pth` or `.pt`.
 
     Returns:
-      The tensors by name, in the file's order.
+      The tensors by name, in the file's order; read-only.
 
     Raises:
       UserError: the file is missing, truncated or corrupt, is no dict of tensors, or its pickle
@@ -149,7 +159,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except _CORRUPT as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = shown((str(error) or type(error).__name__).splitlines()[0])
         raise UserError(
             f"{path} is no state dict of torch.save, or is truncated or corrupt ({reason}); "
             "get the file again"
@@ -157,54 +167,60 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _read_zip(file: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.ndarray]:
+    size = path.stat().st_size
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:  # a few bytes may unpack to gigabytes
                 raise UserError(
-                    f"{path} is refused: its entry {entry.filename} is compressed, which "
+                    f"{path} is refused: its entry {shown(entry.filename)} is compressed, which "
                     "torch.save never does; get the file from its official source"
                 )
+        if sum(entry.file_size for entry in archive.infolist()) > size:
+            raise ValueError("entries that share their bytes")
         (pickle_name,) = (n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"])
         folder = pickle_name.removesuffix("data.pkl")
         order = b"little"
         if f"{folder}byteorder" in archive.namelist():
             order = archive.read(f"{folder}byteorder")
         endian = {b"little": "<", b"big": ">"}[order]
-        state = _Unpickler(io.BytesIO(archive.read(pickle_name)), path).load()
+        state = _unpickle(io.BytesIO(archive.read(pickle_name)), path)
 
-        def read_storage(storage: _Storage) -> np.ndarray:
-            content = archive.read(f"{folder}data/{storage.key}")
-            return np.frombuffer(content, endian + storage.dtype)
+        @functools.cache  # once, however many tensors share it
+        def read_storage(key: str, dtype: str) -> np.ndarray:
+            return _native(archive.read(f"{folder}data/{key}"), np.dtype(endian + dtype))
 
-        return _tensors(state, read_storage, path)
+        return _tensors(state, lambda stored: read_storage(stored.key, stored.dtype), path)
 
 
 def _read_legacy(file: io.BufferedIOBase, path: pathlib.Path) -> dict[str, np.ndarray]:
-    def unpickle() -> object:
-        return _Unpickler(file, path).load()
-
-    if (unpickle(), unpickle()) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
+    if (_unpickle(file, path), _unpickle(file, path)) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         raise ValueError("its magic number is not torch's")
-    endian = "<" if unpickle()["little_endian"] else ">"
-    state = unpickle()
+    endian = "<" if _unpickle(file, path)["little_endian"] else ">"
+    state = _unpickle(file, path)
     dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in _values(state, path)}
     contents = {}
-    for key in unpickle():
+    size = path.stat().st_size
+    for key in _unpickle(file, path):
+        if not isinstance(key, str) or key in contents:
+            raise ValueError("its storages have no names of their own")
         (count,) = struct.unpack(f"{endian}q", file.read(8))
         dtype = np.dtype(endian + dtypes[key])
-        contents[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
-    return _tensors(state, lambda storage: contents[storage.key], path)
+        if not 0 <= count * dtype.itemsize <= size - file.tell():
+            raise ValueError(f"a storage of {count} elements, more than the file holds")
+        contents[key] = _native(file.read(count * dtype.itemsize), dtype)
+    return _tensors(state, lambda stored: contents[stored.key], path)
 
 
 def _values(state: object, path: pathlib.Path) -> list[_Tensor]:
     """The tensors of a state dict; refuses anything else."""
     if not isinstance(state, Mapping):
         raise UserError(f"{path} holds a {type(state).__name__}, not a state dict of tensors")
-    others = [str(key) for key, value in state.items() if not isinstance(value, _Tensor)]
+    others = [shown(key) for key, value in state.items() if not isinstance(value, _Tensor)]
     if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         raise UserError(
-            f"{path} is no plain state dict: no tensors under {', '.join(others)}; save the "
-            "model's state_dict() alone"
+            f"{path} is no plain state dict: no tensors under {', '.join(others[:_NAMED])}{more}; "
+            "save the model's state_dict() alone"
         )
     return list(state.values())
 
@@ -213,11 +229,16 @@ def _tensors(
     state: object, read_storage: Callable[[_Storage], np.ndarray], path: pathlib.Path
 ) -> dict[str, np.ndarray]:
     tensors = zip(state, _values(state, path), strict=True)
-    return {str(name): _view(read_storage(tensor.storage), tensor) for name, tensor in tensors}
+    return {name: _view(read_storage(tensor.storage), tensor) for name, tensor in tensors}
+
+
+def _native(content: bytes, dtype: np.dtype) -> np.ndarray:
+    """A storage in this machine's byte order."""
+    return np.frombuffer(content, dtype).astype(dtype.newbyteorder("="), copy=False)
 
 
 def _view(content: np.ndarray, tensor: _Tensor) -> np.ndarray:
-    """Copies a tensor out of its storage, in this machine's byte order."""
+    """A tensor as a read-only view of its storage."""
     shape, strides, offset = tensor.shape, tensor.strides, tensor.offset
     steps = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
     size = math.prod(shape)
@@ -229,7 +250,6 @@ def _view(content: np.ndarray, tensor: _Tensor) -> np.ndarray:
     if size and offset + sum(steps) >= content.size:
         raise ValueError("a tensor that reaches beyond its storage")
     if not size:
-        return np.empty(shape, content.dtype.newbyteorder("="))
+        return np.empty(shape, content.dtype)
     strides = [stride * content.itemsize for stride in strides]
-    view = np.lib.stride_tricks.as_strided(content[offset:], shape, strides, writeable=False)
-    return view.astype(content.dtype.newbyteorder("="), order="C")
+    return np.lib.stride_tricks.as_strided(content[offset:], shape, strides, writeable=False)

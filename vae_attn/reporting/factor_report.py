@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -12,7 +13,7 @@ from vae_attn import attention
 from vae_attn.data.dsprites import IMAGE_SIZE, DSprites
 from vae_attn.evaluation import representation
 from vae_attn.evaluation.explainer import Explainer, Images
-from vae_attn.reporting import figures, latent_figures, page
+from vae_attn.reporting import checkpoint_report, figures, latent_figures, page
 from vae_attn.training.telemetry import read_metrics
 
 _LATENTS_SHOWN = 8
@@ -20,7 +21,7 @@ _IMAGES_SHOWN = 6
 _TRAVERSED = 3  # images from which the animation starts
 # What a latent is set to: its mean over the images, and so many of its own deviations more.
 _DEVIATIONS = np.linspace(-2, 2, 11).astype(np.float32)
-_RESPONSE_IMAGES = 2048  # over which the latents' response is measured
+RESPONSE_IMAGES = 2048  # over which the latents' response is measured
 _SCALE_IMAGES = 300  # over which the colour scale is measured
 _SCALE_QUANTILE = 0.995
 _PANELS = {
@@ -37,6 +38,31 @@ def pixels(packed: np.ndarray) -> Images:
     """Packed bits as the grey images that an `Explainer` takes, 0 and 255."""
     bits = np.unpackbits(packed, axis=1)
     return 255 * bits.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
+
+
+class Response(NamedTuple):
+    """How latents respond to images.
+
+    Attributes:
+      response: standard deviation of each one's mean over the images.
+      centre: its mean over images and noise.
+      spread: its standard deviation over both.
+      latents: the most responsive ones, that one first.
+    """
+
+    response: Float[np.ndarray, "latents"]
+    centre: Float[np.ndarray, "latents"]
+    spread: Float[np.ndarray, "latents"]
+    latents: Int[np.ndarray, "chosen"]
+
+
+def respond(explainer: Explainer, images: Images) -> Response:
+    """Measures how the latents respond to images."""
+    # Not by their KL: early in training latents with a constant mean have one too.
+    mean, logvar = explainer.encode(images)
+    response = mean.std(axis=0)
+    spread = np.sqrt(mean.var(axis=0) + np.exp(logvar).mean(axis=0))
+    return Response(response, mean.mean(axis=0), spread, np.argsort(-response)[:_LATENTS_SHOWN])
 
 
 def write(
@@ -56,12 +82,8 @@ def write(
     Returns:
       Path of the page.
     """
-    # Not by their KL: early in training latents with a constant mean have one too.
-    mean, logvar = explainer.encode(pixels(data.sample(_RESPONSE_IMAGES)))
-    response = mean.std(axis=0)
-    centre = mean.mean(axis=0)
-    spread = np.sqrt(mean.var(axis=0) + np.exp(logvar).mean(axis=0))
-    latents = np.argsort(-response)[:_LATENTS_SHOWN]
+    sample = pixels(data.sample(RESPONSE_IMAGES))
+    response, centre, spread, latents = respond(explainer, sample)
     names = [f"z{k}" for k in latents]
     images = pixels(data.sample(_IMAGES_SHOWN, seed=config.seed))
     decoded = traverse(explainer, images[:_TRAVERSED], latents, centre, spread)
@@ -102,8 +124,10 @@ def write(
             "a seed."
         )
         drawn["runs"] = (figure, "Disentanglement and its price", caption)
+    drawn |= checkpoint_report.drawn(config, workdir)
     metrics_path = workdir / "evaluation" / "metrics.json"
     scores = json.loads(metrics_path.read_text()) if metrics_path.exists() else None
+    scored = [representation.table(scores)] if scores else []
     return page.write(
         config,
         workdir,
@@ -111,7 +135,7 @@ def write(
         summary=f"{_objective(config)} with {len(response)} latents learned from {len(data)} "
         f"images, one for every combination of {', '.join(data.grid.names)}.",
         drawn=drawn,
-        tables=[representation.table(scores)] if scores else [],
+        tables=[*scored, *checkpoint_report.shown_tables(workdir)],
     )
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vae_attn import attention, whole_files
 from vae_attn.data import images as images_lib
 from vae_attn.data.layout import visible_entries
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
 from vae_attn.evaluation.explainer import Explainer
 from vae_attn.reporting import figures, map_figures
 
@@ -45,25 +45,38 @@ def find(pattern: str) -> list[pathlib.Path]:
     Raises:
       UserError: if there is none.
     """
-    path = pathlib.Path(pattern).expanduser()
-    exists = bool(pattern) and path.exists()  # first: a name may hold a bracket
-    matched = [path] if exists else map(pathlib.Path, glob.glob(str(path), recursive=True))
-    files = []
-    for one in sorted(matched) if pattern else ():
-        files += _below(one) if one.is_dir() else [one]
+    try:
+        path = pathlib.Path(pattern).expanduser()
+        exists = bool(pattern) and path.exists()  # first: a name may hold a bracket
+        matched = [path] if exists else map(pathlib.Path, glob.glob(str(path), recursive=True))
+        files, seen = [], set()
+        for one in sorted(matched) if pattern else ():
+            files += _below(one, seen) if one.is_dir() else [one]
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # no name of a file, no such home folder
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise UserError(
+            f"--images={shown(pattern)} cannot be looked up ({reason}); give a file, a folder or a "
+            "quoted pattern."
+        ) from error
     if not files:
         raise UserError(
-            f"--images={pattern} matches no image: give a file, a folder with images "
+            f"--images={shown(pattern)} matches no image: give a file, a folder with images "
             f"({', '.join(images_lib.EXTENSIONS)}) or a pattern such as 'photos/*.png', quoted."
         )
     return list(dict.fromkeys(files))
 
 
-def _below(folder: pathlib.Path) -> list[pathlib.Path]:
+def _below(folder: pathlib.Path, seen: set[pathlib.Path]) -> list[pathlib.Path]:
+    """The images in a folder and its folders, each of which is entered once: links may go round."""
     files = []
+    if (real := folder.resolve()) in seen:
+        return []
+    seen.add(real)
     for entry in visible_entries(folder):
         if entry.is_dir():
-            files += _below(entry)
+            files += _below(entry, seen)
         elif entry.suffix.lower() in images_lib.EXTENSIONS:
             files.append(entry)
     return files

@@ -26,7 +26,7 @@ _FRAME_MILLISECONDS = 90
 
 
 def write(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict | None,
     workdir: pathlib.Path,
     *,
     title: str,
@@ -37,11 +37,12 @@ def write(
     links: Sequence[tuple[str, str]] = (),
     explorer: dict | None = None,
     plots: Sequence[Plot] = (),
+    file: str = "report/index.html",
 ) -> pathlib.Path:
     """Writes `figures/*.png` (animations: `.gif`) and `report/index.html`, which contains them.
 
     Args:
-      config: the run's, shown at the end of the page.
+      config: the run's, shown at the end of the page; None where there is not one alone.
       workdir: the run's.
       title: of the page.
       summary: its first paragraph.
@@ -51,6 +52,7 @@ def write(
       links: to other pages: text and address.
       explorer: of `explorer.Explorer.write`, whose files lie beside the page.
       plots: shown before the figures.
+      file: of the page, in the workdir.
 
     Returns:
       Path of the page.
@@ -71,7 +73,7 @@ def write(
         "curves": ("Curves", plots),
         "figures": ("Figures", shown),
         "scores": ("Scores", tables),
-        "config": ("Config", True),
+        "config": ("Config", config),
     }
     script = _source("explorer.js") if explorer else ""
     style = _source("page.css") + (_source("explorer.css") if explorer else "")
@@ -85,13 +87,13 @@ def write(
         plots=plots,
         figures=shown,
         tables=tables,
-        config=config.to_yaml(),
+        config=config.to_yaml() if config else "",
         # Files of the package's own, not data: they are not escaped.
         style=markupsafe.Markup(style),
         script=markupsafe.Markup(script),
         policy=_policy(style, script),
     )
-    path = workdir / "report" / "index.html"
+    path = workdir / file
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_files.writing(path) as temporary:
         temporary.write_text(html, encoding="utf-8")

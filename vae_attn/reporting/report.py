@@ -10,7 +10,7 @@ from vae_attn import whole_files
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.evaluation import anomaly, curves, summary, tables
 from vae_attn.evaluation.explainer import Explainer
-from vae_attn.reporting import explorer, figures, map_figures, page, plots
+from vae_attn.reporting import checkpoint_report, explorer, figures, map_figures, page, plots
 from vae_attn.training import seeds
 from vae_attn.training.telemetry import read_metrics
 
@@ -66,6 +66,8 @@ def write(
             caption = "Baselines without attention in grey; the dotted line is a coin."
             caption += page.all_seeds(config, "their mean and one standard deviation each way")
             drawn[name] = (figure, heading, caption)
+    drawn |= checkpoint_report.drawn(config, workdir)
+    scored = summary.of_run(config, metrics, data) if metrics else []
     shown = explorer.Explorer(config, explainer, data, scale=painter.scale).write(
         workdir / "report"
     )
@@ -76,7 +78,7 @@ def write(
         summary=f"A variational autoencoder learned from {len(data.train)} normal images. Maps "
         f"({explainer.variant.name}) show what in an image made its latents abnormal.",
         drawn=drawn,
-        tables=summary.of_run(config, metrics, data) if metrics else [],
+        tables=[*scored, *checkpoint_report.shown_tables(workdir)],
         facts=_facts(explainer.variant.name, metrics),
         explorer=shown | {"note": page.first_seed(config)},
         plots=_plots(config, workdir, explainer, shown["images"]),

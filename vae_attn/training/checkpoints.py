@@ -1,4 +1,4 @@
-"""Checkpoints: the two latest and the best one, each leaf with a checksum."""
+"""Checkpoints: the two latest, the best one and those wanted, each leaf with a checksum."""
 
 import logging
 import math
@@ -6,7 +6,7 @@ import pathlib
 import re
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -28,8 +28,10 @@ class Checkpoints:
     intact but of another structure is refused.
     """
 
-    def __init__(self, workdir: pathlib.Path) -> None:
+    def __init__(self, workdir: pathlib.Path, *, keep_every: int = 0) -> None:
+        """Opens the folder; beside the latest and the best, multiples of `keep_every` are kept."""
         orbax_errors.hush()
+        self._keep_every = keep_every
         self._directory = workdir.absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -64,6 +66,8 @@ class Checkpoints:
         self._losses[step] = validation_loss
         # orbax would do it by a loss that it keeps in memory: not in a run that goes on.
         kept = {*self.steps()[-2:], self._best_step(self.steps())}
+        if self._keep_every:
+            kept |= {step for step in self.steps() if step % self._keep_every == 0}
         for superseded in sorted(set(self.steps()) - kept):
             self._manager.delete(superseded)
 
@@ -101,14 +105,30 @@ class Checkpoints:
                         f"{_listed(differing)}: give another --workdir, or the config and the "
                         "version of vae_attn that it was made with."
                     ) from error
-                why = orbax_errors.reason(error)
-                _LOG.warning("checkpoint %s is broken and passed over: %s", path, why)
+                self._pass_over(step, error)
         if steps:
             raise UserError(
                 f"no checkpoint in {self._directory} is intact (steps "
                 f"{', '.join(map(str, steps))}; the warnings say why): give another --workdir."
             )
         return None
+
+    def each(self, template: PyTree) -> Iterator[tuple[int, float | None, PyTree]]:
+        """Every intact checkpoint, ascending: its step, validation loss (None: none) and state."""
+        for step in self.steps():
+            try:
+                restored = self._read(template, step)
+            except (RuntimeError, MemoryError):
+                raise
+            except Exception as error:  # see `restore`
+                self._pass_over(step, error)
+                continue
+            loss = self._validation_loss(step)
+            yield step, loss if math.isfinite(loss) else None, restored
+
+    def _pass_over(self, step: int, error: Exception) -> None:
+        path, why = self._directory / str(step), orbax_errors.reason(error)
+        _LOG.warning("checkpoint %s is broken and passed over: %s", path, why)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are kept, ascending."""
@@ -196,10 +216,10 @@ class SeedCheckpoints:
     A seed's checkpoints are those of a run of that seed alone, with a best one of its own.
     """
 
-    def __init__(self, folders: Sequence[pathlib.Path]) -> None:
-        """One folder a seed."""
+    def __init__(self, folders: Sequence[pathlib.Path], *, keep_every: int = 0) -> None:
+        """One folder a seed; see `Checkpoints`."""
         self._folders = folders
-        self._seeds = [Checkpoints(folder) for folder in folders]
+        self._seeds = [Checkpoints(folder, keep_every=keep_every) for folder in folders]
 
     def save(
         self, state: PyTree, *, step: int, validation_losses: Float[np.ndarray, "seeds"]

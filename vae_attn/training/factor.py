@@ -44,6 +44,11 @@ class FactorState:
         """What the VAE's `apply` takes."""
         return self.vae.variables
 
+    @property
+    def step(self) -> PyTree:
+        """Number of updates made, a scalar."""
+        return self.vae.step
+
 
 @dataclasses.dataclass(frozen=True)
 class FactorObjective:

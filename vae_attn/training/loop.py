@@ -4,7 +4,7 @@ import functools
 import logging
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -78,13 +78,25 @@ def restore(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, which: 
     Raises:
       UserError: if there is no intact checkpoint.
     """
-    template = jax.eval_shape(functools.partial(_task(config).create, seed=config.seed))
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(template, which=which)
+    restored = checkpoints.restore(_template(config), which=which)
     checkpoints.close()
     if restored is None:
         raise UserError(f"{workdir} holds no checkpoint: train it first (--mode=train).")
     return restored[0]
+
+
+def restore_each(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> Iterator[tuple[int, float | None, State]]:
+    """Step, validation loss and state of every checkpoint of a trained workdir, ascending."""
+    checkpoints = Checkpoints(workdir)
+    yield from checkpoints.each(_template(config))
+    checkpoints.close()
+
+
+def _template(config: ml_collections.ConfigDict) -> State:
+    return jax.eval_shape(functools.partial(_task(config).create, seed=config.seed))
 
 
 def train(
@@ -93,6 +105,7 @@ def train(
     data: AnomalyData | dsprites.DSprites,
     *,
     probe: Callable[..., dict[str, float]] | None = None,
+    draw: Callable[[PyTree], dict[str, np.ndarray]] | None = None,
 ) -> State:
     """Trains up to the config's number of steps, from the newest checkpoint if there is one.
 
@@ -103,6 +116,8 @@ def train(
       data: its `train` and `validation` images are used.
       probe: `probe(variables, seed=...)`, from the VAE's variables to further metrics, taken at
         every checkpoint.
+      draw: `draw(variables)`, from the VAE's variables (of several seeds the first's) to RGB
+        pictures for TensorBoard, taken at every checkpoint.
 
     Returns:
       The state after the last step; of several seeds with a leading axis of seeds.
@@ -113,7 +128,7 @@ def train(
       preemption.Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
     """
     with preemption.Watch() as watch:
-        return _train(config, workdir, data, probe, watch)
+        return _train(config, workdir, data, probe, draw, watch)
 
 
 def _train(
@@ -121,6 +136,7 @@ def _train(
     workdir: pathlib.Path,
     data: AnomalyData | dsprites.DSprites,
     probe: Callable[..., dict[str, float]] | None,
+    draw: Callable[[PyTree], dict[str, np.ndarray]] | None,
     watch: preemption.Watch,
 ) -> State:
     task = seeds.together(_task(config), config.num_seeds)
@@ -133,7 +149,8 @@ def _train(
         batch_size=config.train.batch_size,
         split_images=not resident,
     )
-    checkpoints = SeedCheckpoints([folder for _, folder in seeds.runs(config, workdir)])
+    folders = [folder for _, folder in seeds.runs(config, workdir)]
+    checkpoints = SeedCheckpoints(folders, keep_every=config.train.keep_every)
     train_state, start = _begin(config, task, checkpoints)
     distributed.require_same({"the state that they begin with": train_state})
     train_state = parallel.replicate(train_state)
@@ -165,7 +182,8 @@ def _train(
                 means |= _probe(config, probe, variables)
         # Ahead of the save: a run that goes on drops what lies behind its checkpoint, and would
         # never write what a kill has kept from before it.
-        telemetry.write(done, _flat(config, means))
+        drawn = _draw(config, draw, variables) if at_checkpoint and draw is not None else {}
+        telemetry.write(done, _flat(config, means), drawn)
         if at_checkpoint or stopping:
             # Where the run happened to be stopped is never its best checkpoint.
             losses = means.get("validation_loss", np.full(config.num_seeds, math.inf))
@@ -269,6 +287,17 @@ def _probe(config, probe: Callable[..., dict[str, float]], variables: PyTree) ->
     each = seeds.split(jax.device_get(variables), config.num_seeds)
     found = [probe(one, seed=config.seed + n) for n, one in enumerate(each)]
     return {name: np.array([metrics[name] for metrics in found]) for name in found[0]}
+
+
+def _draw(config, draw: Callable[[PyTree], dict[str, np.ndarray]], variables: PyTree):
+    """Pictures of the first seed's model: an extra, for want of which no training ends."""
+    if not distributed.is_main():
+        return {}
+    try:
+        return draw(seeds.split(jax.device_get(variables), config.num_seeds)[0])
+    except Exception as error:  # such as too little memory
+        _LOG.warning("no pictures for TensorBoard at this checkpoint: %s", error)
+        return {}
 
 
 def _check_finite(config, losses: np.ndarray, *, step: int) -> None:

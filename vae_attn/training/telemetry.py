@@ -8,15 +8,21 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable, Mapping
 
+import numpy as np
+from jaxtyping import UInt8
 from tensorboardX import record_writer, summary
 from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
 from vae_attn import whole_files
+from vae_attn.errors import UserError
 from vae_attn.training import distributed
 
 _LOG = logging.getLogger("vae_attn")
+_EVENTS = "tensorboard"  # in the workdir
+_SCORES = ".scores"  # ends the name of the events file that has the scores
 
 
 class Telemetry:
@@ -30,22 +36,29 @@ class Telemetry:
         if not self._writes:
             return
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= start_step]
+        kept = [line for line, row in _rows(self._path) if row["step"] <= start_step]
         with whole_files.writing(self._path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept))
-        self._events = _Events(workdir / "tensorboard", first_step=start_step + 1)
+        # Named by the step too: of the same second it would overwrite the file of the run before.
+        self._events = _Events(workdir / _EVENTS, ending=f".{start_step}")
+        self._events.start(start_step + 1)
         self._total = total_steps
         self._since, self._first = time.monotonic(), start_step
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True)
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Records the metrics of a step everywhere."""
+    def write(
+        self,
+        step: int,
+        metrics: dict[str, float],
+        pictures: Mapping[str, UInt8[np.ndarray, "_height _width 3"]] | None = None,
+    ) -> None:
+        """Records the metrics of a step everywhere, and its pictures for TensorBoard."""
         if not self._writes:
             return
         _append(self._path, json.dumps({"step": step, **metrics}).encode() + b"\n")
-        self._events.write(step, metrics)
+        self._events.write(step, metrics, pictures or {})
         # Of several seeds the means alone: the single ones have a slash in their names.
         shown = " ".join(f"{k} {value:.4g}" for k, value in metrics.items() if "/" not in k)
         if self._bar is not None:
@@ -71,17 +84,23 @@ class _Events:
     then waits for that thread for ever.
     """
 
-    def __init__(self, folder: pathlib.Path, *, first_step: int) -> None:
+    def __init__(self, folder: pathlib.Path, *, ending: str) -> None:
         folder.mkdir(exist_ok=True)
-        self._path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-        # TensorBoard drops what an earlier file says of the steps from `first_step` on.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        version = _record(file_version="brain.Event:2")
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}{ending}"
+        self._path = folder / name
         self._path.touch()
-        _append(self._path, version + _record(step=first_step, session_log=start))
+        _append(self._path, _record(file_version="brain.Event:2"))
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
+    def start(self, first_step: int) -> None:
+        """TensorBoard drops what an earlier file says of the steps from `first_step` on."""
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        _append(self._path, _record(step=first_step, session_log=start))
+
+    def write(
+        self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, np.ndarray]
+    ) -> None:
         values = [summary.scalar(name, value) for name, value in metrics.items()]
+        values += [summary.image(name, x, dataformats="HWC") for name, x in pictures.items()]
         _append(self._path, b"".join(_record(step=step, summary=value) for value in values))
 
 
@@ -93,16 +112,33 @@ def _record(**event: object) -> bytes:
     return length + checksums[0] + data + checksums[1]
 
 
+def write_scores(workdir: pathlib.Path, scores: Mapping[int, Mapping[str, float]]) -> None:
+    """Shows scores in TensorBoard, `score/<name>`, in the place of those of an earlier evaluation.
+
+    Args:
+      workdir: of the run.
+      scores: by the step of the checkpoint that has them.
+    """
+    for old in (workdir / _EVENTS).glob(f"*{_SCORES}"):
+        old.unlink()
+    events = _Events(workdir / _EVENTS, ending=_SCORES)
+    for step, of_step in scores.items():
+        events.write(step, {f"score/{name}": value for name, value in of_step.items()}, {})
+
+
 def read_metrics(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float]]]:
-    """The curves of a run: for every metric its steps and values."""
+    """The curves of a run: for every metric its steps and values.
+
+    Raises:
+      UserError: if `metrics.jsonl` is damaged; it names the line.
+    """
     curves: dict[str, tuple[list[int], list[float]]] = {}
-    for line in _lines(workdir / "metrics.jsonl"):
-        row = json.loads(line)
+    for _, row in _rows(workdir / "metrics.jsonl"):
         step = row.pop("step")
         for name, value in row.items():
             steps, values = curves.setdefault(name, ([], []))
             steps.append(step)
-            values.append(value)
+            values.append(float(value))
     return curves
 
 
@@ -117,8 +153,32 @@ def _append(path: pathlib.Path, content: bytes) -> None:
         raise
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-    """The whole lines of a file that may be missing, or end in the middle of a line."""
-    if not path.exists():
-        return []
-    return [line[:-1] for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+def _rows(path: pathlib.Path) -> list[tuple[str, dict]]:
+    """The whole lines of a file that may be missing, or end in the middle of one; and parsed."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): see to its permissions, or move it away."
+        ) from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode()
+            row = json.loads(text)
+            whole = type(row["step"]) is int and 0 <= row["step"] < 2**63
+            whole &= _are_numbers(row.values())
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"{path}, line {number}: is no step with its metrics; remove the line, or move "
+                "the file away."
+            )
+        rows.append((text, row))
+    return rows
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    """Whether all are what `json` makes of numbers, NaN and the infinities included."""
+    return all(type(one) is float or (type(one) is int and abs(one) < 2**63) for one in values)

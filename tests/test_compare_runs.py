@@ -1,0 +1,169 @@
+"""--mode=report: which runs it finds, what it says of them, what it passes over."""
+
+import json
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from vae_attn import config as config_lib
+from vae_attn.config import default_config
+from vae_attn.errors import UserError
+from vae_attn.evaluation import representation
+from vae_attn.reporting import compare_runs, finished_runs
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+OWN = "pixel_auroc/contrast/conv1"
+
+
+def leave(folder, score=None, **changes):
+    """A folder as a run leaves it."""
+    config = default_config()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    config_lib.save_or_compare(config, folder)
+    (folder / "metrics.jsonl").write_text('{"step": 2, "loss": 5.0, "validation_loss": 4.0}\n')
+    if score is not None:
+        (folder / "evaluation").mkdir()
+        scores = {"contrast/conv1/pixel_auroc": score, "contrast/conv1/pixel_auroc_low": 0.1}
+        scores |= {"paper/fused/pixel_auroc": 0.25, "contrast/conv2/pixel_auroc": 0.125}
+        (folder / "evaluation" / "metrics.json").write_text(json.dumps(scores))
+
+
+def rows_of(folder, heading):
+    """Cells by the first one of their row; the header's is None's."""
+    text = (folder / "report.md").read_text()
+    section = text[text.index(f"## {heading}\n") :].split("\n\n")[1]
+    lines = [line.strip("| ").split(" | ") for line in section.splitlines()]
+    return {None: lines[0]} | {cells[0].strip(): cells for cells in lines[2:]}
+
+
+def test_table_and_page(tmp_path):
+    runs = tmp_path / "runs"
+    leave(runs / "a", 0.75, train__beta=0.5)
+    leave(runs / "sweep" / "b", 0.875, train__beta=2.0)
+    leave(runs / "c", train__beta=4.0)
+    (runs / "a" / "report").mkdir()
+    (runs / "a" / "report" / "index.html").write_text("page")
+    report = runs / "report"
+    page = compare_runs.write(f"{runs}/*", report)
+    rows = rows_of(report, "Runs")
+    assert rows[None] == ["run", "train.beta", OWN, "pixel_auroc/paper/fused"]
+    assert rows["a"] == ["a", "0.5", "0.750", "0.250 (best)"]
+    assert rows["sweep/b"] == ["sweep/b", "2.0", "0.875 (best)", "0.250 (best)"]
+    assert rows["c"][:3] == ["c", "4.0", "not evaluated"]
+    assert len(rows) == 4
+    assert page == report / "index.html"
+    text = page.read_text()
+    assert re.findall(r'href="([^"#][^"]*)"', text) == ["../a/report/index.html"]
+    assert "Not evaluated: c." in text
+    assert "All keys of this run" not in text
+    assert text.count("data:image/png") == 1
+    # The report itself is no run, and the next one is the same.
+    compare_runs.write(f"{runs}/*,{runs}/a", report)
+    assert page.read_text() == text
+
+
+def test_mean_over_seeds_and_their_shared_folder(tmp_path):
+    leave(tmp_path / "both", num_seeds=2)
+    for seed, score in ((0, 0.5), (1, 0.75)):
+        leave(tmp_path / "both" / f"seed_{seed}", score, seed=seed)
+        (tmp_path / "both" / f"seed_{seed}" / "metrics.jsonl").unlink()
+    lines = ['{"step": 2, "loss": 3.0, "loss/seed_0": 1.0, "loss/seed_1": 5.0}\n']
+    (tmp_path / "both" / "metrics.jsonl").write_text("".join(lines))
+    leave(tmp_path / "other", 0.625, model__latents=7)
+    runs = finished_runs.find(f"{tmp_path}/*", leave_out=tmp_path / "report")
+    assert [run.name for run in runs] == ["both/seed_0", "both/seed_1", "other"]
+    assert runs[1].curves == {"loss": ([2], [5.0])}
+    compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
+    assert rows_of(tmp_path / "report", "Runs")[None][:3] == ["run", "seed", "model.latents"]
+    rows = rows_of(tmp_path / "report", "Over seeds")
+    assert rows[None][:3] == ["seeds", "model.latents", OWN]
+    deviation = statistics.stdev([0.5, 0.75])
+    assert rows["0, 1"] == ["0, 1", "32", f"0.625 ± {deviation:.3f}", "0.250 ± 0.000"]
+
+
+def test_scores_of_other_data_are_not_compared(tmp_path):
+    leave(tmp_path / "three", 0.5, data__digit=3)
+    leave(tmp_path / "one", 0.75, data__digit=1)
+    compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
+    assert "(best)" not in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_broken_runs_are_named_and_the_others_shown(tmp_path, caplog):
+    leave(tmp_path / "good", 0.5)
+    for name in ("config", "scores", "curves"):
+        leave(tmp_path / name, 0.5)
+    (tmp_path / "config" / "config.json").write_text("{")
+    (tmp_path / "scores" / "evaluation" / "metrics.json").write_text('{"contrast/co')
+    (tmp_path / "curves" / "metrics.jsonl").write_text("[\n")
+    caplog.set_level("WARNING", "vae_attn")
+    compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
+    for name in ("config/config.json", "scores/evaluation/metrics.json", "curves/metrics.jsonl"):
+        assert f"{tmp_path / name} cannot be read" in caplog.text
+    rows = rows_of(tmp_path / "report", "Runs")
+    assert rows.keys() == {None, "good", "scores", "curves"}
+    assert rows["scores"][1] == "not evaluated"
+
+
+def test_factor_runs(tmp_path):
+    for name, score in (("a", 0.5), ("b", 0.75)):
+        leave(tmp_path / name, data__name="dsprites", train__beta=score)
+        (tmp_path / name / "evaluation").mkdir()
+        scores = {"factor_vae": score, "mig": 0.125, "reconstruction": 30.0}
+        (tmp_path / name / "evaluation" / "metrics.json").write_text(json.dumps(scores))
+    compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
+    rows = rows_of(tmp_path / "report", "Runs")
+    assert rows[None] == ["run", "train.beta", "factor_vae", "mig"]
+    assert rows["b"] == ["b", "0.75", "0.750 (best)", "0.125 (best)"]
+    assert "factor_vae" in representation.main_scores(scores)
+
+
+def test_a_single_run(tmp_path):
+    leave(tmp_path / "a", 0.5)
+    compare_runs.write(str(tmp_path / "a"), tmp_path / "report")
+    assert rows_of(tmp_path / "report", "Runs")["a"] == ["a", "0.500", "0.250"]
+
+
+def test_what_cannot_be_compared(tmp_path):
+    with pytest.raises(UserError, match=r"no/\* holds no run that can be read"):
+        compare_runs.write(f"{tmp_path}/no/*", tmp_path / "report")
+    leave(tmp_path / "a")
+    with pytest.raises(UserError, match="is a run: give another folder"):
+        compare_runs.write(f"{tmp_path}/*", tmp_path / "a")
+
+
+def run_main(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "vae_attn.main", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_command(tmp_path):
+    leave(tmp_path / "runs" / "a", 0.5)
+    options = [f"--workdirs={tmp_path}/runs/*", f"--workdir={tmp_path}/report"]
+    result = run_main("--mode=report", *options)
+    assert result.returncode == 0, result.stderr
+    assert f"all runs: {tmp_path}/report/index.html" in result.stderr
+    assert (tmp_path / "report" / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode=report", "--config=configs/digits.py"], "leave out --config"),
+        (
+            ["--config=configs/digits.py", "--workdirs=a"],
+            "--workdirs is for --mode=report, and not",
+        ),
+        (["--mode=report", "--workdirs=no/such"], "--workdirs=no/such holds no run"),
+    ],
+)
+def test_one_clear_sentence(arguments, message):
+    result = run_main(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

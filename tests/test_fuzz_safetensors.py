@@ -1,0 +1,75 @@
+"""Damaged and hostile safetensors files, and conversions of weights: one sentence for each."""
+
+import itertools
+import json
+import struct
+
+import numpy as np
+import safetensors.numpy
+from fuzzing import answer, damaged, examples, memory_limit
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vae_attn.models import pretrained, resnet18_tensors
+
+ARRAYS = {"conv1.weight": np.ones((2, 3, 4), np.float32), "bn1.running_var": np.ones(3)}
+
+
+@given(data=st.data())
+@examples(150)
+def test_damaged_safetensors(tmp_path, data):
+    path = tmp_path / "x.safetensors"
+    whole = safetensors.numpy.save(ARRAYS, {"format": "pt"})
+    path.write_bytes(data.draw(damaged(whole)))
+    assert answer(lambda: pretrained.load_resnet18(path, official=False), path) is None
+
+
+_NAMES = st.sampled_from(
+    ["conv1.weight", "bn1.bias", "fc.weight", "a\nb", "\0", "é" * 300, "__metadata__"]
+)
+_TYPES = ["F64", "F32", "F16", "BF16", "F8_E5M2", "F8_E4M3", "I64", "U16", "BOOL", "C64", "F4", "X"]
+_SIZES = st.one_of(st.integers(-2, 5), st.sampled_from([2**31, 2**63 - 1, 2**64, 10**30]))
+_TENSOR = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(_TYPES),
+        "shape": st.lists(_SIZES, max_size=4),
+        "data_offsets": st.lists(_SIZES, min_size=2, max_size=2),
+    }
+)
+
+
+@given(
+    header=st.dictionaries(_NAMES, st.one_of(_TENSOR, st.none(), st.text(max_size=3)), max_size=5),
+    length=st.sampled_from([None, None, None, 0, 2**32, 2**63, 2**64 - 1]),
+)
+@examples(250)
+def test_any_header_of_safetensors(tmp_path, header, length):
+    path = tmp_path / "x.safetensors"
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + bytes(64))
+    with memory_limit(512):
+        assert answer(lambda: pretrained.load_resnet18(path, official=False), path) is None
+
+
+def test_a_conversion_brings_no_tensors_but_the_trunks(tmp_path):
+    """`x.num_batches_tracked` is overlooked in torch's files; here it could replace a module."""
+    tensors = {}
+    for shape, place in resnet18_tensors.wanted_tensors().values():
+        shape = (*shape[2:], *shape[1::-1]) if len(shape) == 4 else shape
+        tensors["/".join(place)] = np.ones(shape, np.float32)
+    names = ("params/conv1/kernel/x.num_batches_tracked", "fc.x", "params/x.num_batches_tracked")
+    for name, official in itertools.product(names, (True, False)):
+        hostile = tensors | {name: np.ones(1, np.float32)}
+        path = tmp_path / "x.flax.safetensors"
+        metadata = {"format": "vae_attn resnet18 1", "tensors_sha256": pretrained._digest(hostile)}
+        metadata["source_sha256"] = pretrained.SHA256
+        safetensors.numpy.save_file(hostile, path, metadata)
+        found = answer(lambda p=path, o=official: pretrained.load_resnet18(p, official=o), name)
+        assert found is None
+
+
+def test_a_float64_too_large_for_a_float32_is_not_finite(tmp_path):
+    path = tmp_path / "x.safetensors"
+    safetensors.numpy.save_file({"bn1.bias": np.full(64, 1e300)}, path)
+    told = "bn1.bias has values that are not finite"
+    assert answer(lambda: pretrained.load_resnet18(path, official=False), told) is None
