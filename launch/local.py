@@ -114,6 +114,8 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1, help="simulated, in each process (1)")
     parser.add_argument("arguments", nargs="*", help="of vae_attn.main, behind --")
     options = parser.parse_args()
+    if min(options.processes, options.devices) < 1:
+        parser.error("--processes and --devices are 1 or more")
     program = [sys.executable, "-m", "vae_attn.main", *options.arguments]
     sys.exit(run(program, processes=options.processes, devices=options.devices))
 

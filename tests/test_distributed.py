@@ -106,7 +106,8 @@ def test_two_processes_train_and_evaluate_with_the_figures_of_one(small, tmp_pat
     for text in ("[0] ", "step 6/6", "scores:", "pictures and tables:"):
         assert output.count(text) >= 1, output
     # Logs, metrics, scores and the report come from process 0 alone; both write the checkpoint.
-    assert "] " in output
+    arrays = tmp_path / "two" / "checkpoints" / "6" / "state"
+    assert all(list((arrays / f"ocdbt.process_{n}" / "d").iterdir()) for n in (0, 1))
     assert not [x for x in output.splitlines() if x.startswith("[1]") and "step" in x], output
     one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
     for name in ("loss", "kl", "reconstruction", "validation_loss"):
@@ -146,6 +147,20 @@ def test_workdirs_that_are_not_shared(small, tmp_path):
     assert "the processes differ in whether they see the workdir's config.json: give" in output
     assert "Traceback" not in output
     assert not list(tmp_path.glob("*/checkpoints/[0-9]*"))
+
+
+def test_a_process_that_comes_late_is_waited_for():
+    """As one that has yet to decode its images; the collectives of CPUs wait 30 seconds."""
+    code = (
+        "import sys, time; from vae_attn.training import distributed;"
+        "address, number, rank = (argument.split('=')[1] for argument in sys.argv[1:]);"
+        "distributed.initialize(coordinator_address=address, num_processes=int(number),"
+        " process_id=int(rank));"
+        "time.sleep(0 if distributed.is_main() else 35);"
+        "print(distributed.any_process(rank == '1'))"
+    )
+    output = finish(start_several(["-c", code], processes=2, devices=1))
+    assert output.count("True") == 2, output
 
 
 @pytest.mark.parametrize(

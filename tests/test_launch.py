@@ -64,15 +64,21 @@ def test_local_starts_all_and_prints_their_ranks():
 @pytest.mark.parametrize(
     ("death", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", 137)]
 )
-def test_local_ends_all_when_one_dies(death, code):
-    program = f"print(os.getpid())\nif rank == 1: {death}\ntime.sleep(100)"
+def test_local_ends_all_when_one_dies(death, code, tmp_path):
+    program = (
+        f"print(os.getpid())\nopen({f'{tmp_path}/'!r} + str(rank), 'w').close()\n"
+        f"while not os.path.exists({f'{tmp_path}/0'!r}): time.sleep(0.01)\n"
+        f"if rank == 1: {death}\ntime.sleep(100)"
+    )
     process = start_local(program)
     before = time.monotonic()
     output = finish(process)
     assert process.returncode == code
     assert time.monotonic() - before < 30
     assert "[1] ended with" in output
-    for pid in re.findall(r"\[\d\] (\d+)$", output, re.MULTILINE):
+    pids = re.findall(r"\[\d\] (\d+)$", output, re.MULTILINE)
+    assert len(pids) == 2
+    for pid in pids:
         assert not pathlib.Path(f"/proc/{pid}").exists()
 
 
@@ -96,6 +102,13 @@ def test_local_gives_main_what_stands_behind_the_dashes():
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "flag --mode=nonsense" in result.stdout
+
+
+def test_local_refuses_to_start_nothing():
+    command = [sys.executable, str(LAUNCH / "local.py"), "--processes=0", "--"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "--processes and --devices are 1 or more" in result.stderr
 
 
 @pytest.fixture

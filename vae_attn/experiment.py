@@ -98,12 +98,11 @@ def _run(
     _check_all(runs)
     lock.take(workdir, *(workdir / category for category in runs))
     names = {c: _run_one(one, workdir / c, mode, lock) for c, one in runs.items()}
-    if not distributed.is_main():
-        return
-    if mode in ("all", "evaluate"):
+    if distributed.is_main() and mode in ("all", "evaluate"):
         _LOG.info("all categories: %s", summary.write_group(config, workdir, names))
-    if mode in ("all", "explain"):
+    if distributed.is_main() and mode in ("all", "explain"):
         _LOG.info("all categories: %s", group_report.write(config, workdir, names))
+    distributed.barrier("all categories")  # who leaves waits for the others for half a minute only
 
 
 def _check_all(runs: dict[str, ml_collections.ConfigDict]) -> None:

@@ -96,7 +96,7 @@ def any_process(flag: bool) -> bool:
     """Whether the flag is set in any process; every process comes here."""
     if jax.process_count() == 1:
         return flag
-    return bool(multihost_utils.process_allgather(np.array(flag, np.int32)).any())
+    return bool(_gather(np.int32(flag)).any())
 
 
 def require_same(values: dict[str, PyTree]) -> None:
@@ -111,7 +111,7 @@ def require_same(values: dict[str, PyTree]) -> None:
     if jax.process_count() == 1:
         return
     checksums = np.array([_checksum(value) for value in values.values()], np.uint32)
-    columns = multihost_utils.process_allgather(checksums).T
+    columns = _gather(checksums).T
     differing = [name for name, column in zip(values, columns, strict=True) if np.ptp(column)]
     if differing:
         raise UserError(
@@ -124,7 +124,15 @@ def minimum(value: float) -> float:
     """The smallest of the values that the processes have, in single precision."""
     if jax.process_count() == 1:
         return value
-    return float(multihost_utils.process_allgather(np.float32(value)).min())
+    return float(_gather(np.float32(value)).min())
+
+
+def _gather(values: np.ndarray | np.generic) -> np.ndarray:
+    """Every process' values, along a leading axis of processes."""
+    # Here they come at different times, as from decoding images; a collective of CPUs gives up on
+    # those that are 30 seconds late.
+    barrier("gather")
+    return multihost_utils.process_allgather(values)
 
 
 def _checksum(tree: PyTree) -> int:

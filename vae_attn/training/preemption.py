@@ -1,7 +1,6 @@
 """SIGTERM and SIGINT end a training in good order: at one step everywhere, with a checkpoint."""
 
 import logging
-import os
 import signal
 import threading
 import types
@@ -68,10 +67,10 @@ class Watch:
         return bool(before) or (now and bool(self._vote))
 
     def _handle(self, number: int, _: types.FrameType | None) -> None:
-        if self._signalled:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
         self._signalled = True
+        # The second one must not wait for Python, which has no say while XLA compiles or waits.
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
         _LOG.warning(
             "%s: a checkpoint is saved behind this step; once more stops at once.",
             signal.Signals(number).name,
