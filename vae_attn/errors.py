@@ -4,8 +4,16 @@
 class UserError(ValueError):
     """Bad input, told in one sentence that names the file, key or value and the remedy.
 
-    `vae_attn.main` prints the message without a traceback and exits with code 2.
+    `vae_attn.main` prints the message without a traceback and exits with `exit_code`.
     """
+
+    exit_code = 2  # no further attempt mends it; the starters of `launch/` then make none
+
+
+class UnreachableError(UserError):
+    """What another attempt may mend by itself."""
+
+    exit_code = 1
 
 
 def shown(text: str, most: int = 200) -> str:

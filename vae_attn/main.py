@@ -175,7 +175,7 @@ def run() -> None:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
         print(f"vae_attn: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("vae_attn: interrupted; the same command goes on.", file=sys.stderr)
         sys.exit(130)

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from vae_attn.errors import UserError
+from vae_attn.errors import UnreachableError, UserError
 
 # A process that is gone is noticed after this many seconds, and the others end.
 _HEARTBEAT_TIMEOUT = 30
@@ -60,8 +60,9 @@ def initialize(
             heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
+    except (ValueError, RuntimeError) as error:  # the second where the others do not come in time
+        kind = UserError if isinstance(error, ValueError) else UnreachableError
+        raise kind(
             f"the processes of this run cannot be joined ({error}): give "
             f"{', '.join(map(_flag, given))}, or leave --distributed out."
         ) from error
