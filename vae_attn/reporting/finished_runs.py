@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import json
 import logging
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -73,7 +74,7 @@ def find(patterns: str, *, leave_out: pathlib.Path) -> list[Run]:
     matched = [
         pathlib.Path(path)
         for pattern in patterns.split(",")
-        for path in glob.glob(pattern.strip(), recursive=True)
+        for path in glob.glob(os.path.expanduser(pattern.strip()), recursive=True)
     ]
     outside = [path for path in matched if path.resolve() != leave_out.resolve()]
     folders = {
