@@ -20,6 +20,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+# Of a run that a signal of its own stopped: it is not done, and so among those that failed.
+_STOPPED = 75
+
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     """The command of each run, by the run's name."""
@@ -41,6 +44,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
         found[name] = [
             *(sys.executable, "-m", "vae_attn.main", f"--config={options.config}"),
             f"--workdir={pathlib.Path(options.workdir) / name}",
+            f"--stopped_exit_code={_STOPPED}",
             *(f"--config.{key}={value}" for key, value in pairs),
             *options.arguments,
         ]

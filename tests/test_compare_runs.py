@@ -136,6 +136,19 @@ def test_what_cannot_be_compared(tmp_path):
         compare_runs.write(f"{tmp_path}/*", tmp_path / "a")
 
 
+def test_a_report_that_cannot_be_written(tmp_path):
+    leave(tmp_path / "runs" / "a", 0.5)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/report or the runs cannot be read or written"):
+        compare_runs.write(f"{tmp_path}/runs/*", tmp_path / "file" / "report")
+
+
+def test_the_home_folder_in_a_quoted_pattern(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    leave(tmp_path / "runs" / "a", 0.5)
+    assert compare_runs.write("~/runs/*", tmp_path / "report").exists()
+
+
 def run_main(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "vae_attn.main", *map(str, arguments)],

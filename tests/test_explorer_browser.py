@@ -328,11 +328,17 @@ def test_phone_dark_and_light(browser, written, scheme):
 def test_missing_file_is_told(browser, tmp_path):
     path, _, _ = explorer_runs.write(tmp_path, explorer_runs.data_of())
     made = Opened(browser, path)
-    index = made.cards()[0]
+    index, other = made.cards()[:2]
     (path.parent / "images" / f"{index:05d}.js").unlink()
-    made.page.locator(f'.card[data-index="{index}"]').click()
+    made.open(other)
+    assert made.page.locator("#stage").is_visible()
+    made.page.keyboard.press("ArrowLeft")
     made.page.wait_for_selector("#trouble:not([hidden])")
     assert f"images/{index:05d}.js cannot be read" in made.text("#trouble")
+    assert not made.page.locator("#stage").is_visible()  # it would show the other image
+    made.page.keyboard.press("ArrowRight")
+    made.page.wait_for_selector("#stage", state="visible")
+    assert not made.page.locator("#trouble").is_visible()
     made.context.close()
 
 

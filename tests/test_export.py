@@ -118,6 +118,17 @@ def test_every_style_is_exported_for_a_batch_of_any_size(run, style, latent_batc
         np.testing.assert_allclose(scores, expected[1][:n], rtol=1e-3, atol=1e-3)
 
 
+def test_broken_scores_are_told(run):
+    config, workdir = run
+    path = workdir / "evaluation" / "metrics.json"
+    before = path.read_text()
+    for content in ('{"contrast/conv1/pixel_auroc": 0.', "[]", '{"a": null}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"metrics.json cannot be read .* writes it anew"):
+            experiment.run(config, workdir, mode="export")
+    path.write_text(before)
+
+
 def test_what_was_exported_stays_whole(run, monkeypatch):
     """A disk that is full in the middle of a file leaves the file that was there."""
     config, workdir = run

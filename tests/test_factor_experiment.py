@@ -232,6 +232,13 @@ def test_config_values_that_cannot_be(changes, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("mode", ["evaluate", "explain"])
+def test_without_a_run_there_is_nothing_to_score(mode, tmp_path):
+    with pytest.raises(UserError, match="holds no run: train it first"):
+        experiment.run(small_config("factor_vae"), tmp_path / "run", mode=mode)
+    assert not (tmp_path / "run").exists()
+
+
 def test_default_config_has_no_discriminator():
     config = config_lib.default_config()
     config_lib.validate(config)

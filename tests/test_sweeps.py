@@ -46,6 +46,7 @@ def test_dry_run_prints_the_cross_product():
         [
             "--config=configs/mnist.py:3",
             f"--workdir=runs/x/mnist_3-latents={latents}-beta=0.5-seed={seed}",
+            "--stopped_exit_code=75",
             f"--config.model.latents={latents}",
             "--config.train.beta=0.5",
             f"--config.seed={seed}",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from vae_attn import whole_files
+from vae_attn.evaluation import tables
 from vae_attn.evaluation.calibration import FALSE_POSITIVE_RATE, IMAGE_FALSE_POSITIVE_RATE
 from vae_attn.evaluation.explainer import Explainer
 
@@ -66,8 +67,7 @@ def write(
 def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict:
     height, width, channels = explainer.model.architecture.image_shape
     calibration, variant = explainer.calibration, explainer.variant
-    path = workdir / "evaluation" / "metrics.json"
-    metrics = json.loads(path.read_text()) if path.exists() else {}
+    metrics = tables.read(workdir / "evaluation")
     own = f"{variant.name}/"
     return {
         "file": FUNCTION,

@@ -40,6 +40,8 @@ def run(
     data = dsprites.load_dsprites(
         config.data.dir or None, source=config.data.source, grid=dsprites.GRID
     )
+    if mode in ("evaluate", "explain"):
+        config_lib.compare(config, workdir)  # there has to be a run
     runs = seeds.runs(config, workdir)
     lock.take(workdir, *(folder for _, folder in runs))
     config_lib.save_or_compare(config, workdir)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import ml_collections
 from jaxtyping import PyTree
 
+from vae_attn import whole_files
 from vae_attn.evaluation import summary, tables
 from vae_attn.training import loop
 
@@ -91,9 +92,8 @@ def write(rows: Sequence[Row], workdir: pathlib.Path, *, title: str) -> pathlib.
         "best_by_test_score": {name: _best_by(name, rows).step for name in _names(rows)},
         "checkpoints": [row._asdict() for row in rows],
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    with whole_files.writing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     return tables.write_markdown([table(rows)], path.with_suffix(".md"), title=title)
 
 
@@ -116,10 +116,10 @@ def table(rows: Sequence[Row]) -> tables.Table:
         scores = (tables.cell(row.scores, name) for name in names)
         cells.append([str(row.step), f"{row.epoch:g}", loss, *scores, mark])
     told = (f"{name} at step {_best_by(name, rows).step}" for name in names)
-    note = (
-        "One may choose by the validation loss alone, which knows normal images only. Best by test "
-        f"score would be {', '.join(told)}: not to be chosen by, as it has seen the test set."
-    )
+    note = "One may choose by the validation loss alone, which knows normal images only."
+    if names:
+        note += f" Best by test score would be {', '.join(told)}: not to be chosen by, as it has "
+        note += "seen the test set."
     return tables.Table("Scores of the kept checkpoints", cells, note)
 
 

@@ -1,6 +1,5 @@
 """Tables of a run and over runs: of categories, side by side; of seeds, mean and deviation."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -66,8 +65,8 @@ def of_group(
         left out.
       names: the runs' categories, with the names of their data sets.
     """
-    paths = {c: workdir / c / "evaluation" / "metrics.json" for c in names}
-    runs = {c: json.loads(path.read_text()) for c, path in paths.items() if path.exists()}
+    found = {category: tables.read(workdir / category / "evaluation") for category in names}
+    runs = {category: metrics for category, metrics in found.items() if metrics}
     if not runs:
         return []
     synthetic = any(map(is_synthetic, names.values()))

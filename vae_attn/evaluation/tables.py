@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vae_attn import whole_files
+from vae_attn.errors import UserError
 from vae_attn.evaluation.calibration import FALSE_POSITIVE_RATE
 
 STD = "_std"  # appended to a score's name: its standard deviation over seeds
@@ -53,6 +54,24 @@ def write(metrics: Mapping[str, float], folder: pathlib.Path) -> None:
     text = json.dumps(metrics, indent=2, allow_nan=False)
     with whole_files.writing(folder / "metrics.json") as temporary:
         temporary.write_text(text + "\n")
+
+
+def read(folder: pathlib.Path) -> dict[str, float]:
+    """The scores that `write` left in a folder; none where there is no such file.
+
+    Raises:
+      UserError: if the file cannot be read, or holds anything else.
+    """
+    path = folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text()) if path.exists() else {}
+        if not all(type(value) in (int, float) for value in metrics.values()):
+            raise ValueError("not all of it are numbers")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): --mode=evaluate writes it anew, or move it away."
+        ) from error
+    return metrics
 
 
 def write_markdown(tables: Sequence[Table], path: pathlib.Path, *, title: str) -> pathlib.Path:

@@ -9,6 +9,7 @@ import ml_collections
 from jaxtyping import PyTree
 from matplotlib.figure import Figure
 
+from vae_attn import whole_files
 from vae_attn.evaluation import over_checkpoints, summary, tables
 from vae_attn.reporting import page
 from vae_attn.training import seeds, telemetry
@@ -49,14 +50,15 @@ def _write(config, workdir: pathlib.Path, rows: list[over_checkpoints.Row], name
     telemetry.write_scores(workdir, shown)
     (workdir / "figures").mkdir(exist_ok=True)
     for stem, (figure, *_) in drawn(config, workdir).items():
-        figure.savefig(workdir / "figures" / f"{stem}.png")
+        with whole_files.writing(workdir / "figures" / f"{stem}.png") as temporary:
+            figure.savefig(temporary)
     _LOG.info("scores of the checkpoints: %s", path)
 
 
 def drawn(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, page.Drawn]:
-    """The figure for the run's page; nothing where the checkpoints were not scored."""
+    """The figure for the run's page; nothing where the checkpoints have no scores."""
     rows = over_checkpoints.read(workdir)
-    if not rows:
+    if not any(row.names for row in rows[:1]):
         return {}
     caption = "Scores on the test set of every checkpoint that was kept. The upright line is the "
     caption += "one of the lowest validation loss, which was chosen; the test set chose none."

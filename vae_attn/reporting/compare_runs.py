@@ -29,8 +29,18 @@ def write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
       Path of the page.
 
     Raises:
-      UserError: if no run is found, or the workdir holds one.
+      UserError: if no run is found, the workdir holds one, or it cannot be written.
     """
+    try:
+        return _write(patterns, workdir)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} or the runs cannot be read or written ({error}): see to the "
+            "disk's space and the permissions."
+        ) from error
+
+
+def _write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
     if (workdir / "config.json").exists():
         raise UserError(f"--workdir={workdir} is a run: give another folder for the report.")
     runs = find(patterns, leave_out=workdir)

@@ -1,6 +1,5 @@
 """Draws what a VAE learned of ground-truth factors, and writes its page."""
 
-import json
 import pathlib
 from typing import NamedTuple
 
@@ -11,7 +10,8 @@ from matplotlib.figure import Figure
 
 from vae_attn import attention
 from vae_attn.data.dsprites import IMAGE_SIZE, DSprites
-from vae_attn.evaluation import representation
+from vae_attn.errors import UserError
+from vae_attn.evaluation import representation, tables
 from vae_attn.evaluation.explainer import Explainer, Images
 from vae_attn.reporting import checkpoint_report, figures, latent_figures, page
 from vae_attn.training.telemetry import read_metrics
@@ -125,8 +125,7 @@ def write(
         )
         drawn["runs"] = (figure, "Disentanglement and its price", caption)
     drawn |= checkpoint_report.drawn(config, workdir)
-    metrics_path = workdir / "evaluation" / "metrics.json"
-    scores = json.loads(metrics_path.read_text()) if metrics_path.exists() else None
+    scores = tables.read(workdir / "evaluation")
     scored = [representation.table(scores)] if scores else []
     return page.write(
         config,
@@ -166,8 +165,8 @@ def finished_runs(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
         paths = sorted(run.glob("seed_*/evaluation/metrics.json"))
         for path in paths or run.glob("evaluation/metrics.json"):
             try:
-                metrics = json.loads(path.read_text())
-            except json.JSONDecodeError:  # of a program that was killed
+                metrics = tables.read(path.parent)
+            except UserError:  # another run's: that one tells
                 continue
             if {"reconstruction", "factor_vae"} <= metrics.keys():
                 pair = (metrics["reconstruction"], metrics["factor_vae"])

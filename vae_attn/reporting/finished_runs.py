@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import json
 import logging
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ import ml_collections
 
 from vae_attn import config as config_lib
 from vae_attn.errors import UserError
-from vae_attn.evaluation import representation, summary
+from vae_attn.evaluation import representation, summary, tables
 from vae_attn.training.telemetry import read_metrics
 
 _LOG = logging.getLogger("vae_attn")
@@ -73,7 +74,7 @@ def find(patterns: str, *, leave_out: pathlib.Path) -> list[Run]:
     matched = [
         pathlib.Path(path)
         for pattern in patterns.split(",")
-        for path in glob.glob(pattern.strip(), recursive=True)
+        for path in glob.glob(os.path.expanduser(pattern.strip()), recursive=True)
     ]
     outside = [path for path in matched if path.resolve() != leave_out.resolve()]
     folders = {
@@ -120,17 +121,14 @@ def _read(folder: pathlib.Path) -> Run | None:
 
 
 def _scores(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str, float]:
-    path = folder / "evaluation" / "metrics.json"
-    if not path.exists():
-        return {}
     try:
-        scores = json.loads(path.read_text())
-        if config.data.name == "dsprites":
-            return representation.main_scores(scores)
-        return summary.main_scores(config, scores)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        _LOG.warning("%s cannot be read, and counts as missing: %s", path, error)
+        scores = tables.read(folder / "evaluation")
+    except UserError as error:
+        _LOG.warning("counts as not evaluated: %s", error)
         return {}
+    if config.data.name == "dsprites":
+        return representation.main_scores(scores)
+    return summary.main_scores(config, scores)
 
 
 def _curves(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Curves:

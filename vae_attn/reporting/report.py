@@ -1,6 +1,5 @@
 """Draws a run's figures and writes its page."""
 
-import json
 import pathlib
 
 import ml_collections
@@ -53,9 +52,7 @@ def write(
         caption = "Losses of the training steps (means between two points) and of the validation "
         caption += "images." + page.all_seeds(config, "the mean, and each of them pale")
         drawn["training"] = (figures.curves(losses), "Training", caption)
-    metrics_path = workdir / "evaluation" / "metrics.json"
-    metrics = json.loads(metrics_path.read_text()) if metrics_path.exists() else {}
-    if metrics:
+    if metrics := tables.read(workdir / "evaluation"):
         for name, metric, heading in (
             ("localisation", "pixel_auroc", "Where: pixel AUROC"),
             ("detection", "image_auroc", "Which: image AUROC"),

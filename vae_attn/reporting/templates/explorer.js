@@ -528,9 +528,12 @@ const explorer = (() => {
       draw();
       viewer.dataset.shown = record.id;
     } catch (error) {
+      if (images[state.order[state.place]] !== record) return;
       byId("trouble").textContent = error.message;
       byId("trouble").hidden = false;
+      state.image = null; // not the one before, under this one's name
     }
+    viewer.classList.toggle("failed", state.image === null);
     viewer.setAttribute("aria-busy", "false");
     for (const step of [1, -1]) {
       load(images[state.order.at((state.place + step) % state.order.length)].id);
