@@ -110,11 +110,6 @@ Row = (
 )
 
 
-def _batch_norm(axis_name: str | None, name: str | None = None) -> nn.BatchNorm:
-    """PyTorch's constants: eps 1e-5, momentum 0.1, which Flax writes 0.9."""
-    return nn.BatchNorm(momentum=0.9, epsilon=1e-5, axis_name=axis_name, name=name)
-
-
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, as torchvision's BasicBlock."""
 
@@ -134,7 +129,8 @@ class ResidualBlock(nn.Module):
             return layers.Conv(self.features, side, stride, padding, scheme, False, name=name)
 
         def norm(name: str, y: Array) -> Array:
-            return _batch_norm(self.axis_name, name)(y, use_running_average=not train)
+            norm = layers.BatchNorm(self.axis_name, name=name)
+            return norm(y, use_running_average=not train)
 
         y = nn.relu(norm("bn1", conv("conv1", 3, self.stride, 1)(x)))
         y = norm("bn2", conv("conv2", 3, 1, 1)(y))
@@ -170,7 +166,7 @@ class Layers(nn.Module):
                 case Linear(name, features):
                     module = layers.Dense(features, scheme)
                 case BatchNorm(name):
-                    module = _batch_norm(axis_name)
+                    module = layers.BatchNorm(axis_name)
                 case Residual(name, features, stride):
                     module = ResidualBlock(features, stride, scheme, axis_name)
                 case _:
