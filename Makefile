@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	@echo "Open runs/digits/report/index.html"
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
