@@ -28,3 +28,4 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
 def test_other_backends_get_none(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert backend.compiler_options() is None
+    assert not backend.dilates_slowly()

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
+from vae_attn import backend
 from vae_attn.models import layers
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -20,6 +21,12 @@ CASES = [  # side, stride, padding, height, width: all that the four tables use,
     (1, 2, 0, 8, 7),
     (3, 3, 0, 11, 11),
 ]
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def chosen(request, monkeypatch):
+    """What is chosen for a backend, on this machine's."""
+    monkeypatch.setattr(backend, "dilates_slowly", lambda: request.param == "cpu")
 
 
 def random_arrays(*shapes):
@@ -37,6 +44,7 @@ def assert_same_with_gradients(fast, plain, x, kernel):
 
 
 @pytest.mark.parametrize(("side", "stride", "padding", "height", "width"), CASES)
+@pytest.mark.usefixtures("chosen")
 def test_conv_and_its_gradients_equal_plain_xla(side, stride, padding, height, width):
     x, kernel = random_arrays((2, height, width, 3), (side, side, 3, 5))
 
@@ -50,6 +58,7 @@ def test_conv_and_its_gradients_equal_plain_xla(side, stride, padding, height, w
 
 @pytest.mark.parametrize("channels", [5, 1])  # a single one takes another way
 @pytest.mark.parametrize(("side", "stride", "padding", "height", "width"), CASES)
+@pytest.mark.usefixtures("chosen")
 def test_conv_transpose_equals_a_dilated_convolution(
     side, stride, padding, height, width, channels
 ):
@@ -73,6 +82,7 @@ def test_conv_transpose_equals_a_dilated_convolution(
     assert_same_with_gradients(fast, plain, x, kernel)
 
 
+@pytest.mark.usefixtures("chosen")
 def test_second_order_gradients_by_finite_differences():
     x, kernel = random_arrays((1, 6, 6, 2), (4, 4, 2, 2))
 
