@@ -1,5 +1,6 @@
 """Convolutions against XLA's own, and their gradients by finite differences."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +101,32 @@ def test_bias_and_its_gradients_equal_a_plain_sum():
         return jnp.sin(layers.add_bias(jnp.sin(x), jnp.asarray(bias))).sum()
 
     check_grads(curved, (x, bias), order=2, modes=["rev"], rtol=2e-2, atol=2e-2, eps=1e-2)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_and_its_gradients_equal_flax(train):
+    (x,) = random_arrays((4, 3, 3, 5))
+    x = x * jnp.arange(1.0, 6.0) + 2.0
+    plain = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)
+    ours = layers.BatchNorm()
+    variables = plain.init(jax.random.key(0), x)
+    variables["params"] = jax.tree.map(lambda p: p + jnp.arange(5.0), variables["params"])
+    variables["batch_stats"]["mean"] += 0.5
+
+    def values(apply):
+        def loss(x, params):
+            y, updated = apply({"params": params, "batch_stats": variables["batch_stats"]}, x)
+            return jnp.sin(y).sum(), (y, updated)
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(x, variables["params"])
+
+    found = values(
+        lambda v, x: ours.apply(v, x, use_running_average=not train, mutable=["batch_stats"])
+    )
+    expected = values(lambda v, x: plain.apply(v, x, mutable=["batch_stats"]))
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_torch_initialisation_fills_its_interval():

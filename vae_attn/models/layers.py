@@ -183,22 +183,25 @@ add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_backward)
 
 
 @jax.custom_vjp
-def scale_and_shift(
+def normalize(
     x: Float[Array, "*batch channels"],
+    mean: Float[Array, "channels"],
     scale: Float[Array, "channels"],
-    shift: Float[Array, "channels"],
+    bias: Float[Array, "channels"],
 ) -> Array:
-    """Gives x scale + shift, the gradients of scale and shift being products, as in `add_bias`."""
-    return x * scale + shift
+    """Gives (x - mean) scale + bias, with the channels' gradients as products, as in `add_bias`."""
+    return (x - mean) * scale + bias
 
 
-def _scale_and_shift_backward(residuals, g):
-    x, scale = residuals
-    return g * scale, _row_sums(g * x), _row_sums(g)
+def _normalize_backward(residuals, g):
+    x, mean, scale = residuals
+    total = _row_sums(g)
+    return g * scale, -scale * total, _row_sums(g * (x - mean)), total
 
 
-scale_and_shift.defvjp(
-    lambda x, scale, shift: (x * scale + shift, (x, scale)), _scale_and_shift_backward
+normalize.defvjp(
+    lambda x, mean, scale, bias: ((x - mean) * scale + bias, (x, mean, scale)),
+    _normalize_backward,
 )
 
 
@@ -308,13 +311,17 @@ class BatchNorm(nn.Module):
         if use_running_average:
             mean, var = running_mean.value, running_var.value
         else:
-            moments = jnp.stack([_row_sums(wide), _row_sums(wide * wide)])
-            moments /= math.prod(x.shape[:-1])
-            if self.axis_name is not None and not self.is_initializing():
-                moments = lax.pmean(moments, self.axis_name)
-            mean, var = moments[0], jnp.maximum(moments[1] - moments[0] ** 2, 0)
+            mean = self._mean(wide)
+            var = self._mean((wide - mean) ** 2)  # not E[x^2] - E[x]^2, which loses digits
             if not self.is_initializing():
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
                 running_var.value = 0.9 * running_var.value + 0.1 * var
         scale = scale * lax.rsqrt(var + 1e-5)
-        return scale_and_shift(wide, scale, bias - mean * scale).astype(x.dtype)
+        return normalize(wide, mean, scale, bias).astype(x.dtype)
+
+    def _mean(self, x: Array) -> Array:
+        """The mean of each channel over the batch of all devices."""
+        mean = _row_sums(x) / math.prod(x.shape[:-1])
+        if self.axis_name is None or self.is_initializing():
+            return mean
+        return lax.pmean(mean, self.axis_name)
