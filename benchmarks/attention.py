@@ -8,11 +8,10 @@ import torch
 from torch.nn import functional
 
 from benchmarks.case import OURS, Case, Side
-from benchmarks.ours import LATENTS, pictures
+from benchmarks.ours import LATENTS, encoder, latent_maps, setting
 from benchmarks.torch_models import TorchVAE
 from benchmarks.training import channels_first, unit
 from vae_attn import attention, backend
-from vae_attn.models import registry
 from vae_attn.models.vae import VAE
 from vae_attn.training.steps import to_unit
 
@@ -34,65 +33,46 @@ def cases() -> list[Case]:
 
 
 def _maps(name: str, layer: str, goals: dict[str, float]) -> Case:
-    batch = _SIZES[name][1]
-    return Case(
-        name=f"maps_{name}_{layer}",
-        what=f"{LATENTS} maps an image in its size, {name} {layer}, batch {batch}",
-        items=batch,
-        unit="images",
-        sides={
-            OURS: functools.partial(_ours, name, layer),
-            "torch, backward passes": functools.partial(_torch_hooks, name, layer),
-            "torch, to the features": functools.partial(_torch_tuned, name, layer),
-        },
-        goals=goals,
-        rounds=7,
-    )
+    sides = {
+        OURS: functools.partial(_ours, name, layer),
+        "torch, backward passes": functools.partial(_torch_hooks, name, layer),
+        "torch, to the features": functools.partial(_torch_tuned, name, layer),
+    }
+    return _case("maps", "its size", name, layer, sides, goals)
 
 
 def _alone(name: str, layer: str, goals: dict[str, float]) -> Case:
+    sides = {
+        OURS: functools.partial(_ours_alone, name, layer),
+        ENCODER: functools.partial(_encoder_alone, name),
+    }
+    return _case("alone", "the features' size", name, layer, sides, goals)
+
+
+def _case(kind: str, where: str, name: str, layer: str, sides: dict, goals: dict) -> Case:
     batch = _SIZES[name][1]
-    return Case(
-        name=f"alone_{name}_{layer}",
-        what=f"{LATENTS} maps an image in the features' size, {name} {layer}, batch {batch}",
-        items=batch,
-        unit="images",
-        sides={
-            OURS: functools.partial(_ours_alone, name, layer),
-            ENCODER: functools.partial(_encoder_alone, name),
-        },
-        goals=goals,
-    )
+    what = f"{LATENTS} maps an image in {where}, {name} {layer}, batch {batch}"
+    return Case(f"{kind}_{name}_{layer}", what, batch, "images", sides, goals, rounds=7)
 
 
-def setting(name: str, *, latents: int = LATENTS) -> tuple[VAE, dict, np.ndarray]:
-    """A model, its variables and a batch of images, uint8."""
+def _setting(name: str) -> tuple[VAE, dict, np.ndarray]:
+    """A model, its variables and a batch of images."""
     size, batch = _SIZES[name]
-    model = registry.build(name, image_size=size, latents=latents)
-    shape = model.architecture.image_shape
-    key = jax.random.key(0)
-    variables = model.init(key, np.zeros((1, *shape), np.float32), np.zeros((1, latents)))
-    return model, variables, pictures(shape)[:batch]
+    model, variables, images = setting(name, size=size)
+    return model, variables, images[:batch]
 
 
 def _ours(name: str, layer: str) -> Side:
-    model, variables, images = setting(name)
-    attend = attention.make_attention_fn(
-        features=lambda v, x: model.apply(v, to_unit(x), layer, method="features"),
-        head=lambda v, a: model.apply(v, a, layer, method="head"),
-        style="paper",
-        dense_mean=model.dense_mean(layer),
-        per_latent=True,
-    )
-    attend = backend.jit(attend)
+    model, variables, images = _setting(name)
+    maps = latent_maps(model, layer)
     return Side(
-        lambda: attend(variables, images).block_until_ready(),
-        {"maps": np.asarray(attend(variables, images))},
+        lambda: maps(variables, images).block_until_ready(),
+        {"maps": np.asarray(maps(variables, images))},
     )
 
 
 def _ours_alone(name: str, layer: str) -> Side:
-    model, variables, images = setting(name)
+    model, variables, images = _setting(name)
 
     @backend.jit
     def maps(v, x):
@@ -105,17 +85,13 @@ def _ours_alone(name: str, layer: str) -> Side:
 
 
 def _encoder_alone(name: str) -> Side:
-    model, variables, images = setting(name)
-
-    @backend.jit
-    def encode(v, x):
-        return model.apply(v, to_unit(x), method="encode")
-
+    model, variables, images = _setting(name)
+    encode = encoder(model)
     return Side(lambda: jax.block_until_ready(encode(variables, images)), {})
 
 
 def _torch_setting(name: str) -> tuple[TorchVAE, torch.Tensor]:
-    model, variables, images = setting(name)
+    model, variables, images = _setting(name)
     return TorchVAE(model, jax.device_get(variables)).eval(), channels_first(images)
 
 

@@ -13,6 +13,7 @@ from benchmarks.case import OURS, Case, Side
 from benchmarks.ours import LATENTS, once, our_noise, pictures, stepper
 from benchmarks.torch_models import TorchDiscriminator, TorchVAE
 from benchmarks.training import channels_first, thinned, unit
+from vae_attn import backend
 from vae_attn.models import registry
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.vae import VAE
@@ -44,6 +45,17 @@ def cases() -> list[Case]:
     return [
         case("factor_vae", 0.0, "FactorVAE", {"torch": 1.2}),
         case("ad_factor_vae", 1.0, f"AD-FactorVAE at {_LAYER}", {}),
+        Case(
+            name="train_dilated",
+            what="training step, FactorVAE, by the way of transposed convolutions",
+            items=1,
+            unit="steps",
+            sides={
+                OURS: functools.partial(_ours, 0.0),
+                "ours, XLA's dilated convolutions": functools.partial(_dilated, 0.0),
+            },
+            tolerance=2e-2,
+        ),
     ]
 
 
@@ -93,6 +105,12 @@ def _ours(ad_weight: float) -> Side:
     networks = _networks(model, optax.adam(1e-4), optax.adam(1e-4, b1=0.5, b2=0.9))
     start = factor.create(**networks, seed=0)
     return Side(stepper(update(networks), start, images, indices, _BATCH), values)
+
+
+def _dilated(ad_weight: float) -> Side:
+    """Ours as on other backends than the CPU."""
+    backend.dilates_slowly = lambda: False  # in this side's own process
+    return _ours(ad_weight)
 
 
 def _torch(ad_weight: float) -> Side:

@@ -3,15 +3,12 @@
 import functools
 
 import jax
-import numpy as np
 import optax
 
 from benchmarks.case import OURS, Case, Side
-from benchmarks.ours import pictures, stepper
-from vae_attn import attention, backend
+from benchmarks.ours import encoder, latent_maps, setting, stepper
 from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
-from vae_attn.models import registry
 from vae_attn.training import state, steps
 
 
@@ -37,41 +34,21 @@ def _case(value: str, model: str, layer: str, size: int, batch: int, latents: in
     return Case(f"growth_{value}", f"maps, {what}", batch, "images", sides, rounds=5)
 
 
-def _setting(name: str, size: int, batch: int, latents: int):
-    model = registry.build(name, image_size=size, latents=latents, axis_name=steps.AXIS)
-    shape = model.architecture.image_shape
-    first = np.zeros((1, *shape), np.float32)
-    variables = model.init(jax.random.key(0), first, np.zeros((1, latents), np.float32))
-    return model, variables, pictures(shape)[:batch]
-
-
 def _maps(name: str, layer: str, size: int, batch: int, latents: int) -> Side:
-    model, variables, images = _setting(name, size, batch, latents)
-    attend = attention.make_attention_fn(
-        features=lambda v, x: model.apply(v, steps.to_unit(x), layer, method="features"),
-        head=lambda v, a: model.apply(v, a, layer, method="head"),
-        style="paper",
-        dense_mean=model.dense_mean(layer),
-        per_latent=True,
-    )
-    attend = backend.jit(attend)
-    return Side(lambda: attend(variables, images).block_until_ready(), {})
+    model, variables, images = setting(name, size=size, latents=latents)
+    maps, images = latent_maps(model, layer), images[:batch]
+    return Side(lambda: maps(variables, images).block_until_ready(), {})
 
 
 def _encode(name: str, size: int, batch: int, latents: int) -> Side:
-    model, variables, images = _setting(name, size, batch, latents)
-
-    @backend.jit
-    def encode(v, x):
-        return model.apply(v, steps.to_unit(x), method="encode")
-
+    model, variables, images = setting(name, size=size, latents=latents)
+    encode, images = encoder(model), images[:batch]
     return Side(lambda: jax.block_until_ready(encode(variables, images)), {})
 
 
 def train(name: str, size: int, batch: int, latents: int) -> Side:
     """One training step of a model."""
-    model, _, _ = _setting(name, size, batch, latents)
-    images = pictures(model.architecture.image_shape)
+    model, _, images = setting(name, size=size, latents=latents)
     tx = optax.adam(1e-3)
     update = steps.make_update_fn(model=model, tx=tx, augment=Augmentation(), beta=1.0)
     start = state.create(model=model, tx=tx, seed=0)

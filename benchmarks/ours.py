@@ -5,11 +5,43 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree, UInt8
 
+from vae_attn import attention, backend
+from vae_attn.models import registry
+from vae_attn.models.vae import VAE
 from vae_attn.training import parallel, steps
 
 LATENTS = 32
 _EXAMPLES = 512
+
+
+def setting(
+    name: str, *, size: int, latents: int = LATENTS
+) -> tuple[VAE, PyTree, UInt8[np.ndarray, "n height width channels"]]:
+    """A model of `registry.build`, its variables, and pictures of its size."""
+    model = registry.build(name, image_size=size, latents=latents, axis_name=steps.AXIS)
+    shape = model.architecture.image_shape
+    noise = np.zeros((1, latents), np.float32)
+    variables = model.init(jax.random.key(0), np.zeros((1, *shape), np.float32), noise)
+    return model, variables, pictures(shape)
+
+
+def latent_maps(model: VAE, layer: str) -> Callable:
+    """`maps(variables, images)`: the paper's, of every latent, in the images' size."""
+    attend = attention.make_attention_fn(
+        features=lambda v, x: model.apply(v, steps.to_unit(x), layer, method="features"),
+        head=lambda v, a: model.apply(v, a, layer, method="head"),
+        style="paper",
+        dense_mean=model.dense_mean(layer),
+        per_latent=True,
+    )
+    return backend.jit(attend)
+
+
+def encoder(model: VAE) -> Callable:
+    """`encode(variables, images)`: mean and log variance."""
+    return backend.jit(lambda v, x: model.apply(v, steps.to_unit(x), method="encode"))
 
 
 def stepper(update, start, images: np.ndarray, indices, batch: int) -> Callable[[], None]:

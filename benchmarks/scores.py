@@ -7,16 +7,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.case import OURS, Case, Side
-from benchmarks.ours import pictures
+from benchmarks.ours import encoder, setting
 from benchmarks.torch_models import TorchVAE
 from benchmarks.training import channels_first, unit
-from vae_attn import backend
 from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.evaluation.codes import sample_with_fixed_factor
 from vae_attn.evaluation.factor_scores import factor_vae_score
 from vae_attn.evaluation.localization import LocalizationState
-from vae_attn.models import registry
-from vae_attn.training.steps import to_unit
 
 _MAPS = 1725  # as MVTec-AD has test images
 _SIDE = 256
@@ -108,21 +105,13 @@ def _aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
     return float(np.trapezoid(overlap, rate) / limit)
 
 
-def _encoder_setting():
-    model = registry.build("dsprites", image_size=64, latents=_LATENTS)
-    shape = model.architecture.image_shape
-    noise = np.zeros((1, _LATENTS), np.float32)
-    variables = model.init(jax.random.key(0), np.zeros((1, *shape), np.float32), noise)
-    return model, variables, pictures(shape)
-
-
 def _our_votes() -> Side:
-    model, variables, images = _encoder_setting()
-    encode = backend.jit(lambda v, x: model.apply(v, to_unit(x), method="encode")[0])
+    model, variables, images = setting("dsprites", size=64, latents=_LATENTS)
+    encode = encoder(model)
 
     def score() -> float:
         return factor_vae_score(
-            codes_of=lambda indices: encode(variables, images[indices % len(images)]),
+            codes_of=lambda indices: encode(variables, images[indices % len(images)])[0],
             grid=_SHAPES,
             rng=np.random.default_rng(0),
             num_votes=_VOTES,
@@ -133,7 +122,7 @@ def _our_votes() -> Side:
 
 def _their_votes() -> Side:
     """As public code has it: a vote encodes a batch of its own."""
-    model, variables, images = _encoder_setting()
+    model, variables, images = setting("dsprites", size=64, latents=_LATENTS)
     vae, images = TorchVAE(model, jax.device_get(variables)).eval(), channels_first(images)
 
     @torch.no_grad()

@@ -37,7 +37,7 @@ def cases() -> list[Case]:
         ),
         case(
             "first_step",
-            "first training step, mnist, batch 128, in a new process",
+            "first training step, mnist, batch 128 (torch without log variance), in a new process",
             {OURS: first("ours"), f"ours, {_CACHE} set": _cached, "torch": first("torch")},
         ),
     ]

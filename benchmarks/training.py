@@ -11,12 +11,11 @@ import torch
 from torch.nn import functional
 
 from benchmarks.case import OURS, Case, Side
-from benchmarks.ours import LATENTS, once, our_noise, pictures, stepper
+from benchmarks.ours import LATENTS, once, our_noise, setting, stepper
 from benchmarks.torch_models import TorchVAE
+from vae_attn import backend
 from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
-from vae_attn.models import registry
-from vae_attn.models.vae import VAE
 from vae_attn.training import state, steps
 
 
@@ -56,16 +55,27 @@ def cases() -> list[Case]:
             },
             tolerance=0.1,  # of a gradient in bfloat16
         ),
+        Case(
+            name="train_options",
+            what="training step, mnist, batch 128, by XLA's options",
+            items=128,
+            unit="images",
+            sides={
+                OURS: functools.partial(_ours, "mnist", 28, 128),
+                "ours, XLA's defaults": functools.partial(_default_options, "mnist", 28, 128),
+            },
+        ),
     ]
 
 
-def _setting(name: str, size: int) -> tuple[VAE, np.ndarray]:
-    model = registry.build(name, image_size=size, latents=LATENTS, axis_name=steps.AXIS)
-    return model, pictures(model.architecture.image_shape)
+def _default_options(name: str, size: int, batch: int) -> Side:
+    """Ours without what `backend` chooses for the CPU."""
+    backend.compiler_options = lambda: None  # in this side's own process
+    return _ours(name, size, batch)
 
 
 def _ours(name: str, size: int, batch: int, dtype: str = "float32") -> Side:
-    model, images = _setting(name, size)
+    model, _, images = setting(name, size=size)
     indices = functools.partial(
         sampling.batch_indices, seed=0, batch_size=batch, num_examples=len(images)
     )
@@ -88,7 +98,7 @@ def _ours(name: str, size: int, batch: int, dtype: str = "float32") -> Side:
 
 
 def _torch(name: str, size: int, batch: int) -> Side:
-    model, images = _setting(name, size)
+    model, _, images = setting(name, size=size)
     start = state.create(model=model, tx=optax.sgd(1.0), seed=0)
     vae = TorchVAE(model, jax.device_get(start.variables))
     images = channels_first(images)

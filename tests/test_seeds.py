@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_data import small_data
 
 from vae_attn.config import default_config
 from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
-from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.errors import UserError
 from vae_attn.models import registry
 from vae_attn.models import tables as rows
@@ -149,15 +149,7 @@ def two_seeds(monkeypatch, tmp_path):
 
 def train(config, workdir):
     workdir.mkdir(exist_ok=True)
-    test = LabelledImages(
-        images=IMAGES,
-        labels=np.zeros(len(IMAGES), np.int64),
-        class_names=("normal",),
-        names=tuple(map(str, range(len(IMAGES)))),
-        masks=None,
-        has_mask=np.zeros(len(IMAGES), bool),
-    )
-    data = AnomalyData(name="small", train=IMAGES, validation=IMAGES[:5], test=test)
+    data = small_data(IMAGES)
     return jax.device_get(loop.train(config, workdir, data))
 
 

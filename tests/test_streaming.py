@@ -15,13 +15,13 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
+from small_data import small_data
 from test_distributed import finish, start_several
 
 from vae_attn import config as config_lib
 from vae_attn import experiment
 from vae_attn.data import cache, memory, sampling, stream
 from vae_attn.data.augment import Augmentation
-from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.errors import UserError
 from vae_attn.models import registry, tables
 from vae_attn.models.vae import VAE, Architecture
@@ -234,15 +234,7 @@ def small_run(monkeypatch, tmp_path):
 def train(config, workdir, *, resident):
     config.data.resident = resident
     workdir.mkdir(exist_ok=True)
-    test = LabelledImages(
-        images=IMAGES,
-        labels=np.zeros(len(IMAGES), np.int64),
-        class_names=("normal",),
-        names=tuple(map(str, range(len(IMAGES)))),
-        masks=None,
-        has_mask=np.zeros(len(IMAGES), bool),
-    )
-    data = AnomalyData(name="small", train=IMAGES, validation=IMAGES[:5], test=test)
+    data = small_data(IMAGES)
     return loop.train(config, workdir, data)
 
 

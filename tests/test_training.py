@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_data import small_data
 
 from vae_attn.data.augment import Augmentation
-from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.errors import UserError
 from vae_attn.models import registry, tables
 from vae_attn.models.vae import VAE, Architecture
@@ -148,18 +148,6 @@ def small_run(monkeypatch, tmp_path):
     return config, tmp_path / "run"
 
 
-def small_data(images=IMAGES):
-    test = LabelledImages(
-        images=images,
-        labels=np.zeros(len(images), np.int64),
-        class_names=("normal",),
-        names=tuple(map(str, range(len(images)))),
-        masks=None,
-        has_mask=np.zeros(len(images), bool),
-    )
-    return AnomalyData(name="small", train=images, validation=images[:5], test=test)
-
-
 def leaves(train_state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(train_state))]
 
@@ -171,7 +159,7 @@ def assert_equal_states(found, expected):
 
 def train(config, workdir, data=None):
     workdir.mkdir(exist_ok=True)
-    return loop.train(config, workdir, data or small_data())
+    return loop.train(config, workdir, data or small_data(IMAGES))
 
 
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(small_run):

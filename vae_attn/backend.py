@@ -6,9 +6,8 @@ from collections.abc import Callable
 import jax
 
 # XLA's CPU compiler: YNNPACK for matrix products but not for convolutions, whose Eigen kernels are
-# 1.3 to 2 times as fast; and updates in place of what is donated, without a copy before.
-# A training step on two cores, without and with them: MNIST 129 and 96 ms, FactorVAE 118 and 89
-# (with the other changes to `models.layers` of that day; `python -m benchmarks.run train`).
+# faster; and updates in place of what is donated, without a copy before. What they bring:
+# `python -m benchmarks.run train_options`.
 _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
     "xla_cpu_copy_insertion_use_region_analysis": True,
@@ -23,8 +22,8 @@ def jit(fn: Callable, **options) -> Callable:
 def dilates_slowly() -> bool:
     """Whether `models.layers` goes around convolutions that dilate their input.
 
-    They were slow on the CPU when this was written; with the compiler's options below an MNIST step
-    on a busy machine took 0.21 s with either. Not measured on GPU and TPU.
+    What it brings on the CPU: `python -m benchmarks.run train_dilated`. Not measured on GPU and
+    TPU, whose vendors' kernels are made for them.
     """
     return jax.default_backend() == "cpu"
 

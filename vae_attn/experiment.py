@@ -8,7 +8,7 @@ import ml_collections
 from jaxtyping import PyTree
 
 from vae_attn import config as config_lib
-from vae_attn import export, factor_experiment, loading
+from vae_attn import export, factor_experiment, loading, runs
 from vae_attn.data import mvtec_ad, registry
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
@@ -92,12 +92,12 @@ def _run(
     categories = mvtec_ad.present(config.data.dir, group)
     if missing := [c for c in mvtec_ad.GROUPS[group] if c not in categories]:
         _LOG.warning("%s lacks, and the runs leave out: %s", config.data.dir, ", ".join(missing))
-    runs = {category: config.copy_and_resolve_references() for category in categories}
-    for category, one in runs.items():
+    configs = {category: config.copy_and_resolve_references() for category in categories}
+    for category, one in configs.items():
         config_lib.set_category(one, category)
-    _check_all(runs)
-    lock.take(workdir, *(workdir / category for category in runs))
-    names = {c: _run_one(one, workdir / c, mode, lock) for c, one in runs.items()}
+    _check_all(configs)
+    lock.take(workdir, *(workdir / category for category in configs))
+    names = {c: _run_one(one, workdir / c, mode, lock) for c, one in configs.items()}
     if distributed.is_main() and mode in ("all", "evaluate"):
         _LOG.info("all categories: %s", summary.write_group(config, workdir, names))
     if distributed.is_main() and mode in ("all", "explain"):
@@ -105,16 +105,16 @@ def _run(
     distributed.barrier("all categories")  # who leaves waits for the others for half a minute only
 
 
-def _check_all(runs: dict[str, ml_collections.ConfigDict]) -> None:
+def _check_all(configs: dict[str, ml_collections.ConfigDict]) -> None:
     """Loads every category once, one at a time, before hours go into the first of them."""
     problems = []
-    for one in runs.values():
+    for one in configs.values():
         try:
             registry.load(one)
         except UserError as error:
             problems.append(str(error))
     if problems:
-        heading = f"{len(problems)} of {len(runs)} categories cannot be used; nothing was run:"
+        heading = f"{len(problems)} of {len(configs)} categories cannot be used; nothing was run:"
         raise UserError("\n".join([heading, *problems]))
 
 
@@ -124,21 +124,12 @@ def _run_one(
     """One run; returns its data set's name."""
     data = registry.load(config)
     _check_model_fits(config, data)
-    if mode in ("evaluate", "explain") and not (workdir / "config.json").exists():
-        raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
-    runs = seeds.runs(config, workdir)
-    lock.take(workdir, *(folder for _, folder in runs))
-    config_lib.save_or_compare(config, workdir)
+    runs.begin(config, workdir, mode=mode, lock=lock)
     _LOG.info("%s: %d normal images to train on, in %s", data.name, len(data.train), workdir)
-    for one, folder in runs if config.num_seeds > 1 else ():
-        config_lib.save_or_compare(one, folder)
     if mode in ("all", "train"):
         draw = snapshots.MapSnapshots(config, data) if config.report.tensorboard_images else None
         loop.train(config, workdir, data, draw=draw)
-    # All processes restore together, and could not while the main one is busy with a seed.
-    needed = runs[:1] if mode == "explain" else runs
-    which = config_lib.which_checkpoint(config)
-    trained = [loop.restore(*run, which=which) for run in needed]
+    trained = runs.trained(config, workdir, mode=mode)
     if distributed.is_main():
         _evaluate_and_explain(config, workdir, trained, data, mode)
     distributed.barrier("evaluated")
@@ -153,15 +144,15 @@ def _evaluate_and_explain(
     mode: str,
 ) -> None:
     """Calibrates each seed's trained model, and scores and explains what `mode` says."""
-    runs = seeds.runs(config, workdir)
-    explainer = _explainer(*runs[0], trained[0].variables, data)
-    others = list(zip(runs[1:], trained[1:], strict=mode != "explain"))
+    of_seeds = seeds.runs(config, workdir)
+    explainer = _explainer(*of_seeds[0], trained[0].variables, data)
+    others = list(zip(of_seeds[1:], trained[1:], strict=mode != "explain"))
     if mode == "train":  # the first's calibration is measured, so the others' too
         for run, state in others:
             _explainer(*run, state.variables, data)
     if mode in ("all", "evaluate"):
         steps = [int(state.step) for state in trained]
-        scores = [_evaluate(*runs[0], explainer, data, steps[0])]
+        scores = [_evaluate(*of_seeds[0], explainer, data, steps[0])]
         for (run, state), step in zip(others, steps[1:], strict=True):
             scores.append(_evaluate(*run, _explainer(*run, state.variables, data), data, step))
         if others:

@@ -9,6 +9,7 @@ import ml_collections
 from jaxtyping import PyTree
 
 from vae_attn import config as config_lib
+from vae_attn import runs
 from vae_attn.data import dsprites
 from vae_attn.evaluation import representation, summary
 from vae_attn.evaluation.calibrating import calibrate
@@ -40,13 +41,7 @@ def run(
     data = dsprites.load_dsprites(
         config.data.dir or None, source=config.data.source, grid=dsprites.GRID
     )
-    if mode in ("evaluate", "explain"):
-        config_lib.compare(config, workdir)  # there has to be a run
-    runs = seeds.runs(config, workdir)
-    lock.take(workdir, *(folder for _, folder in runs))
-    config_lib.save_or_compare(config, workdir)
-    for one, folder in runs if config.num_seeds > 1 else ():
-        config_lib.save_or_compare(one, folder)
+    runs.begin(config, workdir, mode=mode, lock=lock)
     _LOG.info("%s: %d images to train on, in %s", data.name, len(data), workdir)
     model = loop.build_model(config)
     learned = representation.Representation(model, data, batch_size=config.evaluate.batch_size)
@@ -57,10 +52,7 @@ def run(
         loop.train(config, workdir, data, probe=learned.quick_score, draw=draw)
     if mode == "train":
         return
-    # All processes restore together, and could not while the main one is busy with a seed.
-    needed = runs[:1] if mode == "explain" else runs
-    which = config_lib.which_checkpoint(config)
-    trained = [loop.restore(*run, which=which) for run in needed]
+    trained = runs.trained(config, workdir, mode=mode)
     if distributed.is_main():
         _evaluate_and_explain(config, workdir, trained, learned, mode)
     distributed.barrier("evaluated")
@@ -76,9 +68,9 @@ def _evaluate_and_explain(
     """Scores each seed's trained model, and explains the first's, as `mode` says."""
     data = learned.data
     if mode in ("all", "evaluate"):
-        runs = seeds.runs(config, workdir)
-        scores = [_evaluate(*run, state, learned) for run, state in zip(runs, trained, strict=True)]
-        if len(runs) > 1:
+        each = zip(seeds.runs(config, workdir), trained, strict=True)
+        scores = [_evaluate(*run, state, learned) for run, state in each]
+        if config.num_seeds > 1:
             step = max(int(state.step) for state in trained)
             _write_scores(config, workdir, summary.over_seeds(scores), data, step)
         if config.evaluate.checkpoint == "all":

@@ -84,8 +84,8 @@ def _gathered(x: Array, phases: Array) -> Array:
 def _scattered(x: Array, phases: Array) -> Array:
     """The same, every tap's product with all of x shifted to its place.
 
-    Where the output has few channels this is one product with a small result, and two to three
-    times as fast on the CPU as the convolution (its kernel would have few columns).
+    Where the output has few channels this is one product with a small result, and sooner on the
+    CPU than the convolution, whose kernel would have few columns.
     """
     taps = range(len(phases))
     products = jnp.einsum("bhwi,tuio->bhwtuo", x, phases)
@@ -289,7 +289,7 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015), as Flax has it.
 
     With PyTorch's constants: eps 1e-5, momentum 0.1, which Flax writes 0.9. Flax's own sums are
-    XLA's, which on the CPU took half of a ResNet18 VAE's training step.
+    XLA's, and slow on the CPU: see `add_bias`.
 
     Attributes:
       axis_name: device axis over which batch statistics are averaged in training.

@@ -57,17 +57,7 @@ def write(
     Returns:
       Path of the page.
     """
-    (workdir / "figures").mkdir(parents=True, exist_ok=True)
-    shown = []
-    for name, (picture, heading, caption) in drawn.items():
-        path = _save(picture, workdir / "figures" / name)
-        content = base64.b64encode(path.read_bytes()).decode()
-        with Image.open(path) as saved:
-            width, height = saved.size
-        shown.append(
-            {"heading": heading, "caption": caption, "kind": path.suffix.removeprefix("."),
-             "content": content, "width": width, "height": height}
-        )  # fmt: skip
+    shown = _pictures(workdir, drawn)
     sections = {
         "explorer": ("Explorer", explorer),
         "curves": ("Curves", plots),
@@ -98,6 +88,22 @@ def write(
     with whole_files.writing(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
+
+
+def _pictures(workdir: pathlib.Path, drawn: dict[str, Drawn]) -> list[dict]:
+    """Saves the figures; what the template has to know of each, its content included."""
+    (workdir / "figures").mkdir(parents=True, exist_ok=True)
+    shown = []
+    for name, (picture, heading, caption) in drawn.items():
+        path = _save(picture, workdir / "figures" / name)
+        content = base64.b64encode(path.read_bytes()).decode()
+        with Image.open(path) as saved:
+            width, height = saved.size
+        shown.append(
+            {"heading": heading, "caption": caption, "kind": path.suffix.removeprefix("."),
+             "content": content, "width": width, "height": height}
+        )  # fmt: skip
+    return shown
 
 
 def first_seed(config: ml_collections.ConfigDict) -> str:
