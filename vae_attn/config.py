@@ -355,9 +355,8 @@ def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def _read(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    require_run(workdir)
     path, config = workdir / "config.json", default_config()
-    if not path.exists():
-        raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
     try:
         config.update(json.loads(path.read_text()))
         if None in flat(json.loads(config.to_json())).values():
@@ -373,6 +372,12 @@ def _unreadable(workdir: pathlib.Path, error: Exception) -> UserError:
     return UserError(
         f"{path} cannot be read ({shown(reason)}): repair it, or give another --workdir."
     )
+
+
+def require_run(workdir: pathlib.Path) -> None:
+    """Refuses a workdir without a run."""
+    if not (workdir / "config.json").exists():
+        raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
 
 
 def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

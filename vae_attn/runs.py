@@ -25,7 +25,7 @@ def begin(
         they hold a run with another config.
     """
     if mode in ("evaluate", "explain"):
-        config_lib.compare(config, workdir)
+        config_lib.require_run(workdir)  # before the lock, which makes the folder
     of_seeds = seeds.runs(config, workdir)
     lock.take(workdir, *(folder for _, folder in of_seeds))
     config_lib.save_or_compare(config, workdir)
