@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable
 
 import jax
+from jax.experimental import xla_metadata
+from jaxtyping import PyTree
 
 # XLA's CPU compiler: YNNPACK for matrix products but not for convolutions, whose Eigen kernels are
 # faster; and updates in place of what is donated, without a copy before. What they bring:
@@ -26,6 +28,19 @@ def dilates_slowly() -> bool:
     TPU, whose vendors' kernels are made for them.
     """
     return jax.default_backend() == "cpu"
+
+
+def unfused(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+    """`fn(*arguments)`, on the CPU as a function of its own in the compiled program.
+
+    XLA's CPU compiler transposes fast what lies in memory, and several times slower what it would
+    compute on the way, because it fuses the transposition with its operand. It fuses nothing across
+    a function's bounds. What it brings: `python -m benchmarks.run train_fused`.
+    """
+    if jax.default_backend() != "cpu":
+        return fn(*arguments)
+    with xla_metadata.set_xla_metadata(inlineable="false"):
+        return jax.jit(fn)(*arguments)
 
 
 @functools.cache

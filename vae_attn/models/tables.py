@@ -5,7 +5,7 @@ import dataclasses
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from vae_attn.models import layers
+from vae_attn.models import layers, windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Layers(nn.Module):
             case ReLU():
                 return nn.relu(x)
             case MaxPool(_, side, stride, padding):
-                return nn.max_pool(x, (side, side), (stride, stride), [(padding, padding)] * 2)
+                return windows.max_pool(x, side, stride, padding)
             case Flatten():
                 return x.reshape(x.shape[0], -1)
             case Unflatten(height, width, channels):
