@@ -65,12 +65,29 @@ def cases() -> list[Case]:
                 "ours, XLA's defaults": functools.partial(_default_options, "mnist", 28, 128),
             },
         ),
+        Case(
+            name="train_fused",
+            what="training step, mvtec_ad, batch 8, by what XLA may fuse",
+            items=8,
+            unit="images",
+            sides={
+                OURS: functools.partial(_ours, "mvtec_ad", 256, 8),
+                "ours, all fused": functools.partial(_all_fused, "mvtec_ad", 256, 8),
+            },
+            rounds=5,
+        ),
     ]
 
 
 def _default_options(name: str, size: int, batch: int) -> Side:
     """Ours without what `backend` chooses for the CPU."""
     backend.compiler_options = lambda: None  # in this side's own process
+    return _ours(name, size, batch)
+
+
+def _all_fused(name: str, size: int, batch: int) -> Side:
+    """Ours, but XLA may fuse transpositions with what they transpose."""
+    backend.unfused = lambda fn, *arguments: fn(*arguments)  # in this side's own process
     return _ours(name, size, batch)
 
 

@@ -9,7 +9,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from vae_attn import backend
-from vae_attn.models import layers
+from vae_attn.models import layers, windows
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 CASES = [  # side, stride, padding, height, width: all that the four tables use, and odd sizes
@@ -54,7 +54,7 @@ def test_conv_and_its_gradients_equal_plain_xla(side, stride, padding, height, w
             x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
         )
 
-    assert_same_with_gradients(lambda x, k: layers.conv(x, k, stride, padding), plain, x, kernel)
+    assert_same_with_gradients(lambda x, k: windows.conv(x, k, stride, padding), plain, x, kernel)
 
 
 @pytest.mark.parametrize("channels", [5, 1])  # a single one takes another way
@@ -78,9 +78,47 @@ def test_conv_transpose_equals_a_dilated_convolution(
         )
 
     def fast(x, kernel):
-        return layers.conv_transpose(x, kernel, stride, padding, size)
+        return windows.conv_transpose(x, kernel, stride, padding, size)
 
     assert_same_with_gradients(fast, plain, x, kernel)
+
+
+@pytest.mark.usefixtures("chosen")
+@pytest.mark.parametrize("channels", [32, 31])  # just enough for so few pixels, and too few
+@pytest.mark.parametrize(("side", "stride", "padding"), [(4, 2, 1), (3, 1, 1), (3, 2, 1)])
+def test_conv_of_few_pixels(side, stride, padding, channels):
+    """Its input gradient takes another way."""
+    size = 2 * stride
+    x, kernel = random_arrays((3, size, size, 5), (side, side, 5, channels))
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
+        )
+
+    assert_same_with_gradients(lambda x, k: windows.conv(x, k, stride, padding), plain, x, kernel)
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "padding", "height", "width"),
+    [(3, 2, 1, 8, 7), (3, 2, 1, 5, 6), (2, 2, 0, 7, 4), (3, 1, 1, 4, 5), (3, 3, 0, 8, 9)],
+)
+@pytest.mark.usefixtures("chosen")
+def test_max_pool_and_its_gradient_equal_flax(side, stride, padding, height, width):
+    """Many pixels are equal: the first maximum of a window is the one that gets its gradient."""
+    (x,) = random_arrays((2, height, width, 3))
+    x = jnp.round(x)
+
+    def values(pool):
+        out, pullback = jax.vjp(pool, x)
+        return out, pullback(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
+
+    found = values(lambda x: windows.max_pool(x, side, stride, padding))
+    expected = values(
+        lambda x: nn.max_pool(x, (side, side), (stride, stride), [(padding, padding)] * 2)
+    )
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.usefixtures("chosen")
@@ -88,7 +126,7 @@ def test_second_order_gradients_by_finite_differences():
     x, kernel = random_arrays((1, 6, 6, 2), (4, 4, 2, 2))
 
     def curved(x, kernel):
-        return jnp.sin(layers.conv(jnp.sin(x), jnp.asarray(kernel), 2, 1)).sum()
+        return jnp.sin(windows.conv(jnp.sin(x), jnp.asarray(kernel), 2, 1)).sum()
 
     check_grads(curved, (x, kernel), order=2, modes=["rev"], rtol=2e-2, atol=2e-2, eps=1e-2)
 
@@ -126,6 +164,27 @@ def test_batch_norm_and_its_gradients_equal_flax(train):
     expected = values(lambda v, x: plain.apply(v, x, mutable=["batch_stats"]))
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_batch_norm_over_devices_equals_one_of_the_whole_batch():
+    (x,) = random_arrays((8, 3, 3, 5))
+    scale, bias = jnp.arange(1.0, 6.0), jnp.arange(5.0)
+
+    def values(x, axis_name):
+        def loss(x, scale, bias):
+            y, mean, var = layers.batch_norm(x, scale, bias, axis_name)
+            return jnp.sin(y).sum(), (y, mean, var)
+
+        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)
+
+    (x_g, scale_g, bias_g), (y, mean, var) = jax.vmap(
+        lambda x: values(x, "devices"), axis_name="devices"
+    )(x.reshape(4, 2, 3, 3, 5))
+    gradients, (whole_y, whole_mean, whole_var) = values(x, None)
+    whole = (*gradients, whole_y, whole_mean, whole_var)
+    parts = (x_g.reshape(x.shape), scale_g.sum(0), bias_g.sum(0), y.reshape(x.shape), *mean, *var)
+    for a, b in zip(parts, (*whole[:4], *[whole_mean] * 4, *[whole_var] * 4), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 

@@ -37,10 +37,13 @@ def unfused(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
     compute on the way, because it fuses the transposition with its operand. It fuses nothing across
     a function's bounds. What it brings: `python -m benchmarks.run train_fused`.
     """
-    if jax.default_backend() != "cpu":
-        return fn(*arguments)
-    with xla_metadata.set_xla_metadata(inlineable="false"):
-        return jax.jit(fn)(*arguments)
+
+    def apart(*arguments: PyTree) -> PyTree:
+        with xla_metadata.set_xla_metadata(inlineable="false"):
+            return jax.jit(fn)(*arguments)
+
+    # Chosen when it is compiled, as an exported function may be for another backend.
+    return jax.lax.platform_dependent(*arguments, cpu=apart, default=fn)
 
 
 @functools.cache

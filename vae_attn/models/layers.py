@@ -20,13 +20,13 @@ _EPSILON = 1e-5  # of batch normalisation, as in PyTorch
 def _row_sums(x: Array) -> Array:
     """Sums over all axes but the last, by a product with ones: see `add_bias`.
 
-    Up to 128 rows lie side by side, which makes for fewer and wider rows: a shorter sum, so one
+    Up to 128 pixels lie side by side, which makes for fewer and wider rows: a shorter sum, so one
     with more digits, and a faster one.
     """
-    number, channels = math.prod(x.shape[:-1]), x.shape[-1]
-    abreast = math.gcd(number, 128)
-    rows = x.reshape(number // abreast, abreast * channels)
-    return (jnp.ones(len(rows), rows.dtype) @ rows).reshape(abreast, channels).sum(axis=0)
+    channels = x.shape[-1]
+    abreast = math.gcd(math.prod(x.shape[1:-1]), 128)
+    rows = x.reshape(-1, abreast * channels)
+    return (jnp.ones(rows.shape[:1], rows.dtype) @ rows).reshape(abreast, channels).sum(axis=0)
 
 
 @jax.custom_vjp

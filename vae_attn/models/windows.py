@@ -8,7 +8,6 @@ backends the latter is XLA's own dilated convolution.
 """
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -61,9 +60,11 @@ def _interleaved(x: Array, kernel: Array, stride: int, padding: int, size: tuple
     taps = -(-side // stride)
     full = jnp.pad(kernel, [(0, taps * stride - side)] * 2 + [(0, 0)] * 2)
     phases = full.reshape(taps, stride, taps, stride, channels, inputs)
-    # The products of all taps, which the second writes, are then smaller than the kernel, which
-    # the first transposes; or they are few columns, which a convolution is slow at.
-    scatter = math.prod(x.shape[:3]) <= inputs or channels == 1
+    # For few pixels the products of all taps are smaller than the kernel, which `_gathered`
+    # transposes; for one channel they are the few columns that a convolution is slow at. The
+    # batch has no say, so that an image gets the same output in any.
+    few = 8 * x.shape[1] * x.shape[2] <= inputs
+    scatter = few or channels == 1
     return _shuffle((_scattered if scatter else _gathered)(x, phases), padding, size)
 
 
