@@ -1,4 +1,4 @@
-"""How the cost of maps and of training grows: with batch, latents and image size."""
+"""How the cost of maps and of training grows: with batch, latents, image size and devices."""
 
 import functools
 
@@ -21,6 +21,10 @@ def cases() -> list[Case]:
         found.append(_case(f"latents={latents}", "mnist", "conv2", 28, 64, latents))
     for size in (64, 128, 256):
         found.append(_case(f"size={size}", "convnet", "conv2", size, 8, 32))
+    for devices in (1, 2, 4, 8):
+        what = f"training step, mnist, batch 128, on {devices} simulated devices of this CPU"
+        sides = {OURS: functools.partial(_train_on, devices)}
+        found.append(Case(f"growth_devices={devices}", what, 128, "images", sides, rounds=5))
     return found
 
 
@@ -44,6 +48,12 @@ def _encode(name: str, size: int, batch: int, latents: int) -> Side:
     model, variables, images = setting(name, size=size, latents=latents)
     encode, images = encoder(model), images[:batch]
     return Side(lambda: jax.block_until_ready(encode(variables, images)), {})
+
+
+def _train_on(devices: int) -> Side:
+    """They share the same cores: what grows is the cost of splitting and of adding up."""
+    jax.config.update("jax_num_cpu_devices", devices)  # before this side's process uses any
+    return train("mnist", 28, 128, 32)
 
 
 def train(name: str, size: int, batch: int, latents: int) -> Side:

@@ -1,5 +1,7 @@
 """Scores of a whole test set: time, and the peak of memory."""
 
+import functools
+
 import jax
 import numpy as np
 import scipy.ndimage
@@ -11,7 +13,7 @@ from benchmarks.ours import encoder, setting
 from benchmarks.torch_models import TorchVAE
 from benchmarks.training import channels_first, unit
 from vae_attn.data.factor_grid import FactorGrid
-from vae_attn.evaluation.codes import sample_with_fixed_factor
+from vae_attn.evaluation.codes import BATCH_SIZE, sample_with_fixed_factor
 from vae_attn.evaluation.factor_scores import factor_vae_score
 from vae_attn.evaluation.localization import LocalizationState
 
@@ -44,6 +46,15 @@ def cases() -> list[Case]:
             items=_VOTES,
             unit="votes",
             sides={OURS: _our_votes, "torch, a batch a vote": _their_votes},
+            rounds=3,
+            tolerance=1e-6,
+        ),
+        Case(
+            name="score_batches",
+            what=f"FactorVAE score, {_VOTES} votes of 100 images, by images encoded at once",
+            items=_VOTES,
+            unit="votes",
+            sides={OURS: _our_votes, "ours, 1024": functools.partial(_our_votes, 1024)},
             rounds=3,
             tolerance=1e-6,
         ),
@@ -105,7 +116,7 @@ def _aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
     return float(np.trapezoid(overlap, rate) / limit)
 
 
-def _our_votes() -> Side:
+def _our_votes(batch_size: int = BATCH_SIZE) -> Side:
     model, variables, images = setting("dsprites", size=64, latents=_LATENTS)
     encode = encoder(model)
 
@@ -115,6 +126,7 @@ def _our_votes() -> Side:
             grid=_SHAPES,
             rng=np.random.default_rng(0),
             num_votes=_VOTES,
+            batch_size=batch_size,
         )
 
     return Side(score, {"score": score()})

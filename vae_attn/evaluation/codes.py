@@ -14,12 +14,16 @@ from numpy.typing import ArrayLike
 from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.errors import UserError
 
+# Images encoded at once, few enough for their features to stay in a CPU's cache. What it brings:
+# `python -m benchmarks.run score_batches`.
+BATCH_SIZE = 128
+
 # Image indices (n,) to codes (n, latents), numpy or jax; deterministic, usually the mean.
 CodesOf = Callable[[Int[np.ndarray, "n"]], Float[np.ndarray, "n latents"]]
 
 
 def codes_in_batches(
-    codes_of: CodesOf, indices: Int[np.ndarray, "n"], *, batch_size: int = 1024
+    codes_of: CodesOf, indices: Int[np.ndarray, "n"], *, batch_size: int = BATCH_SIZE
 ) -> Float[np.ndarray, "n latents"]:
     """Codes of any number of images, asked for in batches of one fixed size.
 
@@ -48,7 +52,7 @@ def _floating(codes: ArrayLike) -> np.ndarray:
 
 
 def encode_grid(
-    codes_of: CodesOf, grid: FactorGrid, *, batch_size: int = 1024
+    codes_of: CodesOf, grid: FactorGrid, *, batch_size: int = BATCH_SIZE
 ) -> Float[np.ndarray, "images latents"]:
     """Codes of every image of the grid: 94 MB for dSprites and 32 latents in float32.
 
@@ -63,7 +67,7 @@ def sample_codes(
     rng: np.random.Generator,
     *,
     num_samples: int,
-    batch_size: int = 1024,
+    batch_size: int = BATCH_SIZE,
 ) -> tuple[Float[np.ndarray, "n latents"], Int[np.ndarray, "n factors"]]:
     """Codes of images drawn uniformly from the grid, with the classes of its varying factors."""
     indices = rng.integers(grid.num_images, size=num_samples)

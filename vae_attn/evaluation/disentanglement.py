@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.errors import UserError
 from vae_attn.evaluation import factor_scores, mutual_information, predictability, robustness
-from vae_attn.evaluation.codes import CodesOf, encode_grid, sample_codes
+from vae_attn.evaluation.codes import BATCH_SIZE, CodesOf, encode_grid, sample_codes
 
 SCORES = (
     "factor_vae",
@@ -35,7 +35,7 @@ def disentanglement_scores(
     num_test: int = 5_000,
     num_votes: int = 800,
     samples_per_vote: int = 100,
-    batch_size: int = 1024,
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, float]:
     """Computes disentanglement scores of any model on any grid of ground-truth factors.
 

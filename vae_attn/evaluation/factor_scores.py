@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.evaluation.codes import (
+    BATCH_SIZE,
     CodesOf,
     codes_in_batches,
     sample_codes,
@@ -36,7 +37,7 @@ def factor_vae_score(
     num_votes: int = 800,
     samples_per_vote: int = 100,
     num_scale_samples: int = 10_000,
-    batch_size: int = 1024,
+    batch_size: int = BATCH_SIZE,
 ) -> float:
     """Kim & Mnih's score: accuracy of a majority vote on the factor that was held fixed.
 
@@ -77,7 +78,7 @@ def held_out_factor_vae_score(
     samples_per_vote: int = 64,
     num_scale_samples: int = 10_000,
     min_std: float = 0.05,
-    batch_size: int = 1024,
+    batch_size: int = BATCH_SIZE,
 ) -> float:
     """FactorVAE's score as disentanglement_lib counts it: on votes the classifier never saw.
 
@@ -110,7 +111,7 @@ def beta_vae_score(
     num_train: int = 10_000,
     num_eval: int = 5_000,
     pairs_per_point: int = 64,
-    batch_size: int = 1024,
+    batch_size: int = BATCH_SIZE,
 ) -> float:
     """Higgins et al.'s score: accuracy of a linear classifier on mean absolute differences.
 
