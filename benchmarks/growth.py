@@ -52,7 +52,9 @@ def _encode(name: str, size: int, batch: int, latents: int) -> Side:
 
 def _train_on(devices: int) -> Side:
     """They share the same cores: what grows is the cost of splitting and of adding up."""
-    jax.config.update("jax_num_cpu_devices", devices)  # before this side's process uses any
+    # Before this side's process uses any device.
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
     return train("mnist", 28, 128, 32)
 
 

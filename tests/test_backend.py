@@ -28,21 +28,27 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
     assert backend.compiler_options()
 
 
-def test_unfused_functions_stay_functions():
-    """In the compiled program, where one that XLA inlines is gone; and compute the same."""
+def test_transpositions_stay_apart():
+    """In the compiled program, where a function that XLA may inline is gone."""
     x = jnp.arange(6.0).reshape(2, 3)
 
-    def program(call):
-        return jax.jit(lambda x: call(jnp.transpose, x + 1)).lower(x).compile()
+    def program(transpose):
+        return jax.jit(lambda x: transpose(x + 1)).lower(x).compile()
 
-    inlined, unfused = program(lambda fn, x: jax.jit(fn)(x)), program(backend.unfused)
+    inlined = program(jax.jit(jnp.transpose))
+    apart = program(lambda x: backend.transpose(x, (1, 0)))
     assert " call(" not in inlined.as_text()
-    assert " call(" in unfused.as_text()
-    np.testing.assert_array_equal(unfused(x), (np.arange(6.0).reshape(2, 3) + 1).T)
-    elsewhere = jax.export.export(
-        jax.jit(lambda x: backend.unfused(jnp.transpose, x)), platforms=["tpu"]
-    )
-    assert "inlineable" not in elsewhere(x).mlir_module()
+    assert " call(" in apart.as_text()
+    np.testing.assert_array_equal(apart(x), (np.arange(6.0).reshape(2, 3) + 1).T)
+
+
+def test_transpositions_elsewhere_are_plain():
+    """And of any batch, as an exported function has it."""
+    shape = jax.ShapeDtypeStruct((jax.export.symbolic_shape("batch")[0], 3), jnp.float32)
+    function = jax.jit(lambda x: backend.transpose(x, (1, 0)))
+    exported = jax.export.export(function, platforms=["tpu"])(shape)
+    assert "inlineable" not in exported.mlir_module()
+    assert exported.out_avals[0].shape[0] == 3
 
 
 def test_other_backends_get_none(monkeypatch):

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -101,7 +102,15 @@ def test_conv_of_few_pixels(side, stride, padding, channels):
 
 @pytest.mark.parametrize(
     ("side", "stride", "padding", "height", "width"),
-    [(3, 2, 1, 8, 7), (3, 2, 1, 5, 6), (2, 2, 0, 7, 4), (3, 1, 1, 4, 5), (3, 3, 0, 8, 9)],
+    [
+        (3, 2, 1, 8, 7),
+        (3, 2, 1, 5, 6),
+        (2, 2, 0, 7, 4),
+        (3, 1, 1, 4, 5),
+        (3, 3, 0, 8, 9),
+        (1, 2, 0, 8, 7),
+        (2, 3, 0, 8, 9),
+    ],
 )
 @pytest.mark.usefixtures("chosen")
 def test_max_pool_and_its_gradient_equal_flax(side, stride, padding, height, width):
@@ -113,12 +122,29 @@ def test_max_pool_and_its_gradient_equal_flax(side, stride, padding, height, wid
         out, pullback = jax.vjp(pool, x)
         return out, pullback(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
 
-    found = values(lambda x: windows.max_pool(x, side, stride, padding))
-    expected = values(
-        lambda x: nn.max_pool(x, (side, side), (stride, stride), [(padding, padding)] * 2)
-    )
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    def plain(x):
+        return nn.max_pool(x, (side, side), (stride, stride), [(padding, padding)] * 2)
+
+    def ours(x):
+        return windows.max_pool(x, side, stride, padding)
+
+    expected = values(plain)
+    one_by_one = jax.vmap(lambda x: ours(x[None])[0])
+    for pool in (ours, jax.jit(ours), one_by_one):
+        for a, b in zip(jax.jit(lambda: values(pool))(), expected, strict=True):  # noqa: B023
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_max_pool_of_bfloat16_and_of_any_batch():
+    (x,) = random_arrays((2, 6, 6, 3))
+    x = x.astype(jnp.bfloat16)
+    pool = jax.jit(lambda x: windows.max_pool(x, 3, 2, 1))
+    gradient = jax.grad(lambda x: pool(x).sum())(x)
+    assert pool(x).dtype == gradient.dtype == jnp.bfloat16
+    shape = (jax.export.symbolic_shape("batch")[0], *x.shape[1:])
+    exported = jax.export.export(pool)(jax.ShapeDtypeStruct(shape, x.dtype))
+    assert "gather" not in exported.mlir_module()
+    np.testing.assert_array_equal(exported.call(x), pool(x))
 
 
 @pytest.mark.usefixtures("chosen")
@@ -165,6 +191,17 @@ def test_batch_norm_and_its_gradients_equal_flax(train):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_second_order_gradients_of_batch_norm():
+    x, scale, bias = random_arrays((2, 2, 2, 2), (2,), (2,))
+
+    def curved(x, scale, bias):
+        parameters = jnp.asarray(scale), jnp.asarray(bias)
+        return jnp.sin(layers.batch_norm(jnp.sin(x), *parameters, None)[0]).sum()
+
+    arguments = (x, scale, bias)
+    check_grads(curved, arguments, order=2, modes=["rev"], rtol=2e-2, atol=2e-2, eps=1e-2)
 
 
 def test_batch_norm_over_devices_equals_one_of_the_whole_batch():

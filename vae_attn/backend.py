@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 from jax.experimental import xla_metadata
-from jaxtyping import PyTree
+from jaxtyping import Array, Shaped
 
 # XLA's CPU compiler: YNNPACK for matrix products but not for convolutions, whose Eigen kernels are
 # faster; and updates in place of what is donated, without a copy before. What they bring:
@@ -22,28 +22,37 @@ def jit(fn: Callable, **options) -> Callable:
 
 
 def dilates_slowly() -> bool:
-    """Whether `models.layers` goes around convolutions that dilate their input.
+    """Whether `models.windows` goes around convolutions that dilate, and XLA's gradient of a pool.
 
-    What it brings on the CPU: `python -m benchmarks.run train_dilated`. Not measured on GPU and
-    TPU, whose vendors' kernels are made for them.
+    What it brings on the CPU to FactorVAE, which has no pool: `python -m benchmarks.run
+    train_dilated`. Not measured on GPU and TPU, whose vendors' kernels are made for them. The
+    choice is made when a function is traced, so an exported one keeps that of its machine.
     """
     return jax.default_backend() == "cpu"
 
 
-def unfused(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-    """`fn(*arguments)`, on the CPU as a function of its own in the compiled program.
+def transpose(x: Shaped[Array, "..."], axes: tuple[int, ...]) -> Shaped[Array, "..."]:
+    """`x.transpose(axes)`, on the CPU as a function of its own in the compiled program.
 
     XLA's CPU compiler transposes fast what lies in memory, and several times slower what it would
     compute on the way, because it fuses the transposition with its operand. It fuses nothing across
     a function's bounds. What it brings: `python -m benchmarks.run train_fused`.
     """
-
-    def apart(*arguments: PyTree) -> PyTree:
-        with xla_metadata.set_xla_metadata(inlineable="false"):
-            return jax.jit(fn)(*arguments)
-
     # Chosen when it is compiled, as an exported function may be for another backend.
-    return jax.lax.platform_dependent(*arguments, cpu=apart, default=fn)
+    apart, plain = _transpositions(axes)
+    return jax.lax.platform_dependent(x, cpu=apart, default=plain)
+
+
+@functools.cache
+def _transpositions(axes: tuple[int, ...]) -> tuple[Callable, Callable]:
+    """Apart and plain; one of each for all calls, so that they are compiled once."""
+    plain = jax.jit(lambda x: x.transpose(axes))
+
+    def apart(x: Array) -> Array:
+        with xla_metadata.set_xla_metadata(inlineable="false"):
+            return plain(x)
+
+    return apart, plain
 
 
 @functools.cache

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.errors import UserError
 
-# Images encoded at once, few enough for their features to stay in a CPU's cache. What it brings:
-# `python -m benchmarks.run score_batches`.
+# Images encoded at once. What it brings on a CPU: `python -m benchmarks.run score_batches`; not
+# measured elsewhere.
 BATCH_SIZE = 128
 
 # Image indices (n,) to codes (n, latents), numpy or jax; deterministic, usually the mean.

@@ -26,7 +26,9 @@ def _row_sums(x: Array) -> Array:
     channels = x.shape[-1]
     abreast = math.gcd(math.prod(x.shape[1:-1]), 128)
     rows = x.reshape(-1, abreast * channels)
-    return (jnp.ones(rows.shape[:1], rows.dtype) @ rows).reshape(abreast, channels).sum(axis=0)
+    ones = jnp.ones(rows.shape[:1], rows.dtype)
+    # With all digits on accelerators too.
+    return jnp.dot(ones, rows, precision="highest").reshape(abreast, channels).sum(axis=0)
 
 
 @jax.custom_vjp
@@ -60,13 +62,18 @@ def batch_norm(
     Returns:
       The normalised values; the mean and the variance, through which no gradient flows.
     """
+    return _batch_norm(x, scale, bias, axis_name)
+
+
+def _batch_norm(x: Array, scale: Array, bias: Array, axis_name: str | None) -> tuple:
     mean = _batch_mean(x, axis_name)
     var = _batch_mean((x - mean) ** 2, axis_name)  # not E[x^2] - E[x]^2, which loses digits
     return (x - mean) * (scale * lax.rsqrt(var + _EPSILON)) + bias, mean, var
 
 
 def _batch_norm_forward(x, scale, bias, axis_name):
-    y, mean, var = batch_norm(x, scale, bias, axis_name)
+    # Not by `batch_norm`, which keeps the gradients of gradients from the statistics.
+    y, mean, var = _batch_norm(x, scale, bias, axis_name)
     return (y, mean, var), (x, scale, mean, var)
 
 
@@ -198,13 +205,13 @@ class BatchNorm(nn.Module):
         running_var = self.variable(stats, "var", jnp.ones, shape)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        wide = x.astype(jnp.float32)
+        wide, scale, bias = (a.astype(jnp.float32) for a in (x, scale, bias))
         if use_running_average:
             inverse = lax.rsqrt(running_var.value + _EPSILON)
             return ((wide - running_mean.value) * (scale * inverse) + bias).astype(x.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
         y, mean, var = batch_norm(wide, scale, bias, axis_name)
         if not self.is_initializing():
-            running_mean.value = 0.9 * running_mean.value + 0.1 * lax.stop_gradient(mean)
-            running_var.value = 0.9 * running_var.value + 0.1 * lax.stop_gradient(var)
+            running_mean.value = 0.9 * running_mean.value + 0.1 * mean
+            running_var.value = 0.9 * running_var.value + 0.1 * var
         return y.astype(x.dtype)

@@ -60,9 +60,9 @@ def _interleaved(x: Array, kernel: Array, stride: int, padding: int, size: tuple
     taps = -(-side // stride)
     full = jnp.pad(kernel, [(0, taps * stride - side)] * 2 + [(0, 0)] * 2)
     phases = full.reshape(taps, stride, taps, stride, channels, inputs)
-    # For few pixels the products of all taps are smaller than the kernel, which `_gathered`
-    # transposes; for one channel they are the few columns that a convolution is slow at. The
-    # batch has no say, so that an image gets the same output in any.
+    # For so few pixels the products of all taps, at a batch of 8, are no larger than the kernel,
+    # which `_gathered` transposes; for one channel they are the few columns that a convolution is
+    # slow at. The batch itself has no say, so that an image gets the same output in any.
     few = 8 * x.shape[1] * x.shape[2] <= inputs
     scatter = few or channels == 1
     return _shuffle((_scattered if scatter else _gathered)(x, phases), padding, size)
@@ -71,7 +71,7 @@ def _interleaved(x: Array, kernel: Array, stride: int, padding: int, size: tuple
 def _gathered(x: Array, phases: Array) -> Array:
     """Output row o is the sum over taps t of x[o - t] W[t]: a convolution with the flipped W."""
     taps, stride, _, _, channels, _ = phases.shape
-    flipped = _transpose(phases[::-1, :, ::-1], (0, 2, 5, 1, 3, 4))
+    flipped = backend.transpose(phases[::-1, :, ::-1], (0, 2, 5, 1, 3, 4))
     y = _strided(x, flipped.reshape(taps, taps, -1, stride * stride * channels), 1, taps - 1)
     return y.reshape(*y.shape[:3], stride, stride, channels)
 
@@ -108,14 +108,13 @@ def _shuffle(phases: Array, padding: int, size: tuple) -> Array:
 
 
 def _kernel_gradient(x: Array, g: Array, kernel: Array, stride: int, padding: int) -> Array:
-    """Gradient of `_strided` in its kernel: a convolution that sums over the batch.
-
-    For this the batch takes the channels' place. Entry t is the sum over i of
-    x[stride i + t - padding] g[i].
-    """
+    """Gradient of `_strided` in its kernel: entry t is the sum over i of x[stride i + t] g[i]."""
+    if not backend.dilates_slowly():
+        return jax.vjp(lambda k: _strided(x, k, stride, padding), kernel)[1](g)[0]
+    # As XLA has it, a convolution that sums over the batch, with transpositions that are fast.
     gradient = lax.conv_general_dilated(
-        _transpose(x, (3, 1, 2, 0)),
-        _transpose(g, (1, 2, 0, 3)),
+        backend.transpose(x, (3, 1, 2, 0)),
+        backend.transpose(g, (1, 2, 0, 3)),
         (1, 1),
         [(padding, padding)] * 2,
         rhs_dilation=(stride, stride),
@@ -123,10 +122,6 @@ def _kernel_gradient(x: Array, g: Array, kernel: Array, stride: int, padding: in
     )
     # Where the windows leave a rest of the input, taps beyond the kernel follow.
     return gradient.transpose(1, 2, 0, 3)[: kernel.shape[0], : kernel.shape[1]]
-
-
-def _transpose(x: Array, axes: tuple[int, ...]) -> Array:
-    return backend.unfused(lambda x: x.transpose(axes), x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -196,51 +191,52 @@ def max_pool(
     """PyTorch's MaxPool2d: the gradient goes to the first maximum of each window."""
     if not backend.dilates_slowly():
         return nn.max_pool(x, (side, side), (stride, stride), [(padding, padding)] * 2)
-    return _max_pool(x, side, stride, padding)
+    return _max_pool(x, side, stride, padding, x.shape[1:3])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x: Array, side: int, stride: int, padding: int) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool(x: Array, side: int, stride: int, padding: int, size: tuple) -> Array:
     return functools.reduce(jnp.maximum, _taps(x, side, stride, padding))
 
 
 def _taps(x: Array, side: int, stride: int, padding: int) -> list[Array]:
     """What lies under each place of the window, row after row."""
-    lowest = -jnp.inf
-    x = jnp.pad(x, [(0, 0), *[(padding, padding)] * 2, (0, 0)], constant_values=lowest)
-    rows, columns = ((n - side) // stride * stride + 1 for n in x.shape[1:3])
+    edges = [(0, 0), *[(padding, padding)] * 2, (0, 0)]
+    x = jnp.pad(x, edges, constant_values=-jnp.inf)
+    batch, *size, channels = x.shape
+    rows, columns = ((n - side) // stride * stride + 1 for n in size)
     return [
-        x[:, t : t + rows : stride, u : u + columns : stride]
+        lax.slice(x, (0, t, u, 0), (batch, t + rows, u + columns, channels), (1, stride, stride, 1))
         for t in range(side)
         for u in range(side)
     ]
 
 
-def _max_pool_forward(x, side, stride, padding):
-    maximum = _max_pool(x, side, stride, padding)
+def _max_pool_forward(x, side, stride, padding, size):
     taps = _taps(x, side, stride, padding)
+    maximum = functools.reduce(jnp.maximum, taps)
     first = functools.reduce(
-        lambda later, n: jnp.where(taps[n] == maximum, jnp.int8(n), later),
+        lambda later, n: jnp.where(taps[n] == maximum, jnp.int16(n), later),
         reversed(range(len(taps))),
-        jnp.zeros(maximum.shape, jnp.int8),
+        jnp.zeros(maximum.shape, jnp.int16),
     )
-    return maximum, (first, x.shape[1:3])
+    return maximum, first
 
 
-def _max_pool_backward(side, stride, padding, residuals, g):
+def _max_pool_backward(side, stride, padding, size, first, g):
     """As in `_interleaved`: tap t = stride j + r of window i is row i + j of phase r."""
-    first, size = residuals
     last = -(-side // stride) - 1
 
+    def placed(t: int, u: int) -> Array:
+        """The gradient of the windows whose maximum is under that tap."""
+        edges = [(0, 0), *((n // stride, last - n // stride) for n in (t, u)), (0, 0)]
+        return jnp.pad(jnp.where(first == t * side + u, g, 0.0), edges)
+
     def phase(row: int, column: int) -> Array:
-        return sum(
-            jnp.pad(
-                jnp.where(first == t * side + u, g, 0.0),
-                [(0, 0), *((n // stride, last - n // stride) for n in (t, u)), (0, 0)],
-            )
-            for t in range(row, side, stride)
-            for u in range(column, side, stride)
-        )
+        rows, columns = (range(n, side, stride) for n in (row, column))
+        if not rows or not columns:  # between windows
+            return jnp.zeros_like(placed(0, 0))
+        return sum(placed(t, u) for t in rows for u in columns)
 
     phases = [[phase(row, column) for column in range(stride)] for row in range(stride)]
     return (_shuffle(jnp.stack([jnp.stack(row, 3) for row in phases], 3), padding, size),)
