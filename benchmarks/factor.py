@@ -109,7 +109,7 @@ def _ours(ad_weight: float) -> Side:
 
 def _dilated(ad_weight: float) -> Side:
     """Ours as on other backends than the CPU."""
-    backend.dilates_slowly = lambda: False  # in this side's own process
+    backend.slow_windows = lambda: False  # in this side's own process
     return _ours(ad_weight)
 
 

@@ -23,59 +23,32 @@ def cases() -> list[Case]:
     """All of this file."""
 
     def case(
-        name: str, model: str, size: int, batch: int, goal: float, rounds: int, **options
-    ) -> Case:
+        name: str, model: str, size: int, batch: int, other: str, side: Callable, *,
+        by: str = "", **options,
+    ) -> Case:  # fmt: skip
         return Case(
             name=f"train_{name}",
-            what=f"training step, {model}, batch {batch}",
+            what=f"training step, {model}, batch {batch}{by}",
             items=batch,
             unit="images",
             sides={
                 OURS: functools.partial(_ours, model, size, batch),
-                "torch": functools.partial(_torch, model, size, batch),
+                other: functools.partial(side, model, size, batch),
             },
-            goals={"torch": goal},
-            rounds=rounds,
             **options,
         )
 
+    mnist, ped1, mvtec = ("mnist", 28, 128), ("ucsd_ped1", 100, 32), ("mvtec_ad", 256, 8)
+    narrow = functools.partial(_ours, dtype="bfloat16")
     return [
-        case("mnist", "mnist", 28, 128, 1.5, 15),
-        case("ped1", "ucsd_ped1", 100, 32, 1.2, 9),
+        case("mnist", *mnist, "torch", _torch, goals={"torch": 1.5}, rounds=15),
+        case("ped1", *ped1, "torch", _torch, goals={"torch": 1.2}),
         # Batch normalisation over eight images lets rounding grow.
-        case("mvtec", "mvtec_ad", 256, 8, 1.2, 5, tolerance=1e-2),
-        Case(
-            name="train_dtype",
-            what="training step, mnist, batch 128, by train.dtype",
-            items=128,
-            unit="images",
-            sides={
-                OURS: functools.partial(_ours, "mnist", 28, 128),
-                "ours, bfloat16": functools.partial(_ours, "mnist", 28, 128, "bfloat16"),
-            },
-            tolerance=0.1,  # of a gradient in bfloat16
-        ),
-        Case(
-            name="train_options",
-            what="training step, mnist, batch 128, by XLA's options",
-            items=128,
-            unit="images",
-            sides={
-                OURS: functools.partial(_ours, "mnist", 28, 128),
-                "ours, XLA's defaults": functools.partial(_default_options, "mnist", 28, 128),
-            },
-        ),
-        Case(
-            name="train_fused",
-            what="training step, mvtec_ad, batch 8, by what XLA may fuse",
-            items=8,
-            unit="images",
-            sides={
-                OURS: functools.partial(_ours, "mvtec_ad", 256, 8),
-                "ours, all fused": functools.partial(_all_fused, "mvtec_ad", 256, 8),
-            },
-            rounds=5,
-        ),
+        case("mvtec", *mvtec, "torch", _torch, goals={"torch": 1.2}, rounds=5, tolerance=1e-2),
+        # The tolerance is that of a gradient in bfloat16.
+        case("dtype", *mnist, "ours, bfloat16", narrow, by=", by train.dtype", tolerance=0.1),
+        case("options", *mnist, "ours, XLA's defaults", _default_options, by=", by XLA's options"),
+        case("fused", *mvtec, "ours, all fused", _all_fused, by=", by what XLA may fuse", rounds=5),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Compiler options that only some backends and versions of XLA know."""
+"""What is chosen for a backend: options that its compiler knows, and ways around what is slow."""
 
 import jax
 import jax.export
@@ -54,4 +54,4 @@ def test_transpositions_elsewhere_are_plain():
 def test_other_backends_get_none(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert backend.compiler_options() is None
-    assert not backend.dilates_slowly()
+    assert not backend.slow_windows()

@@ -1,4 +1,4 @@
-"""Convolutions against XLA's own, and their gradients by finite differences."""
+"""Convolutions, pools and layers against XLA's and Flax's own; gradients by finite differences."""
 
 import flax.linen as nn
 import jax
@@ -28,7 +28,7 @@ CASES = [  # side, stride, padding, height, width: all that the four tables use,
 @pytest.fixture(params=["cpu", "gpu"])
 def chosen(request, monkeypatch):
     """What is chosen for a backend, on this machine's."""
-    monkeypatch.setattr(backend, "dilates_slowly", lambda: request.param == "cpu")
+    monkeypatch.setattr(backend, "slow_windows", lambda: request.param == "cpu")
 
 
 def random_arrays(*shapes):
@@ -45,17 +45,20 @@ def assert_same_with_gradients(fast, plain, x, kernel):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("side", "stride", "padding", "height", "width"), CASES)
-@pytest.mark.usefixtures("chosen")
-def test_conv_and_its_gradients_equal_plain_xla(side, stride, padding, height, width):
-    x, kernel = random_arrays((2, height, width, 3), (side, side, 3, 5))
-
+def assert_conv_equals_plain_xla(x, kernel, stride, padding):
     def plain(x, kernel):
         return lax.conv_general_dilated(
             x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
         )
 
     assert_same_with_gradients(lambda x, k: windows.conv(x, k, stride, padding), plain, x, kernel)
+
+
+@pytest.mark.parametrize(("side", "stride", "padding", "height", "width"), CASES)
+@pytest.mark.usefixtures("chosen")
+def test_conv_and_its_gradients_equal_plain_xla(side, stride, padding, height, width):
+    x, kernel = random_arrays((2, height, width, 3), (side, side, 3, 5))
+    assert_conv_equals_plain_xla(x, kernel, stride, padding)
 
 
 @pytest.mark.parametrize("channels", [5, 1])  # a single one takes another way
@@ -91,13 +94,7 @@ def test_conv_of_few_pixels(side, stride, padding, channels):
     """Its input gradient takes another way."""
     size = 2 * stride
     x, kernel = random_arrays((3, size, size, 5), (side, side, 5, channels))
-
-    def plain(x, kernel):
-        return lax.conv_general_dilated(
-            x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
-        )
-
-    assert_same_with_gradients(lambda x, k: windows.conv(x, k, stride, padding), plain, x, kernel)
+    assert_conv_equals_plain_xla(x, kernel, stride, padding)
 
 
 @pytest.mark.parametrize(

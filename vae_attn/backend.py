@@ -21,12 +21,13 @@ def jit(fn: Callable, **options) -> Callable:
     return jax.jit(fn, compiler_options=compiler_options(), **options)
 
 
-def dilates_slowly() -> bool:
-    """Whether `models.windows` goes around convolutions that dilate, and XLA's gradient of a pool.
+def slow_windows() -> bool:
+    """Whether XLA's dilated convolutions, and its gradients of kernels and pools, are slow here.
 
-    What it brings on the CPU to FactorVAE, which has no pool: `python -m benchmarks.run
-    train_dilated`. Not measured on GPU and TPU, whose vendors' kernels are made for them. The
-    choice is made when a function is traced, so an exported one keeps that of its machine.
+    `models.windows` then goes around them. What it brings on the CPU to FactorVAE, which has no
+    pool: `python -m benchmarks.run train_dilated`. Not measured on GPU and TPU, whose vendors'
+    kernels are made for them. The choice is made when a function is traced, so an exported one
+    keeps that of its machine.
     """
     return jax.default_backend() == "cpu"
 

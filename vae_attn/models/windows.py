@@ -28,7 +28,7 @@ def _strided(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 
 def _adjoint(x: Array, kernel: Array, stride: int, padding: int, size: tuple) -> Array:
     """Adjoint of `_strided` in its input, by what is faster on this backend."""
-    adjoint = _interleaved if backend.dilates_slowly() else _dilated
+    adjoint = _interleaved if backend.slow_windows() else _dilated
     return adjoint(x, kernel, stride, padding, size)
 
 
@@ -109,7 +109,7 @@ def _shuffle(phases: Array, padding: int, size: tuple) -> Array:
 
 def _kernel_gradient(x: Array, g: Array, kernel: Array, stride: int, padding: int) -> Array:
     """Gradient of `_strided` in its kernel: entry t is the sum over i of x[stride i + t] g[i]."""
-    if not backend.dilates_slowly():
+    if not backend.slow_windows():
         return jax.vjp(lambda k: _strided(x, k, stride, padding), kernel)[1](g)[0]
     # As XLA has it, a convolution that sums over the batch, with transpositions that are fast.
     gradient = lax.conv_general_dilated(
@@ -189,7 +189,7 @@ def max_pool(
     x: Float[Array, "batch height width channels"], side: int, stride: int, padding: int
 ) -> Float[Array, "batch new_height new_width channels"]:
     """PyTorch's MaxPool2d: the gradient goes to the first maximum of each window."""
-    if not backend.dilates_slowly():
+    if not backend.slow_windows():
         return nn.max_pool(x, (side, side), (stride, stride), [(padding, padding)] * 2)
     return _max_pool(x, side, stride, padding, x.shape[1:3])
 
