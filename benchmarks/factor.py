@@ -14,7 +14,7 @@ from benchmarks.ours import LATENTS, once, our_noise, pictures, stepper
 from benchmarks.torch_models import TorchDiscriminator, TorchVAE
 from benchmarks.training import channels_first, thinned, unit
 from vae_attn import backend
-from vae_attn.models import registry
+from vae_attn.models import build as registry
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.vae import VAE
 from vae_attn.training import factor, steps

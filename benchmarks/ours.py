@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree, UInt8
 
 from vae_attn import attention, backend
-from vae_attn.models import registry
+from vae_attn.models import build as registry
 from vae_attn.models.vae import VAE
 from vae_attn.training import parallel, steps
 

@@ -13,9 +13,9 @@ from benchmarks.ours import encoder, setting
 from benchmarks.torch_models import TorchVAE
 from benchmarks.training import channels_first, unit
 from vae_attn.data.factor_grid import FactorGrid
-from vae_attn.evaluation.codes import BATCH_SIZE, sample_with_fixed_factor
-from vae_attn.evaluation.factor_scores import factor_vae_score
-from vae_attn.evaluation.localization import LocalizationState
+from vae_attn.experiments.anomaly.localization import LocalizationState
+from vae_attn.experiments.disentanglement.codes import BATCH_SIZE, sample_with_fixed_factor
+from vae_attn.experiments.disentanglement.factor_scores import factor_vae_score
 
 _MAPS = 1725  # as MVTec-AD has test images
 _SIDE = 256

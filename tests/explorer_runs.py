@@ -12,15 +12,16 @@ from PIL import Image
 
 from vae_attn.config import default_config
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.evaluation.calibration import (
+from vae_attn.experiments.anomaly import explorer, report
+from vae_attn.experiments.anomaly.calibration import (
     Calibration,
     Variant,
     measure,
     normal_image_threshold,
     normal_threshold,
 )
-from vae_attn.evaluation.explainer import Explainer
-from vae_attn.reporting import explorer, page, plots, report
+from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.reporting import page, plots
 
 HEIGHT, WIDTH, LATENTS = 40, 48, 5
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u2028<!--"

@@ -16,9 +16,10 @@ import sys
 import small_run
 import tensorstore
 
-from vae_attn import experiment, main
+from vae_attn import main
 from vae_attn.data import sampling
-from vae_attn.models import registry
+from vae_attn.experiments import run as experiment
+from vae_attn.models import build as registry
 from vae_attn.training.checkpoints import Checkpoints
 
 saving = False  # whether it is the save of the fault's step

@@ -8,7 +8,8 @@ import time
 
 from vae_attn import main
 from vae_attn.data import sampling
-from vae_attn.models import registry, tables
+from vae_attn.models import build as registry
+from vae_attn.models import tables
 from vae_attn.models.vae import Architecture
 
 SMALL = Architecture(

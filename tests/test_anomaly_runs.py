@@ -8,14 +8,15 @@ import pytest
 import sklearn.metrics
 from PIL import Image
 
-from vae_attn import experiment
 from vae_attn.config import default_config
-from vae_attn.data import registry as data_registry
+from vae_attn.data import sources as data_registry
 from vae_attn.data import synthetic
 from vae_attn.errors import UserError
-from vae_attn.evaluation.calibrating import calibrate
-from vae_attn.evaluation.calibration import variant_of
-from vae_attn.models import registry, tables
+from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly.calibrating import calibrate
+from vae_attn.experiments.anomaly.calibration import variant_of
+from vae_attn.models import build as registry
+from vae_attn.models import tables
 from vae_attn.models.vae import Architecture
 from vae_attn.training import loop
 

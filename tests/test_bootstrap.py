@@ -5,8 +5,8 @@ import pytest
 from sklearn import metrics
 
 from vae_attn.errors import UserError
-from vae_attn.evaluation import bootstrap, localization
-from vae_attn.evaluation.localization import LocalizationState
+from vae_attn.experiments.anomaly import bootstrap, localization
+from vae_attn.experiments.anomaly.localization import LocalizationState
 
 KEYS = ("pixel_auroc", "average_precision", "best_iou_test", "aupro")
 
@@ -66,7 +66,7 @@ def test_coarse_replicates_are_shifted_onto_the_exact_score(monkeypatch):
     masks[:] = masks[0]
     scores[:] = scores[0]
     # Resamples of equal images all score the same; coarse bins of eight make that visibly wrong.
-    monkeypatch.setattr("vae_attn.evaluation.score_histogram.MAX_COARSE_BINS", 8)
+    monkeypatch.setattr("vae_attn.experiments.anomaly.score_histogram.MAX_COARSE_BINS", 8)
     state = _state(scores, masks)
     exact = state.compute()
     for key, interval in bootstrap.bootstrap_pixel_scores(state, num_resamples=5).items():
@@ -77,7 +77,7 @@ def test_the_shift_leaves_no_interval_beyond_one(monkeypatch):
     scores, masks = _images(n=8, side=32, levels=4096)
     scores = np.abs(scores) + np.where(masks, 8, 0).astype(np.float32)
     scores[~masks] *= 8 / scores[~masks].max() * 0.999
-    monkeypatch.setattr("vae_attn.evaluation.score_histogram.MAX_COARSE_BINS", 2)
+    monkeypatch.setattr("vae_attn.experiments.anomaly.score_histogram.MAX_COARSE_BINS", 2)
     state = _state(scores, masks)
     assert state.compute()["best_iou_test"] == 1
     for interval in bootstrap.bootstrap_pixel_scores(state).values():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vae_attn.evaluation.calibration import (
+from vae_attn.experiments.anomaly.calibration import (
     KINDS,
     Calibration,
     MapStatistics,

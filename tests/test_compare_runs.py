@@ -12,8 +12,8 @@ import pytest
 from vae_attn import config as config_lib
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
-from vae_attn.evaluation import representation
-from vae_attn.reporting import compare_runs, finished_runs
+from vae_attn.experiments import compare_runs, finished_runs
+from vae_attn.experiments.disentanglement import representation
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OWN = "pixel_auroc/contrast/conv1"

@@ -3,7 +3,8 @@
 import pytest
 
 from vae_attn.config import default_config
-from vae_attn.evaluation import comparison, published, tables
+from vae_attn.experiments.anomaly import comparison, published
+from vae_attn.reporting import tables
 
 BASELINE = "reconstruction_error/image"
 

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from vae_attn import config as config_lib
-from vae_attn import experiment
 from vae_attn.config import default_config
 from vae_attn.data import mvtec_ad
-from vae_attn.data import registry as data_registry
+from vae_attn.data import sources as data_registry
 from vae_attn.errors import UserError
-from vae_attn.models import registry
+from vae_attn.experiments import run as experiment
+from vae_attn.models import build as registry
 from vae_attn.training import loop, steps
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"

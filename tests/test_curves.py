@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from vae_attn.evaluation import curves
-from vae_attn.evaluation.localization import LocalizationState
+from vae_attn.experiments.anomaly import curves
+from vae_attn.experiments.anomaly.localization import LocalizationState
 
 RNG = np.random.default_rng(0)
 SCORES = np.round(RNG.normal(size=900) + np.arange(900) % 2, 2)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from vae_attn import attention
-from vae_attn.evaluation.calibrating import calibrate
-from vae_attn.evaluation.calibration import Variant
-from vae_attn.models import convnets, registry, resnet, tables
+from vae_attn.experiments.anomaly.calibrating import calibrate
+from vae_attn.experiments.anomaly.calibration import Variant
+from vae_attn.models import build as registry
+from vae_attn.models import convnets, resnet, tables
 from vae_attn.models.vae import VAE, Architecture
 
 LATENTS = 4

@@ -11,14 +11,19 @@ from sklearn.linear_model import LogisticRegression
 from vae_attn.data import dsprites
 from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.errors import UserError
-from vae_attn.evaluation import factor_scores, mutual_information, predictability, robustness
-from vae_attn.evaluation.codes import (
+from vae_attn.experiments.disentanglement import (
+    factor_scores,
+    mutual_information,
+    predictability,
+    robustness,
+)
+from vae_attn.experiments.disentanglement.codes import (
     codes_in_batches,
     encode_grid,
     sample_codes,
     sample_with_fixed_factor,
 )
-from vae_attn.evaluation.disentanglement import SCORES, disentanglement_scores
+from vae_attn.experiments.disentanglement.disentanglement import SCORES, disentanglement_scores
 
 # One constant factor, in the middle, and three that vary.
 GRID = FactorGrid(

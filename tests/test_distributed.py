@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from vae_attn import experiment
 from vae_attn.errors import UserError
-from vae_attn.models import registry
+from vae_attn.experiments import run as experiment
+from vae_attn.models import build as registry
 from vae_attn.training import distributed, loop
 from vae_attn.training.telemetry import read_metrics
 

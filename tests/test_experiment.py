@@ -8,14 +8,16 @@ import pytest
 import sklearn.metrics
 from PIL import Image
 
-from vae_attn import attention, experiment
+from vae_attn import attention
 from vae_attn.config import default_config, validate
-from vae_attn.data import registry as data_registry
+from vae_attn.data import sources as data_registry
 from vae_attn.errors import UserError
-from vae_attn.evaluation import anomaly
-from vae_attn.evaluation.calibrating import calibrate
-from vae_attn.evaluation.calibration import Variant
-from vae_attn.models import registry, tables
+from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly import evaluation as anomaly
+from vae_attn.experiments.anomaly.calibrating import calibrate
+from vae_attn.experiments.anomaly.calibration import Variant
+from vae_attn.models import build as registry
+from vae_attn.models import tables
 from vae_attn.models.vae import Architecture
 from vae_attn.reporting import figures
 from vae_attn.training import loop

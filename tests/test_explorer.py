@@ -10,8 +10,10 @@ from PIL import Image
 
 from vae_attn.config import validate
 from vae_attn.errors import UserError
-from vae_attn.evaluation import anomaly
-from vae_attn.reporting import explorer, explorer_files, page
+from vae_attn.experiments.anomaly import evaluation as anomaly
+from vae_attn.experiments.anomaly import explorer
+from vae_attn.reporting import page
+from vae_attn.reporting.explorer import files as explorer_files
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_attn.reporting import explorer_files, page
+from vae_attn.reporting import page
+from vae_attn.reporting.explorer import files as explorer_files
 
 sync_api = pytest.importorskip("playwright.sync_api")
 

@@ -14,10 +14,11 @@ import pytest
 from tiny_run import trained
 
 import vae_attn
-from vae_attn import experiment, export
 from vae_attn.errors import UserError
-from vae_attn.evaluation.calibration import MapStatistics, Variant
-from vae_attn.evaluation.explainer import Explainer
+from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly import export
+from vae_attn.experiments.anomaly.calibration import MapStatistics, Variant
+from vae_attn.experiments.anomaly.explainer import Explainer
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)

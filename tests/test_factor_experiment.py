@@ -13,18 +13,20 @@ import pytest
 from event_files import pictures_of, scalars_of
 from PIL import Image
 
-from vae_attn import attention, experiment
+from vae_attn import attention
 from vae_attn import config as config_lib
 from vae_attn.data import dsprites
 from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.errors import UserError
-from vae_attn.evaluation import representation
-from vae_attn.evaluation.disentanglement import SCORES
-from vae_attn.evaluation.explainer import Explainer
-from vae_attn.models import registry, tables
+from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.disentanglement import latent_figures, representation
+from vae_attn.experiments.disentanglement import report as factor_report
+from vae_attn.experiments.disentanglement.disentanglement import SCORES
+from vae_attn.models import build as registry
+from vae_attn.models import tables
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.vae import Architecture
-from vae_attn.reporting import factor_report, latent_figures
 from vae_attn.training import factor, loop
 from vae_attn.training.telemetry import read_metrics
 

@@ -16,12 +16,12 @@ import small_run
 from matplotlib.figure import Figure
 
 from vae_attn import config as config_lib
-from vae_attn import experiment
 from vae_attn.errors import UserError
-from vae_attn.evaluation import tables
-from vae_attn.evaluation.calibration import Calibration, Variant
-from vae_attn.models import registry
-from vae_attn.reporting import explorer_files, page
+from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly.calibration import Calibration, Variant
+from vae_attn.models import build as registry
+from vae_attn.reporting import page, tables
+from vae_attn.reporting.explorer import files as explorer_files
 from vae_attn.training import loop
 from vae_attn.training.checkpoints import Checkpoints
 from vae_attn.training.telemetry import Telemetry

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from vae_attn.data import images
 from vae_attn.errors import UserError
-from vae_attn.reporting import own_images
+from vae_attn.experiments.anomaly import own_images
 
 RNG = np.random.default_rng(0)
 _NOISE = RNG.integers(0, 256, (12, 17, 4), dtype=np.uint8)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vae_attn import config as config_lib
-from vae_attn.evaluation.calibration import Calibration, MapStatistics, Variant
+from vae_attn.experiments.anomaly.calibration import Calibration, MapStatistics, Variant
 from vae_attn.training.telemetry import Telemetry, read_metrics
 
 _JSON = st.recursive(

@@ -13,9 +13,10 @@ from PIL import Image
 from tiny_run import tiny_config, trained
 
 import vae_attn
-from vae_attn import experiment, loading
 from vae_attn.errors import UserError
-from vae_attn.evaluation.calibration import Calibration, Variant
+from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly import loading
+from vae_attn.experiments.anomaly.calibration import Calibration, Variant
 
 RNG = np.random.default_rng(0)
 

@@ -7,8 +7,8 @@ import pytest
 from sklearn import metrics
 
 from vae_attn.errors import UserError
-from vae_attn.evaluation import localization, score_histogram
-from vae_attn.evaluation.localization import LocalizationState
+from vae_attn.experiments.anomaly import localization, score_histogram
+from vae_attn.experiments.anomaly.localization import LocalizationState
 
 SHAPE = (5, 12, 14)
 

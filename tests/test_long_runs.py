@@ -12,8 +12,8 @@ import small_run
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from vae_attn import experiment
-from vae_attn.models import registry
+from vae_attn.experiments import run as experiment
+from vae_attn.models import build as registry
 from vae_attn.training.checkpoints import Checkpoints
 from vae_attn.training.telemetry import Telemetry, read_metrics
 

@@ -121,7 +121,7 @@ def test_killed_run_ends_as_the_uninterrupted_one(tmp_path):
 
 def test_importing_needs_neither_tensorflow_nor_torch():
     code = (
-        "import sys, vae_attn.main, vae_attn.experiment, vae_attn.config, vae_attn.attention;"
+        "import sys, vae_attn.main, vae_attn.experiments.run, vae_attn.config, vae_attn.attention;"
         "assert not {'tensorflow', 'torch', 'tensorflow_datasets'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, check=True)

@@ -5,9 +5,9 @@ import pytest
 
 from vae_attn.config import default_config
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.evaluation.calibration import Variant
-from vae_attn.evaluation.explainer import Explainer
-from vae_attn.reporting import map_figures
+from vae_attn.experiments.anomaly import map_figures
+from vae_attn.experiments.anomaly.calibration import Variant
+from vae_attn.experiments.anomaly.explainer import Explainer
 
 
 class Maps(Explainer):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae_attn.errors import UserError
-from vae_attn.models import registry
+from vae_attn.models import build as registry
 
 MODELS = {"mnist": 28, "ucsd_ped1": 100, "dsprites": 64, "mvtec_ad": 256}
 

@@ -10,12 +10,13 @@ from small_run import SMALL
 from tiny_run import tiny_config
 
 from vae_attn import config as config_lib
-from vae_attn import experiment, loading
-from vae_attn.data import registry as data_registry
+from vae_attn.data import sources as data_registry
 from vae_attn.errors import UserError
-from vae_attn.evaluation import over_checkpoints
-from vae_attn.evaluation.over_checkpoints import Row
-from vae_attn.models import registry
+from vae_attn.experiments import over_checkpoints
+from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly import loading
+from vae_attn.experiments.over_checkpoints import Row
+from vae_attn.models import build as registry
 from vae_attn.training.checkpoints import digest
 
 STEPS = [4, 6, 8]  # every fourth, and the two latest

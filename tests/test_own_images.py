@@ -12,10 +12,10 @@ from PIL import Image
 from tiny_run import trained
 
 import vae_attn
-from vae_attn import experiment
 from vae_attn.errors import UserError
-from vae_attn.evaluation.calibration import Calibration
-from vae_attn.reporting import own_images
+from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly import own_images
+from vae_attn.experiments.anomaly.calibration import Calibration
 
 RNG = np.random.default_rng(0)
 

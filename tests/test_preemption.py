@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from vae_attn.models import registry
+from vae_attn.models import build as registry
 from vae_attn.training import loop, preemption
 from vae_attn.training.checkpoints import Checkpoints
 

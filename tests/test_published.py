@@ -1,7 +1,7 @@
 """Numbers of others are the ones of the tables."""
 
 from vae_attn.data import mvtec_ad
-from vae_attn.evaluation import published
+from vae_attn.experiments.anomaly import published
 
 
 def test_ten_categories_of_table_4_have_both_numbers_and_five_are_recalled():

@@ -6,13 +6,14 @@ import statistics
 import pytest
 
 from vae_attn import config as config_lib
-from vae_attn import experiment
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
-from vae_attn.evaluation import summary, tables
-from vae_attn.models import registry
+from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly import summary
+from vae_attn.models import build as registry
 from vae_attn.models import tables as rows
 from vae_attn.models.vae import Architecture
+from vae_attn.reporting import tables
 from vae_attn.training import seeds
 
 DIGITS = Architecture(

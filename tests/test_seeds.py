@@ -15,7 +15,7 @@ from vae_attn.config import default_config
 from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
 from vae_attn.errors import UserError
-from vae_attn.models import registry
+from vae_attn.models import build as registry
 from vae_attn.models import tables as rows
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.vae import VAE, Architecture

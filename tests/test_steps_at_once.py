@@ -7,7 +7,7 @@ from small_run import SMALL
 
 from vae_attn.config import default_config
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.models import registry
+from vae_attn.models import build as registry
 from vae_attn.training import feed, loop
 from vae_attn.training.telemetry import read_metrics
 

@@ -19,11 +19,12 @@ from small_data import small_data
 from test_distributed import finish, start_several
 
 from vae_attn import config as config_lib
-from vae_attn import experiment
 from vae_attn.data import cache, memory, sampling, stream
 from vae_attn.data.augment import Augmentation
 from vae_attn.errors import UserError
-from vae_attn.models import registry, tables
+from vae_attn.experiments import run as experiment
+from vae_attn.models import build as registry
+from vae_attn.models import tables
 from vae_attn.models.vae import VAE, Architecture
 from vae_attn.training import factor, feed, loop, parallel, state, steps
 from vae_attn.training.telemetry import read_metrics

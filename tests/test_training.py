@@ -12,7 +12,8 @@ from small_data import small_data
 
 from vae_attn.data.augment import Augmentation
 from vae_attn.errors import UserError
-from vae_attn.models import registry, tables
+from vae_attn.models import build as registry
+from vae_attn.models import tables
 from vae_attn.models.vae import VAE, Architecture
 from vae_attn.training import loop, parallel, state, steps
 from vae_attn.training.checkpoints import Checkpoints

@@ -13,7 +13,8 @@ from vae_attn.config import default_config
 from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.errors import UserError
-from vae_attn.models import pretrained, registry, resnet18_tensors, tables
+from vae_attn.models import build as registry
+from vae_attn.models import pretrained, resnet18_tensors, tables
 from vae_attn.models.vae import VAE, Architecture
 from vae_attn.training import loop, parallel, state, steps, trunk
 

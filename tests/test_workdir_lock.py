@@ -10,9 +10,9 @@ import child_runs
 import pytest
 import small_run
 
-from vae_attn import experiment
 from vae_attn.errors import UserError
-from vae_attn.models import registry
+from vae_attn.experiments import run as experiment
+from vae_attn.models import build as registry
 from vae_attn.workdir_lock import WorkdirLock
 
 

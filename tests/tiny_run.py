@@ -2,10 +2,10 @@
 
 from small_run import SMALL
 
-from vae_attn import experiment
 from vae_attn.config import default_config
-from vae_attn.data import registry as data_registry
-from vae_attn.models import registry
+from vae_attn.data import sources as data_registry
+from vae_attn.experiments import run as experiment
+from vae_attn.models import build as registry
 
 
 def tiny_config():

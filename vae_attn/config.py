@@ -10,8 +10,8 @@ import ml_collections
 from vae_attn import attention, whole_files
 from vae_attn.data import dsprites, mvtec_ad
 from vae_attn.errors import UserError, shown
-from vae_attn.evaluation import calibration
-from vae_attn.models import registry
+from vae_attn.experiments.anomaly import calibration
+from vae_attn.models import build as registry
 from vae_attn.training import distributed, feed, parallel
 
 DTYPES = ("float32", "bfloat16")

@@ -135,12 +135,12 @@ def main(argv: list[str]) -> None:
     del argv
     # Imported here, so that a wrong flag is told at once.
     if _MODE.value == "report":
-        from vae_attn.reporting import compare_runs
+        from vae_attn.experiments import compare_runs
 
         folder = pathlib.Path(_WORKDIR.value or "runs/report")
         _LOG.info("all runs: %s", compare_runs.write(_WORKDIRS.value or "runs/*", folder))
         return
-    from vae_attn import experiment
+    from vae_attn.experiments import run as experiment
     from vae_attn.training import distributed, preemption
 
     processes = {

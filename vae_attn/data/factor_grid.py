@@ -13,7 +13,7 @@ class FactorGrid:
 
     Image `i` of a data set belongs to the i-th combination, the last factor varying fastest.
     Nothing here knows of dSprites, so that any other grid (3D Shapes, Cars3D, one's own) can
-    be scored by `vae_attn.evaluation.disentanglement`.
+    be scored by `vae_attn.experiments.disentanglement.disentanglement`.
 
     Attributes:
       names: one name a factor.

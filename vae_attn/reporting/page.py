@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vae_attn import whole_files
-from vae_attn.evaluation.tables import Table
 from vae_attn.reporting.plots import Plot
+from vae_attn.reporting.tables import Table
 
 # What a report draws: the figure, or the frames of an animation; its heading; its caption.
 Drawn = tuple[Figure | list[Image.Image], str, str]
@@ -117,11 +117,12 @@ def all_seeds(config: ml_collections.ConfigDict, how: str) -> str:
     return f" {config.num_seeds} seeds: {how}." if config.num_seeds > 1 else ""
 
 
-_TEMPLATES = importlib.resources.files("vae_attn.reporting") / "templates"
+_FILES = importlib.resources.files("vae_attn.reporting")
 
 
 def _source(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
+    folder = "explorer" if name.startswith("explorer.") else "templates"
+    return (_FILES / folder / name).read_text(encoding="utf-8")
 
 
 _ENVIRONMENT = jinja2.Environment(

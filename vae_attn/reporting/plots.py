@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vae_attn.evaluation.curves import Curve, Curves, Histogram
+from vae_attn.experiments.anomaly.curves import Curve, Curves, Histogram
 
 WIDTH, HEIGHT = 420, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 44

@@ -13,12 +13,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from vae_attn.batching import map_batches
 from vae_attn.data import dsprites, sampling
 from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
-from vae_attn.evaluation.batching import map_batches
-from vae_attn.models import registry
+from vae_attn.models import build as registry
 from vae_attn.models.vae import VAE
 from vae_attn.training import (
     distributed,

@@ -1,1 +1,0 @@
-"""Scores of maps and codes."""

@@ -1,0 +1,1 @@
+"""What a run is: load, train, evaluate, report."""

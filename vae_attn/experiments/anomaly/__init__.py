@@ -1,0 +1,1 @@
+"""One-class runs: which images are abnormal, and where."""

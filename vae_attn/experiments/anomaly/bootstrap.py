@@ -1,0 +1,162 @@
+"""Confidence intervals of localisation scores: images, not pixels, are drawn again.
+
+Pixels of one image depend on each other, so a resample draws whole images with replacement.
+Intervals are the percentiles of the resampled scores. Resample r is row r of
+`np.random.default_rng(seed).integers(n, size=(num_resamples, n))`, n images.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Bool, Float, Float64, Int64
+
+from vae_attn.errors import UserError
+from vae_attn.experiments.anomaly import localization, score_histogram
+
+# Together they bound the memory of one block of resamples to about 100 MB.
+_MAX_BINS = 16_384
+_RESAMPLES_AT_ONCE = 200
+
+
+class Interval(NamedTuple):
+    """Ends of a confidence interval."""
+
+    low: float
+    high: float
+
+
+def bootstrap_pixel_scores(
+    state: localization.LocalizationState,
+    *,
+    num_resamples: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Confidence intervals of `pixel_auroc`, `average_precision`, `best_iou_test`, `aupro`.
+
+    Resamples are scored from the images' coarse histograms, and then shifted by what the
+    coarse bins change in the score of the images as they are (exact minus coarse). A
+    resample with only one kind of pixel is left out.
+
+    Args:
+      state: the test images.
+      num_resamples: how many times the images are drawn.
+      confidence: share of the resampled scores between the ends.
+      seed: equal seeds give equal intervals.
+
+    Raises:
+      UserError: an argument is out of range, the state has only one kind of pixel, or so
+        has every resample.
+    """
+    _check_arguments(num_resamples, confidence)
+    exact = state.compute()
+    n = len(state.images)
+    counts = _counts(_draw(n, num_resamples, seed), n)
+    # The images as they are, scored from the same coarse bins: a resample of one each.
+    coarse, *replicates = _coarse_scores(state, np.vstack([np.ones((1, n)), counts]))
+    replicates = [scores for scores in replicates if scores is not None]
+    shifts = {key: exact[key] - coarse[key] for key in coarse}
+    return {
+        key: _interval([scores[key] + shift for scores in replicates], confidence)
+        for key, shift in shifts.items()
+    }
+
+
+def bootstrap_image_auroc(
+    *,
+    scores: Float[np.ndarray, "n"],
+    labels: Bool[np.ndarray, "n"],
+    num_resamples: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """Confidence interval of `localization.image_auroc`; None where that is None.
+
+    A resample with only one kind of image is left out. The other arguments are those of
+    `bootstrap_pixel_scores`.
+
+    Raises:
+      UserError: an argument is out of range, a score is NaN or infinite, or every resample
+        has only one kind of image.
+    """
+    _check_arguments(num_resamples, confidence)
+    if localization.image_auroc(scores=scores, labels=labels) is None:
+        return None
+    aurocs = [
+        localization.image_auroc(scores=scores[drawn], labels=labels[drawn])
+        for drawn in _draw(len(scores), num_resamples, seed)
+    ]
+    return _interval([auroc for auroc in aurocs if auroc is not None], confidence)
+
+
+def _check_arguments(num_resamples: int, confidence: float) -> None:
+    if num_resamples < 1:
+        raise UserError(f"num_resamples is {num_resamples}; give at least 1, such as 200")
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence is {confidence}; give a number between 0 and 1, such as 0.95")
+
+
+def _draw(n: int, num_resamples: int, seed: int) -> Int64[np.ndarray, "num_resamples n"]:
+    return np.random.default_rng(seed).integers(n, size=(num_resamples, n))
+
+
+def _counts(
+    draws: Int64[np.ndarray, "num_resamples n"], n: int
+) -> Float64[np.ndarray, "num_resamples n"]:
+    """How often each image is in each resample."""
+    return np.array([np.bincount(drawn, minlength=n) for drawn in draws], np.float64)
+
+
+def _interval(replicates: list[float], confidence: float) -> Interval:
+    if not replicates:
+        raise UserError(
+            "no resample has both normal and anomalous examples; raise num_resamples or add images"
+        )
+    # A score may leave [0, 1] by the shift alone.
+    ends = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2]).clip(0.0, 1.0)
+    return Interval(low=float(ends[0]), high=float(ends[1]))
+
+
+def _coarse_scores(
+    state: localization.LocalizationState, counts: Float64[np.ndarray, "resamples n"]
+) -> Iterator[dict[str, float] | None]:
+    """Scores of each resample by coarse bins common to all images; None where undefined."""
+    images = state.images
+    columns, num_columns = _common_columns(images)
+    starts = np.cumsum([0] + [len(image.bins) for image in images])
+
+    def matrix(values: list[np.ndarray]) -> scipy.sparse.csr_array:
+        # Several bins of an image may share a column; products add them up.
+        data = np.concatenate(values).astype(np.float64)
+        return scipy.sparse.csr_array((data, columns, starts), (len(images), num_columns))
+
+    negatives = matrix([image.negatives for image in images])
+    positives = matrix([image.positives for image in images])
+    region_overlap = matrix([image.region_overlap for image in images])
+    num_regions = counts @ np.array([image.num_regions for image in images], np.float64)
+    for start in range(0, len(counts), _RESAMPLES_AT_ONCE):
+        block = counts[start : start + _RESAMPLES_AT_ONCE]
+        rows = zip(block @ negatives, block @ positives, block @ region_overlap, strict=True)
+        for index, (negative, positive, overlap) in enumerate(rows, start):
+            if not (negative.any() and positive.any()):
+                yield None
+                continue
+            yield score_histogram.scores_of_histogram(
+                negatives=negative,
+                positives=positive,
+                region_overlap=overlap,
+                num_regions=int(num_regions[index]),
+            )[0]
+
+
+def _common_columns(
+    images: tuple[score_histogram.ImageHistogram, ...],
+) -> tuple[np.ndarray, int]:
+    """Column of every bin of every image, all images' bins as wide as the widest."""
+    shift = max(image.shift for image in images)
+    bins = np.concatenate([image.bins >> (shift - image.shift) for image in images])
+    while len(occupied := np.unique(bins)) > _MAX_BINS:
+        bins >>= 1
+    return np.searchsorted(occupied, bins), len(occupied)

@@ -1,0 +1,268 @@
+"""Maps made comparable: between places of an image, between layers, by what normal images give.
+
+A raw map is higher where even normal images are hard to reconstruct, and every layer has its own
+scale. Dividing by what held-out normal images give at a place mends both, and lets the layers be
+fused, so that none has to be picked by a look at the test set.
+"""
+
+import dataclasses
+import pathlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Float
+
+from vae_attn import whole_files
+from vae_attn.experiments.anomaly import localization
+
+KINDS = ("none", "ratio", "upper", "z")
+FUSED = "fused"
+
+# Of the mean over all places, added to a place's own: where normal maps are all but 0, as in the
+# corners of a digit's frame, their quotient would be noise.
+_FLOOR = 0.1
+
+# The share of normal pixels, and of normal images, that a threshold may take for anomalous.
+FALSE_POSITIVE_RATE = 0.01
+IMAGE_FALSE_POSITIVE_RATE = 0.05
+
+# Also traced ones, as all that is done to a map in use is jitted.
+Maps = Float[np.ndarray | Array, "n height width"]
+
+# Raw maps by style and layer.
+RawMaps = Mapping[tuple[str, str], Maps]
+
+
+@dataclasses.dataclass(frozen=True)
+class MapStatistics:
+    """What the maps of normal images are at every place.
+
+    Attributes:
+      mean: over the images.
+      std: over the images.
+    """
+
+    mean: Float[np.ndarray, "height width"]
+    std: Float[np.ndarray, "height width"]
+
+    @classmethod
+    def measure(cls, maps: Iterable[Float[np.ndarray, "_ height width"]]) -> "MapStatistics":
+        """The statistics of maps that come in chunks; at least one map."""
+        count, total, squares = 0, np.float64(0), np.float64(0)
+        for chunk in maps:
+            count += len(chunk)
+            total = total + chunk.sum(axis=0, dtype=np.float64)
+            squares = squares + np.square(chunk, dtype=np.float64).sum(axis=0)
+        mean = total / count
+        variance = np.maximum(squares / count - mean**2, 0)
+        return cls(mean=mean.astype(np.float32), std=np.sqrt(variance).astype(np.float32))
+
+    def calibrate(self, maps: Maps, kind: str) -> Maps:
+        """Calibrated maps.
+
+        Args:
+          maps: raw.
+          kind: `none`: map / g, with g the mean over all places, the layer's scale alone;
+            `ratio`: map / (mean + 0.1 g); `upper`: map / (mean + 2 std + 0.1 g), how far the map
+            is beyond the upper end of normal; `z`: (map - mean) / (std + 0.1 g).
+
+        Returns:
+          The maps, without a unit.
+        """
+        scale = np.float32(self.mean.mean())
+        scale = scale if scale > 0 else np.float32(1)
+        floor = np.float32(_FLOOR) * scale
+        if kind == "none":
+            return maps / scale
+        if kind == "ratio":
+            return maps / (self.mean + floor)
+        if kind == "upper":
+            return maps / (self.mean + 2 * self.std + floor)
+        return (maps - self.mean) / (self.std + floor)
+
+
+def measure(raw: RawMaps) -> dict[tuple[str, str], MapStatistics]:
+    """Statistics of normal images' raw maps, by style and layer."""
+    return {key: MapStatistics.measure([maps]) for key, maps in raw.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to a map: a style, the layers that are fused, and their calibration.
+
+    Attributes:
+      style: of the maps.
+      layers: whose calibrated maps are averaged.
+      calibration: of `KINDS`.
+    """
+
+    style: str
+    layers: tuple[str, ...]
+    calibration: str = "none"
+
+    @property
+    def name(self) -> str:
+        """`style/layer`, with `fused` for several layers, and `.ratio` and the like appended."""
+        layer = self.layers[0] if len(self.layers) == 1 else FUSED
+        suffix = "" if self.calibration == "none" else f".{self.calibration}"
+        return f"{self.style}/{layer}{suffix}"
+
+    def maps(self, raw: RawMaps, statistics: Mapping[tuple[str, str], MapStatistics]) -> Maps:
+        """The mean over the layers of their calibrated maps."""
+        keys = [(self.style, layer) for layer in self.layers]
+        calibrated = [statistics[key].calibrate(raw[key], self.calibration) for key in keys]
+        return sum(calibrated) / len(calibrated)
+
+
+def normal_threshold(variant: Variant, normal: RawMaps) -> float:
+    """What a share `FALSE_POSITIVE_RATE` of the pixels of normal images exceeds."""
+    state = localization.LocalizationState.empty()
+    for maps in _unseen(variant, normal):
+        state = state.add(scores=maps, masks=np.zeros(maps.shape, bool))
+    return localization.threshold_from_normal(normal=state, false_positive_rate=FALSE_POSITIVE_RATE)
+
+
+def normal_image_threshold(variant: Variant, normal: RawMaps) -> float:
+    """What a share `IMAGE_FALSE_POSITIVE_RATE` of normal images' scores exceeds."""
+    scores = np.concatenate([image_score(maps) for maps in _unseen(variant, normal)])
+    return float(np.quantile(scores, 1 - IMAGE_FALSE_POSITIVE_RATE))
+
+
+def image_score(maps: Maps) -> Float[np.ndarray | Array, "n"]:
+    """How abnormal images are by their calibrated maps: the maximum."""
+    return maps.max(axis=(1, 2))
+
+
+def _unseen(
+    variant: Variant, normal: RawMaps
+) -> Iterator[Float[np.ndarray, "n_half height width"]]:
+    """The maps of normal images, in two halves, as those of new images would be.
+
+    Each half is calibrated by the other: by the statistics of images to which it does not belong.
+    """
+    halves = [{key: maps[i::2] for key, maps in normal.items()} for i in (0, 1)]
+    if not len(next(iter(halves[1].values()))):  # a single image
+        halves[1] = halves[0]
+    for half, other in zip(halves, reversed(halves), strict=True):
+        yield variant.maps(half, measure(other))
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What normal images taught about a checkpoint; it is kept beside it.
+
+    Attributes:
+      parameters: digest of those to which it belongs (`checkpoints.digest`).
+      variant: of the maps that it calibrates.
+      projection_steps: of the counterparts that the maps compare with (`counterparts.project`).
+      normal_mean: mean of the latents over normal images.
+      normal_variance: their variance (`attention.normal_statistics`).
+      statistics: of the raw maps of held-out normal images, by style and layer.
+      threshold: of the calibrated, fused map: what a share `FALSE_POSITIVE_RATE` of the pixels
+        of held-out normal images exceeds.
+      image_threshold: of an image's score (`image_score`): what a share
+        `IMAGE_FALSE_POSITIVE_RATE` of held-out normal images exceeds.
+    """
+
+    parameters: str
+    variant: Variant
+    projection_steps: int
+    normal_mean: Float[np.ndarray, "latents"]
+    normal_variance: Float[np.ndarray, "latents"]
+    statistics: dict[tuple[str, str], MapStatistics]
+    threshold: float
+    image_threshold: float
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the calibration, whole or not at all."""
+        arrays = {
+            "parameters": np.array(self.parameters),
+            "style": np.array(self.variant.style),
+            "layers": np.array(self.variant.layers),
+            "calibration": np.array(self.variant.calibration),
+            "projection_steps": np.int64(self.projection_steps),
+            "normal_mean": self.normal_mean,
+            "normal_variance": self.normal_variance,
+            "threshold": np.float64(self.threshold),
+            "image_threshold": np.float64(self.image_threshold),
+        }
+        for (style, layer), statistics in self.statistics.items():
+            arrays |= {f"{style}/{layer}/mean": statistics.mean}
+            arrays |= {f"{style}/{layer}/std": statistics.std}
+        with whole_files.writing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "Calibration | None":
+        """The calibration in a file; None where there is none that is whole."""
+        try:
+            with warnings.catch_warnings(action="error"):
+                found = cls._of_arrays(_read_arrays(path))
+                return found if found._is_whole() else None
+        except Exception:  # zipfile and numpy raise, or warn of, nearly everything
+            return None
+
+    @classmethod
+    def _of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Calibration":
+        keys = {tuple(name.split("/")[:2]) for name in arrays if name.endswith("/mean")}
+        return cls(
+            parameters=str(arrays["parameters"]),
+            variant=Variant(
+                style=str(arrays["style"]),
+                layers=tuple(map(str, arrays["layers"])),
+                calibration=str(arrays["calibration"]),
+            ),
+            projection_steps=int(arrays["projection_steps"]),
+            normal_mean=arrays["normal_mean"],
+            normal_variance=arrays["normal_variance"],
+            threshold=float(arrays["threshold"]),
+            image_threshold=float(arrays["image_threshold"]),
+            statistics={
+                (style, layer): MapStatistics(
+                    mean=arrays[f"{style}/{layer}/mean"], std=arrays[f"{style}/{layer}/std"]
+                )
+                for style, layer in sorted(keys)
+            },
+        )
+
+    def _is_whole(self) -> bool:
+        """Whether all of it fits together, as a hand or another program may have changed it."""
+        maps = [one for kept in self.statistics.values() for one in (kept.mean, kept.std)]
+        latents = [self.normal_mean, self.normal_variance]
+        style, layers = self.variant.style, self.variant.layers
+        return (
+            self.variant.calibration in KINDS
+            and bool(layers)
+            and all((style, layer) in self.statistics for layer in layers)
+            and all(one.ndim == 2 and one.shape == maps[0].shape for one in maps)
+            and all(one.ndim == 1 and one.shape == latents[0].shape for one in latents)
+            and all(one.dtype.kind == "f" and one.size > 0 for one in (*maps, *latents))
+            and self.projection_steps >= 0
+        )
+
+
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file as `save` writes it: uncompressed, so never larger than it."""
+    # Opened here: np.load leaves a file open that it finds broken.
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        entries = file.zip.infolist()
+        size = path.stat().st_size
+        if any(entry.compress_type for entry in entries) or size < sum(
+            entry.file_size for entry in entries
+        ):
+            raise ValueError(f"{path} unpacks to more than it holds")
+        return dict(file)
+
+
+def variant_of(attention: ml_collections.ConfigDict) -> Variant:
+    """The variant of a config's `attention`: what its pictures show and its summaries tell."""
+    layers = tuple(attention.layers) or (attention.layer,)
+    return Variant(attention.style, layers, attention.calibration)
+
+
+def fused_layers(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The layers that are averaged: `attention.layers`, or where it has no two, all scored."""
+    layers = tuple(config.attention.layers)
+    return layers if len(layers) > 1 else tuple(config.evaluate.layers)

@@ -1,0 +1,328 @@
+"""The explorer of a run's images: what its page shows of each, and the files beside the page."""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Iterator
+
+import ml_collections
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.experiments.anomaly import evaluation as anomaly
+from vae_attn.experiments.anomaly import localization
+from vae_attn.experiments.anomaly.calibration import (
+    FUSED,
+    IMAGE_FALSE_POSITIVE_RATE,
+    MapStatistics,
+    RawMaps,
+    Variant,
+    fused_layers,
+    image_score,
+    measure,
+    normal_threshold,
+)
+from vae_attn.experiments.anomaly.explainer import IMAGE, RECONSTRUCTION_ERROR, Explainer
+from vae_attn.reporting import figures
+from vae_attn.reporting.explorer import files as explorer_files
+
+_LOG = logging.getLogger("vae_attn")
+
+FOLDER = "images"  # beside the page
+_VALIDATION_IMAGES = 32
+_TILE = 32  # pixels: the longest side of a single latent's map
+_SCALE_QUANTILE = 0.995
+_SCALE_PIXELS = 256  # of each image, over which a colour scale is measured
+_UNITS = {
+    "none": "times the mean of normal maps",
+    "ratio": "times normal at that place",
+    "upper": "times the upper end of normal",
+    "z": "deviations above normal",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """One kind of map on the page.
+
+    Attributes:
+      variant: of the maps.
+      statistics: of normal images' raw maps, by which it is calibrated.
+      threshold: of its pixels, from which they count as anomalous.
+    """
+
+    variant: Variant
+    statistics: dict[tuple[str, str], MapStatistics]
+    threshold: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Images of one split.
+
+    Attributes:
+      split: its name on the page.
+      images: of the split.
+    """
+
+    split: str
+    images: LabelledImages
+
+
+class Explorer:
+    """Writes the images of a run, and gathers what the page itself has to know of them."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        explainer: Explainer,
+        data: AnomalyData,
+        *,
+        scale: float,
+    ) -> None:
+        """Measures the thresholds of all kinds of maps.
+
+        Args:
+          config: the run's.
+          explainer: of the model.
+          data: what is shown, `config.report.max_images` of each kind.
+          scale: the value of the explainer's own maps that gets the full colour.
+        """
+        self._config, self._explainer, self._data = config, explainer, data
+        self._scale = scale
+        own = explainer.variant
+        # The very styles of `map_figures.Painter`, so that nothing is compiled twice.
+        self._styles = tuple(dict.fromkeys(("paper", own.style)))
+        self._layers = tuple(dict.fromkeys((*config.evaluate.layers, *own.layers)))
+        self.shown = self._measure()
+
+    def write(self, folder: pathlib.Path) -> dict:
+        """Writes `folder/images`, anew and whole.
+
+        Args:
+          folder: of the page.
+
+        Returns:
+          What the page has to know, for JSON: the kinds of maps, and a record of each image.
+        """
+        records: list[dict] = []
+        values = {shown.variant: [] for shown in self.shown}
+        latents: list[np.ndarray] = []
+        parts = self.parts()
+        total = sum(len(part.images) for part in parts)
+        with explorer_files.fresh_folder(folder / FOLDER) as target:
+            for part in parts:
+                for images in _chunks(part.images, self._config.evaluate.batch_size):
+                    written = self._write_images(images, part.split, target, len(records))
+                    records += written.records
+                    latents += written.latents
+                    for variant, sample in written.values.items():
+                        values[variant].append(sample)
+            _LOG.info("%d images written for the page's explorer", total)
+        return {
+            "height": self._data.train.shape[1],
+            "width": self._data.train.shape[2],
+            "suffix": explorer_files.suffix_of(self._data.train[0]),
+            "folder": FOLDER,
+            "colours": explorer_files.colour_table(),
+            "maps": [self._describe(shown, values[shown.variant]) for shown in self.shown],
+            "decision": {
+                "threshold": self._explainer.calibration.image_threshold,
+                "rate": IMAGE_FALSE_POSITIVE_RATE,
+            },
+            "latents": {
+                "name": f"{self._explainer.latent_style} at {self._config.attention.layer}",
+                "scale": _quantile(np.concatenate(latents)) if latents else 1.0,
+            },
+            "images": records,
+        }
+
+    def parts(self) -> list[Part]:
+        """What is shown: test images, held-out normal ones, and drawn defects where there are."""
+        most, seed = self._config.report.max_images, self._config.seed
+        data = self._data
+        parts = [
+            Part("test", data.test.sample(most, seed)),
+            Part("validation", _validation(data, most)),
+        ]
+        if not data.test.has_mask.any() and data.draws_defects:
+            drawn = anomaly.defects(data, most, seed)
+            names = tuple(f"drawn: {name}" for name in drawn.class_names)
+            parts.append(Part("drawn defects", dataclasses.replace(drawn, class_names=names)))
+        return [part for part in parts if len(part.images)]
+
+    def _measure(self) -> list[Shown]:
+        """The kinds of maps: the explainer's own first, then each style's and each layer's."""
+        explainer, own = self._explainer, self._explainer.variant
+        normal = self._raw_in_chunks(anomaly.sample_validation(self._data))
+        statistics = measure(normal)
+        calibration = explainer.calibration
+        calibrated = Shown(own, calibration.statistics, calibration.threshold)
+        others = [Variant(own.style, (layer,)) for layer in self._layers]
+        others += [Variant("paper", fused_layers(self._config))]
+        others += [Variant("paper", (layer,)) for layer in self._layers]
+        others += [Variant(RECONSTRUCTION_ERROR, (IMAGE,))]
+        return [calibrated] + [
+            Shown(variant, statistics, normal_threshold(variant, normal))
+            for variant in dict.fromkeys(others)
+            if variant != own
+        ]
+
+    def _raw_in_chunks(self, images: UInt8[np.ndarray, "n h w c"]) -> RawMaps:
+        size = self._config.evaluate.batch_size
+        parts = [self._raw(images[n : n + size])[0] for n in range(0, len(images), size)]
+        return {key: np.concatenate([raw[key] for raw in parts]) for key in parts[0]}
+
+    def _raw(self, images: UInt8[np.ndarray, "n h w c"]) -> tuple[RawMaps, np.ndarray]:
+        """Raw maps, and the images' counterparts in [0, 1]."""
+        counterparts = self._explainer.counterparts(images)
+        raw = self._explainer.maps(
+            images, styles=self._styles, layers=self._layers, counterparts=counterparts
+        )
+        raw |= self._explainer.baseline_maps(images, counterparts)
+        return raw, counterparts
+
+    def _write_images(
+        self, images: LabelledImages, split: str, target: pathlib.Path, first: int
+    ) -> "_Written":
+        """Writes the files of some images, numbered from `first`."""
+        raw, counterparts = self._raw(images.images)
+        maps = {s.variant: s.variant.maps(raw, s.statistics) for s in self.shown}
+        own = maps[self.shown[0].variant]
+        overlays = figures.overlay(images.images, own, self._scale)
+        order, deviation, latent_maps = self._explainer.deviating_latents(
+            images.images,
+            count=self._explainer.model.latents,
+            layer=self._config.attention.layer,
+            counterparts=counterparts,
+        )
+        decoded = self._explainer.reconstruct(images.images)
+        decoded = np.rint(255 * np.clip(decoded, 0, 1)).astype(np.uint8)
+        written = _Written(values={v: _sample_pixels(of) for v, of in maps.items()})
+        for n in range(len(images)):
+            identifier = f"{first + n:05d}"
+            mask = images.masks[n] if images.has_mask[n] else None
+            kinds = [(maps[s.variant][n], s.threshold) for s in self.shown]
+            latents = explorer_files.shrink(latent_maps[n], _TILE)
+            script = _script(kinds, mask, latents, order[n], deviation[n])
+            script["image"] = explorer_files.picture(images.images[n])
+            script["reconstruction"] = explorer_files.picture(decoded[n], exact=False)
+            explorer_files.save_script(identifier, script, target)
+            explorer_files.save_thumbnail(images.images[n], overlays[n], target / identifier)
+            written.latents.append(_sample_pixels(latents[:1]))
+            record = self._record(images, n, own[n : n + 1], mask)
+            written.records.append({"id": identifier, "split": split, **record})
+        return written
+
+    def _record(
+        self,
+        images: LabelledImages,
+        n: int,
+        maps: Float[np.ndarray, "1 height width"],
+        mask: Bool[np.ndarray, "height width"] | None,
+    ) -> dict:
+        """What the gallery knows of an image."""
+        score = float(image_score(maps)[0])
+        record = {
+            "name": images.names[n],
+            "class": images.class_names[images.labels[n]],
+            "abnormal": bool(images.labels[n] > 0),
+            "flagged": score > self._explainer.calibration.image_threshold,
+            "score": float(f"{score:.6g}"),
+        }
+        if mask is not None and mask.any():
+            found = maps[0] >= self.shown[0].threshold
+            hit = localization.pointing_game(scores=maps, masks=mask[None])[0]
+            record["iou"] = round(float((found & mask).sum() / (found | mask).sum()), 4)
+            record["elsewhere"] = bool(hit < 0.5)
+        return record
+
+    def _describe(self, shown: Shown, values: list[np.ndarray]) -> dict:
+        """A kind of map, for the page's switch."""
+        variant, pixels = shown.variant, np.concatenate(values)
+        own = variant == self._explainer.variant
+        scale = self._scale if own else _quantile(pixels)
+        layer = variant.layers[0] if len(variant.layers) == 1 else FUSED
+        return {
+            "style": variant.style,
+            "layer": layer if variant.calibration == "none" else f"{layer}.{variant.calibration}",
+            "own": own,
+            "unit": _UNITS[variant.calibration],
+            "threshold": shown.threshold,
+            "scale": scale,
+            # End of the threshold's slider: far enough for all but the wildest maps.
+            "limit": 2 * max(scale, shown.threshold),
+        }
+
+
+@dataclasses.dataclass
+class _Written:
+    """What is kept of images that were written."""
+
+    values: dict[Variant, np.ndarray]
+    records: list[dict] = dataclasses.field(default_factory=list)
+    latents: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+
+def _script(
+    kinds: list[tuple[np.ndarray, float]],
+    mask: np.ndarray | None,
+    latents: Float[np.ndarray, "latents tile_height tile_width"],
+    order: Int[np.ndarray, "latents"],
+    deviation: Float[np.ndarray, "latents"],
+) -> dict:
+    """The record of an image's own script: all its maps, its mask, its latents."""
+    planes, steps, peaks = [], [], []
+    for values, threshold in kinds:
+        plane, step = explorer_files.quantise(values, threshold)
+        planes.append(plane)
+        steps.append(step)
+        y, x = np.unravel_index(int(values.argmax()), values.shape)
+        peaks.append([int(x), int(y)])
+    if mask is not None:
+        planes.append(mask.astype(np.uint8))
+    tiles, step = explorer_files.quantise(latents, 0.0)
+    return {
+        "steps": steps,
+        "peaks": peaks,
+        "mask": mask is not None,
+        "latents": {
+            "step": step,
+            "height": tiles.shape[1],
+            "width": tiles.shape[2],
+            "order": order.tolist(),
+            "deviations": [round(float(value), 2) for value in deviation],
+        },
+        "planes": explorer_files.pack([*planes, *tiles]),
+    }
+
+
+def _chunks(images: LabelledImages, size: int) -> Iterator[LabelledImages]:
+    for start in range(0, len(images), size):
+        yield images.take(np.arange(start, min(start + size, len(images))))
+
+
+def _validation(data: AnomalyData, most: int) -> LabelledImages:
+    """Some of the held-out normal images by which maps are calibrated."""
+    count = min(most or _VALIDATION_IMAGES, _VALIDATION_IMAGES)
+    images = anomaly.sample_validation(data)[:count]
+    return LabelledImages(
+        images=images,
+        labels=np.zeros(len(images), np.int64),
+        class_names=data.test.class_names,
+        names=tuple(f"validation/{n:03d}" for n in range(len(images))),
+        masks=None,
+        has_mask=np.zeros(len(images), bool),
+    )
+
+
+def _sample_pixels(maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarray, "pixels"]:
+    """Pixels spread over the maps, enough for a quantile of many images."""
+    flat = maps.reshape(len(maps), -1)
+    # An odd step, so that it does not stay in a few columns.
+    return flat[:, :: flat.shape[1] // _SCALE_PIXELS | 1].ravel()
+
+
+def _quantile(values: Float[np.ndarray, "pixels"]) -> float:
+    return float(np.quantile(values, _SCALE_QUANTILE)) or 1.0

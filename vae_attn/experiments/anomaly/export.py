@@ -1,0 +1,128 @@
+"""A trained run's maps as one StableHLO file that jax alone can load, and a card about it."""
+
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import ml_collections
+
+from vae_attn import whole_files
+from vae_attn.experiments.anomaly.calibration import FALSE_POSITIVE_RATE, IMAGE_FALSE_POSITIVE_RATE
+from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.reporting import tables
+
+FOLDER = "export"  # in the workdir
+FUNCTION = "attention.stablehlo"  # in that folder
+CARD = "card.json"
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(explainer: Explainer) -> jax.export.Exported:
+    """`maps, scores = explainer(images)` with the parameters inside, for a batch of any size.
+
+    Args:
+      explainer: of the trained model.
+
+    Returns:
+      The function, for every one of `PLATFORMS`; its images are uint8 and of the model's size.
+    """
+
+    def attend(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return explainer.explain(explainer.variables, images)
+
+    batch, shape = jax.export.symbolic_shape("batch")[0], explainer.model.architecture.image_shape
+    return jax.export.export(jax.jit(attend), platforms=PLATFORMS)(
+        jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
+    )
+
+
+def write(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, explainer: Explainer
+) -> pathlib.Path:
+    """Writes `export/attention.stablehlo` and `export/card.json`; returns the first's path.
+
+    Args:
+      config: the run's.
+      workdir: the run's; its scores stand in the card if `evaluation/metrics.json` is there.
+      explainer: of the trained model.
+    """
+    exported = export(explainer)
+    content = exported.serialize()
+    card = _card(config, workdir, explainer, exported)
+    card["sha256"] = hashlib.sha256(content).hexdigest()
+    folder = workdir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    # The card last: where there is one, the function that it tells of is whole.
+    for name, data in ((FUNCTION, content), (CARD, json.dumps(card, indent=2).encode() + b"\n")):
+        with whole_files.writing(folder / name) as temporary:
+            temporary.write_bytes(data)
+    return folder / FUNCTION
+
+
+def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict:
+    height, width, channels = explainer.model.architecture.image_shape
+    calibration, variant = explainer.calibration, explainer.variant
+    metrics = tables.read(workdir / "evaluation")
+    own = f"{variant.name}/"
+    return {
+        "file": FUNCTION,
+        "format": "jax.export: maps, scores = jax.export.deserialize(content).call(images)",
+        "input": {
+            "shape": ["batch", height, width, channels],
+            "dtype": "uint8",
+            "range": [0, 255],
+            "channels": "grey (ITU-R 601 luma)" if channels == 1 else "RGB",
+            "resizing": "to the square, by antialiased Lanczos (Pillow's LANCZOS)",
+            "normalisation": "inside the function: divided by 255"
+            + _normalisation(explainer.model.architecture),
+        },
+        "output": {
+            "maps": {
+                "shape": ["batch", height, width],
+                "meaning": "anomaly of each pixel, calibrated by normal images; no unit",
+                "threshold": calibration.threshold,
+                "threshold_meaning": f"{FALSE_POSITIVE_RATE:.0%} of the pixels of held-out normal "
+                "images exceed it",
+            },
+            "scores": {
+                "shape": ["batch"],
+                "meaning": "anomaly of each image, its map's maximum",
+                "threshold": calibration.image_threshold,
+                "threshold_meaning": f"{IMAGE_FALSE_POSITIVE_RATE:.0%} of held-out normal images "
+                "exceed it",
+            },
+        },
+        "attention": {
+            "style": variant.style,
+            "layers": list(variant.layers),
+            "calibration": variant.calibration,
+            "projection_steps": calibration.projection_steps,
+        },
+        "data": {key: config.data[key] for key in ("name", "category", "digit", "image_size")},
+        "model": {"name": config.model.name, "latents": config.model.latents},
+        "parameters": calibration.parameters,
+        "config_sha256": hashlib.sha256((workdir / "config.json").read_bytes()).hexdigest(),
+        "metrics": {k.removeprefix(own): v for k, v in metrics.items() if k.startswith(own)},
+        "platforms": list(exported.platforms),
+        "calling_convention_version": exported.calling_convention_version,
+        "versions": {name: _version(name) for name in ("vae_attn", "jax", "jaxlib", "flax")},
+    }
+
+
+def _normalisation(architecture) -> str:
+    if not architecture.input_mean:
+        return ""
+    mean, std = (list(x) for x in (architecture.input_mean, architecture.input_std))
+    return f", and for the encoder minus {mean}, divided by {std}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return None

@@ -1,0 +1,278 @@
+"""How well anomaly maps find the anomalous pixels, and image scores the anomalous images.
+
+Pixel scores stream: a `LocalizationState` holds histograms over all images, 6 MB whatever
+their number, and a histogram of some 5 kB an image for the bootstrap. They
+are exact to the bin; see `score_histogram` for the bins and for what to do about a large
+constant offset.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+
+from vae_attn.errors import UserError
+from vae_attn.experiments.anomaly import score_histogram
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LocalizationState:
+    """Counts of pixels by score, from which every pixel score is computed.
+
+    `empty`, `add` and `merge` make states, so that images may come in any order, in any
+    batches, from any number of processes.
+
+    Attributes:
+      negatives: normal pixels of all images in each fine bin.
+      positives: anomalous pixels of all images in each fine bin.
+      region_overlap: anomalous pixels in each fine bin, each weighted 1 / size of its region.
+      num_regions: connected anomalous regions (8-connectivity) of all images.
+      images: each image's own histogram, of at most 256 bins (some 5 kB), which are
+        widened until they suffice; for `bootstrap.bootstrap_pixel_scores`.
+    """
+
+    negatives: Int64[np.ndarray, "bins"]
+    positives: Int64[np.ndarray, "bins"]
+    region_overlap: Float64[np.ndarray, "bins"]
+    num_regions: int
+    images: tuple[score_histogram.ImageHistogram, ...]
+
+    # The class name as a string: typing.Self breaks under the jaxtyping + beartype hook.
+    @classmethod
+    def empty(cls) -> "LocalizationState":
+        """The state of no image."""
+        return cls(
+            negatives=np.zeros(score_histogram.NUM_BINS, np.int64),
+            positives=np.zeros(score_histogram.NUM_BINS, np.int64),
+            region_overlap=np.zeros(score_histogram.NUM_BINS, np.float64),
+            num_regions=0,
+            images=(),
+        )
+
+    def add(
+        self,
+        *,
+        scores: Float32[np.ndarray, "n height width"],
+        masks: Bool[np.ndarray, "n height width"],
+    ) -> "LocalizationState":
+        """The state with these images added.
+
+        Each call copies the three histograms, 6 MB, so give it some ten images or more.
+
+        Args:
+          scores: anomaly maps, higher is more anomalous; any sign, any range.
+          masks: True on anomalous pixels; all False for a normal image. An image without
+            pixel truth must be left out: counted as normal, it would falsify the scores.
+
+        Raises:
+          UserError: a score is NaN or infinite.
+        """
+        negatives, positives = self.negatives.copy(), self.positives.copy()
+        region_overlap, num_regions = self.region_overlap.copy(), self.num_regions
+        images = []
+        for image_scores, mask in zip(scores, masks, strict=True):
+            image = score_histogram.image_histogram(scores=image_scores, mask=mask)
+            negatives[image.bins] += image.negatives
+            positives[image.bins] += image.positives
+            region_overlap[image.bins] += image.region_overlap
+            num_regions += image.num_regions
+            images.append(image.coarse())
+        return LocalizationState(
+            negatives, positives, region_overlap, num_regions, (*self.images, *images)
+        )
+
+    def merge(self, other: "LocalizationState") -> "LocalizationState":
+        """The state of both states' images."""
+        return LocalizationState(
+            negatives=self.negatives + other.negatives,
+            positives=self.positives + other.positives,
+            region_overlap=self.region_overlap + other.region_overlap,
+            num_regions=self.num_regions + other.num_regions,
+            images=self.images + other.images,
+        )
+
+    def compute(self) -> dict[str, float]:
+        """Scores of all pixels of all images, pooled.
+
+        Returns:
+          `pixel_auroc`: area under the ROC curve; ties count half, as in scikit-learn.
+          `average_precision`: as `sklearn.metrics.average_precision_score`.
+          `best_iou_test`: the highest IoU of any threshold. The threshold is picked on the
+            test set, as in Liu et al. 2020, so it flatters; `iou` takes one picked before.
+          `best_threshold_test`: that threshold; pixels `score >= threshold` are predicted.
+          `aupro`: area under the per-region overlap up to a false positive rate of 0.3,
+            divided by 0.3 (Bergmann et al. 2021, as in the official MVTec-AD evaluation:
+            regions by 8-connectivity, the rate over all normal pixels of all images).
+
+        Raises:
+          UserError: there is no anomalous pixel, or no normal one.
+        """
+        self._require_anomalous()
+        if not self.negatives.any():
+            raise UserError(
+                "masks: no pixel is normal, so the pixel scores are undefined; add images "
+                "with normal pixels, and check that the masks are not inverted"
+            )
+        occupied = np.flatnonzero(self.negatives + self.positives)
+        scores, best = score_histogram.scores_of_histogram(
+            negatives=self.negatives[occupied],
+            positives=self.positives[occupied],
+            region_overlap=self.region_overlap[occupied],
+            num_regions=self.num_regions,
+        )
+        return scores | {"best_threshold_test": score_histogram.lower_edge(int(occupied[best]))}
+
+    def iou(self, *, threshold: float) -> float:
+        """Intersection over union of the pixels `score >= threshold`, exact to the bin.
+
+        Args:
+          threshold: picked without the test set, as by `threshold_from_normal`.
+
+        Raises:
+          UserError: the threshold is NaN, or there is no anomalous pixel.
+        """
+        if np.isnan(threshold):
+            raise UserError("threshold is NaN; give a number, as from threshold_from_normal")
+        self._require_anomalous()
+        first = score_histogram.bin_of(threshold)
+        true_positives = int(self.positives[first:].sum())
+        union = int(self.negatives[first:].sum() + self.positives.sum())
+        return true_positives / union
+
+    def pro_curve(self) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"]]:
+        """False positive rates up to AUPRO's limit, and the per-region overlap at each.
+
+        Raises:
+          UserError: there is no anomalous pixel.
+        """
+        self._require_anomalous()
+        occupied = np.flatnonzero(self.negatives + self.positives)
+        return score_histogram.pro_curve(
+            negatives=self.negatives[occupied],
+            region_overlap=self.region_overlap[occupied],
+            num_regions=self.num_regions,
+        )
+
+    def _require_anomalous(self) -> None:
+        if not self.num_regions:
+            raise UserError(
+                f"masks: none of the {len(self.images)} images added has an anomalous pixel, "
+                "so the pixel scores are undefined; add images with anomalous masks"
+            )
+
+
+def threshold_from_normal(*, normal: LocalizationState, false_positive_rate: float) -> float:
+    """Threshold that at most this share of normal validation pixels reaches.
+
+    It is the lowest score seen on the normal images (to the bin) for which that holds, or
+    just above all of them where it holds for none.
+
+    Args:
+      normal: validation maps, added with masks that are all False.
+      false_positive_rate: share of normal pixels that may be predicted, between 0 and 1.
+
+    Raises:
+      UserError: the rate is not between 0 and 1, the state is empty, or it holds anomalous
+        pixels.
+    """
+    if not 0 < false_positive_rate < 1:
+        raise UserError(
+            f"false_positive_rate is {false_positive_rate}; give a number between 0 and 1, "
+            "such as 0.01"
+        )
+    if normal.num_regions:
+        raise UserError(
+            f"normal: {int(normal.positives.sum())} pixels are anomalous; a threshold is "
+            "picked on normal validation images only, added with masks that are all False"
+        )
+    occupied = np.flatnonzero(normal.negatives)
+    if not len(occupied):
+        raise UserError("normal: the state holds no image; add the validation maps first")
+    reaching = np.cumsum(normal.negatives[occupied[::-1]])
+    allowed = int(np.searchsorted(reaching, false_positive_rate * reaching[-1], side="right"))
+    first = occupied[-allowed] if allowed else occupied[-1] + 1
+    return score_histogram.lower_edge(int(first))
+
+
+def per_image_auroc(
+    *, scores: Float[np.ndarray, "n height width"], masks: Bool[np.ndarray, "n height width"]
+) -> Float64[np.ndarray, "n"]:
+    """Area under the ROC curve of each image's own pixels; exact, ties count half.
+
+    NaN where an image has only one kind of pixel.
+
+    Raises:
+      UserError: a score is NaN or infinite.
+    """
+    score_histogram.refuse_non_finite(scores, "scores")
+    return np.array(
+        [
+            _auroc(negatives=image[~mask], positives=image[mask])
+            for image, mask in zip(scores, masks, strict=True)
+        ],
+        np.float64,
+    )
+
+
+def share_below_chance(aurocs: Float[np.ndarray, "n"]) -> float:
+    """Share of images whose AUROC is below 0.5; NaNs are left out, NaN where all are NaN."""
+    defined = aurocs[~np.isnan(aurocs)]
+    return float(np.mean(defined < 0.5)) if len(defined) else float("nan")
+
+
+def pointing_game(
+    *, scores: Float[np.ndarray, "n height width"], masks: Bool[np.ndarray, "n height width"]
+) -> Float64[np.ndarray, "n"]:
+    """Whether each map's highest pixel is anomalous (Zhang et al. 2018, without a margin).
+
+    Returns:
+      1 where it is, 0 where it is not, NaN where the mask is empty. Pixels that tie for the
+      highest share the point: a constant map gets the share of its anomalous pixels.
+
+    Raises:
+      UserError: a score is NaN or infinite.
+    """
+    score_histogram.refuse_non_finite(scores, "scores")
+    hits = np.full(len(scores), np.nan)
+    for index, (image, mask) in enumerate(zip(scores, masks, strict=True)):
+        if mask.any():
+            hits[index] = mask[image == image.max()].mean()
+    return hits
+
+
+def share_missed(hits: Float[np.ndarray, "n"]) -> float:
+    """Share of maps that miss the defect: 1 - pointing game, the peak lying outside of it.
+
+    Args:
+      hits: of `pointing_game`; NaNs are left out, NaN where all are NaN.
+    """
+    defined = hits[~np.isnan(hits)]
+    return float(1 - defined.mean()) if len(defined) else float("nan")
+
+
+def image_auroc(*, scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float | None:
+    """Area under the ROC curve of one score an image; None where only one kind of image is.
+
+    Args:
+      scores: higher is more anomalous.
+      labels: True for an anomalous image.
+
+    Raises:
+      UserError: a score is NaN or infinite.
+    """
+    score_histogram.refuse_non_finite(scores, "scores")
+    auroc = _auroc(negatives=scores[~labels], positives=scores[labels])
+    return None if np.isnan(auroc) else auroc
+
+
+def _auroc(
+    *, negatives: Float[np.ndarray, "negatives"], positives: Float[np.ndarray, "positives"]
+) -> float:
+    """Share of (positive, negative) pairs in the right order, ties half; NaN without pairs."""
+    pairs = len(negatives) * len(positives)
+    if not pairs:
+        return float("nan")
+    negatives = np.sort(negatives)
+    below = np.searchsorted(negatives, positives, side="left").sum(dtype=np.int64)
+    not_above = np.searchsorted(negatives, positives, side="right").sum(dtype=np.int64)
+    return float((below + not_above) / (2 * pairs))

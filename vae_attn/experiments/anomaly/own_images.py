@@ -1,0 +1,276 @@
+"""Explains image files of the user's by a trained model: maps, latents and a decision for each."""
+
+import collections
+import glob
+import json
+import logging
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from vae_attn import attention, whole_files
+from vae_attn.data import images as images_lib
+from vae_attn.data.layout import visible_entries
+from vae_attn.errors import UserError, shown
+from vae_attn.experiments.anomaly import map_figures
+from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.reporting import figures
+
+FOLDER = "explained"  # in the workdir
+RESULTS = "results.jsonl"  # in that folder
+
+_LATENTS_SHOWN = 8
+_TILE = 160  # side of one picture in the row of latents, pixels
+_CAPTION = 16  # height of the line over it
+_STRIP_PIXELS = 2**20  # of an overlay painted at once: a photograph's would need gigabytes
+_LOG_EVERY = 10.0  # seconds, where there is no terminal for a bar
+_LOG = logging.getLogger("vae_attn")
+
+
+def find(pattern: str) -> list[pathlib.Path]:
+    """The files that `--images` names, sorted.
+
+    Args:
+      pattern: a file, a folder (all images in it and in its folders) or a glob pattern of files and
+        folders, in which `**` stands for any folders. What is named as a file is taken whatever its
+        ending.
+
+    Raises:
+      UserError: if there is none.
+    """
+    try:
+        path = pathlib.Path(pattern).expanduser()
+        exists = bool(pattern) and path.exists()  # first: a name may hold a bracket
+        matched = [path] if exists else map(pathlib.Path, glob.glob(str(path), recursive=True))
+        files, seen = [], set()
+        for one in sorted(matched) if pattern else ():
+            files += _below(one, seen) if one.is_dir() else [one]
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # no name of a file, no such home folder
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise UserError(
+            f"--images={shown(pattern)} cannot be looked up ({reason}); give a file, a folder or a "
+            "quoted pattern."
+        ) from error
+    if not files:
+        raise UserError(
+            f"--images={shown(pattern)} matches no image: give a file, a folder with images "
+            f"({', '.join(images_lib.EXTENSIONS)}) or a pattern such as 'photos/*.png', quoted."
+        )
+    return list(dict.fromkeys(files))
+
+
+def _below(folder: pathlib.Path, seen: set[pathlib.Path]) -> list[pathlib.Path]:
+    """The images in a folder and its folders, each of which is entered once: links may go round."""
+    files = []
+    if (real := folder.resolve()) in seen:
+        return []
+    seen.add(real)
+    for entry in visible_entries(folder):
+        if entry.is_dir():
+            files += _below(entry, seen)
+        elif entry.suffix.lower() in images_lib.EXTENSIONS:
+            files.append(entry)
+    return files
+
+
+def explain(
+    explainer: Explainer, paths: Sequence[pathlib.Path], workdir: pathlib.Path, *, layer: str
+) -> pathlib.Path:
+    """Writes what the model makes of each image, and `explained/results.jsonl` of all.
+
+    The files of an image, in `explained/` as the images lie below the folder that they share:
+    `<stem>_overlay.png`, the map over the image in its own size; `<stem>_map.npy`, the calibrated
+    map in the model's size, and `<stem>_map.png`, the same in 16 bits, 0 to `map_scale`;
+    `<stem>_latents.png`, the most deviating latents and their maps. In a folder where two images
+    share a stem, whole names stand in its place.
+
+    Args:
+      explainer: of the trained model.
+      paths: of the images; they are resized and converted as a data set's are.
+      workdir: of the run.
+      layer: of the maps of single latents.
+
+    Returns:
+      Path of `results.jsonl`.
+
+    Raises:
+      UserError: naming the files that could not be read, when all others are done.
+    """
+    folder = workdir / FOLDER
+    writer = _Writer(explainer, folder, _names(paths), layer)
+    rows, problems = [], []
+    last = time.monotonic()
+    with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as bar:
+        for start in range(0, len(paths), explainer.batch_size):
+            batch = paths[start : start + explainer.batch_size]
+            done, unreadable = writer.explain(batch)
+            rows += done
+            problems += unreadable
+            bar.update(len(batch))
+            if bar.disable and time.monotonic() - last > _LOG_EVERY:
+                last = time.monotonic()
+                _LOG.info("explained %d of %d images", start + len(batch), len(paths))
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    _write(folder / RESULTS, lambda file: file.write(text.encode()))
+    abnormal = sum(row["abnormal"] for row in rows)
+    _LOG.info("%d of %d images abnormal: %s", abnormal, len(rows), folder / RESULTS)
+    if problems:
+        heading = f"{len(problems)} of {len(paths)} images could not be explained, the others were:"
+        raise UserError("\n  ".join([heading, *problems]))
+    return folder / RESULTS
+
+
+def _names(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
+    """Where each image's files go, below the folder of results and without what is appended."""
+    absolute = {path: pathlib.Path(os.path.abspath(path)) for path in paths}
+    root = os.path.commonpath([path.parent for path in absolute.values()])
+    stems = collections.Counter((path.parent, path.stem) for path in absolute.values())
+    shared = {parent for (parent, _), count in stems.items() if count > 1}
+    return {
+        path: os.path.join(
+            os.path.relpath(whole.parent, root) if whole.parent != pathlib.Path(root) else "",
+            whole.name if whole.parent in shared else whole.stem,
+        )
+        for path, whole in absolute.items()
+    }
+
+
+class _Writer:
+    """Explains a batch of files at a time."""
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        folder: pathlib.Path,
+        names: dict[pathlib.Path, str],
+        layer: str,
+    ) -> None:
+        self._explainer = explainer
+        self._folder = folder
+        self._names = names
+        self._layer = layer
+        # What gets the full colour: the same for all images, so that normal ones are calm.
+        threshold = explainer.calibration.image_threshold
+        self._scale = 2 * threshold if threshold > 0 else 1.0
+
+    def explain(self, paths: Sequence[pathlib.Path]) -> tuple[list[dict], list[str]]:
+        """Writes the images' files; the rows of those done, and what was wrong with the rest."""
+        explainer = self._explainer
+        side, _, channels = explainer.model.architecture.image_shape
+
+        def read(path: pathlib.Path) -> np.ndarray:
+            return images_lib.read_resized_image(path, side, channels=channels)[0]
+
+        found, problems = images_lib.read_many(read, paths)
+        kept = [path for path, image in zip(paths, found, strict=True) if image is not None]
+        if not kept:
+            return [], problems
+        images = np.stack([image for image in found if image is not None])
+        needed = map(
+            attention.needs_counterparts, (explainer.variant.style, explainer.latent_style)
+        )
+        counterparts = explainer.counterparts(images) if any(needed) else None
+        maps, scores = explainer(images, counterparts)
+        latents = explainer.deviating_latents(
+            images, count=_LATENTS_SHOWN, layer=self._layer, counterparts=counterparts
+        )
+        place = {path: n for n, path in enumerate(kept)}
+
+        def write(path: pathlib.Path) -> dict:
+            n = place[path]
+            return self._write_one(path, images[n], maps[n], scores[n], *(x[n] for x in latents))
+
+        rows, unwritable = images_lib.read_many(write, kept)
+        return [row for row in rows if row is not None], problems + unwritable
+
+    def _write_one(
+        self,
+        path: pathlib.Path,
+        image: UInt8[np.ndarray, "h w c"],
+        map_: Float[np.ndarray, "h w"],
+        score: np.floating,
+        latents: np.ndarray,
+        deviations: np.ndarray,
+        latent_maps: Float[np.ndarray, "count h w"],
+    ) -> dict:
+        original = images_lib.read_image(path)  # again: a batch of photographs would fill memory
+        # Never cut, and for all but the most abnormal images the same.
+        map_scale = max(self._scale, float(map_.max()))
+        grey = np.rint(np.clip(map_ / map_scale, 0, 1) * 65535).astype(np.uint16)
+        pairs = list(zip(latents.tolist(), deviations.tolist(), strict=True))
+        pictures = {
+            "overlay": _overlay(original, map_, self._scale),
+            "map": grey,
+            "latents": _latents_row(image, pairs, latent_maps),
+        }
+        name = self._names[path]
+        files = {kind: f"{name}_{kind}.png" for kind in pictures}
+        (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+        for kind, pixels in pictures.items():
+            picture = Image.fromarray(pixels)
+            _write(self._folder / files[kind], lambda file, p=picture: p.save(file, format="PNG"))
+        files["map_values"] = f"{name}_map.npy"
+        _write(self._folder / files["map_values"], lambda file: np.save(file, map_))
+        calibration = self._explainer.calibration
+        return {
+            "image": str(path),
+            "score": float(score),
+            "threshold": calibration.image_threshold,
+            "abnormal": bool(score > calibration.image_threshold),
+            "pixel_threshold": calibration.threshold,
+            "map_scale": map_scale,
+            "latents": [{"latent": z, "deviation": deviation} for z, deviation in pairs],
+            "files": files,
+        }
+
+
+def _overlay(
+    image: UInt8[np.ndarray, "height width channels"], map_: Float[np.ndarray, "h w"], scale: float
+) -> UInt8[np.ndarray, "height width 3"]:
+    """`figures.overlay` in the image's own size, of which the map takes over the aspect."""
+    height, width = image.shape[:2]
+    resized = Image.fromarray(map_).resize((width, height), Image.Resampling.BILINEAR)
+    resized = np.asarray(resized)
+    painted = np.empty((height, width, 3), np.uint8)
+    step = max(1, _STRIP_PIXELS // width)
+    for start in range(0, height, step):
+        rows = slice(start, start + step)
+        part = figures.overlay(image[None, rows], resized[None, rows], scale)[0]
+        painted[rows] = np.rint(255 * part)
+    return painted
+
+
+def _latents_row(
+    image: UInt8[np.ndarray, "h w c"],
+    pairs: Sequence[tuple[int, float]],
+    maps: Float[np.ndarray, "count h w"],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image as the model sees it, and the latents' maps over it on one colour scale."""
+    images = np.broadcast_to(image, (len(maps), *image.shape))
+    overlays = np.rint(255 * figures.overlay(images, maps, map_figures.quantile(maps)))
+    tiles = [np.broadcast_to(image, (*image.shape[:2], 3)), *overlays.astype(np.uint8)]
+    captions = ["input", *(f"z{latent} {deviation:+.1f} sd" for latent, deviation in pairs)]
+    row = Image.new("RGB", (_TILE * len(tiles), _TILE + _CAPTION), "white")
+    draw = ImageDraw.Draw(row)
+    for n, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        picture = Image.fromarray(np.ascontiguousarray(tile)).resize((_TILE, _TILE))
+        row.paste(picture, (n * _TILE, _CAPTION))
+        draw.text((n * _TILE + 4, 2), caption, fill="black")
+    return np.asarray(row)
+
+
+def _write(path: pathlib.Path, save: Callable[[BinaryIO], object]) -> None:
+    """Writes a file whole or not at all."""
+    with whole_files.writing(path) as temporary, temporary.open("wb") as file:
+        save(file)

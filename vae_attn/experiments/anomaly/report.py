@@ -1,0 +1,166 @@
+"""Draws a run's figures and writes its page."""
+
+import pathlib
+
+import ml_collections
+import numpy as np
+
+from vae_attn import whole_files
+from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.experiments import checkpoint_report
+from vae_attn.experiments.anomaly import curves, explorer, map_figures, summary
+from vae_attn.experiments.anomaly import evaluation as anomaly
+from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.reporting import figures, page, plots, tables
+from vae_attn.training import seeds
+from vae_attn.training.telemetry import read_metrics
+
+EXAMPLES = "examples.npz"  # in the workdir
+_LATENTS_SHOWN = 8
+
+
+def write(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    explainer: Explainer,
+    data: AnomalyData,
+) -> pathlib.Path:
+    """Writes `figures/*.png` and `report/index.html`, with `report/images` for its explorer.
+
+    Of a category, `examples.npz` for its group too.
+
+    Args:
+      config: the run's.
+      workdir: the run's; scores are shown if `evaluation/metrics.json` is there.
+      explainer: the trained model.
+      data: what it explains.
+
+    Returns:
+      Path of the page.
+    """
+    painter = map_figures.Painter(config, explainer, data)
+    drawn = {"classes": map_figures.classes(config, painter, data)}
+    if (located := _located(config, data)) is not None:
+        drawn["defects"] = map_figures.defects(config, painter, data, located)
+        drawn["layers"] = map_figures.layers(config, painter, data, located)
+        if config.data.category:
+            shown = map_figures.examples(config, painter, located)
+            with whole_files.writing(workdir / EXAMPLES) as temporary:
+                np.savez_compressed(temporary, **shown)
+    if (data.test.labels == 0).any():
+        drawn["normal"] = map_figures.normal(config, painter, data)
+    drawn["latents"] = _latents(config, explainer, data)
+    if losses := read_metrics(workdir):
+        caption = "Losses of the training steps (means between two points) and of the validation "
+        caption += "images." + page.all_seeds(config, "the mean, and each of them pale")
+        drawn["training"] = (figures.curves(losses), "Training", caption)
+    if metrics := tables.read(workdir / "evaluation"):
+        for name, metric, heading in (
+            ("localisation", "pixel_auroc", "Where: pixel AUROC"),
+            ("detection", "image_auroc", "Which: image AUROC"),
+        ):
+            if not any(np.isfinite(v) for k, v in metrics.items() if k.endswith(f"/{metric}")):
+                continue
+            figure = figures.bars(metrics, metric, title=heading, chance=0.5)
+            caption = "Baselines without attention in grey; the dotted line is a coin."
+            caption += page.all_seeds(config, "their mean and one standard deviation each way")
+            drawn[name] = (figure, heading, caption)
+    drawn |= checkpoint_report.drawn(config, workdir)
+    scored = summary.of_run(config, metrics, data) if metrics else []
+    shown = explorer.Explorer(config, explainer, data, scale=painter.scale).write(
+        workdir / "report"
+    )
+    return page.write(
+        config,
+        workdir,
+        title=data.name,
+        summary=f"A variational autoencoder learned from {len(data.train)} normal images. Maps "
+        f"({explainer.variant.name}) show what in an image made its latents abnormal.",
+        drawn=drawn,
+        tables=[*scored, *checkpoint_report.shown_tables(workdir)],
+        facts=_facts(explainer.variant.name, metrics),
+        explorer=shown | {"note": page.first_seed(config)},
+        plots=_plots(config, workdir, explainer, shown["images"]),
+    )
+
+
+def _facts(name: str, metrics: dict[str, float]) -> list[page.Fact]:
+    """The scores of the run's own maps that stand on top."""
+    told = {
+        "image_auroc_max": ("Image AUROC", "which images are abnormal, by the map's maximum"),
+        "pixel_auroc": ("Pixel AUROC", "where; 0.5 is a coin"),
+        "aupro": ("AUPRO", "where, each defect counting alike"),
+        "iou": ("IoU", "at the threshold that normal images give"),
+        "share_missed": ("Looks elsewhere", "share of maps that peak outside of the defect"),
+    }
+    return [
+        (heading, tables.cell(metrics, f"{name}/{metric}"), meaning)
+        for metric, (heading, meaning) in told.items()
+        if f"{name}/{metric}" in metrics
+    ]
+
+
+def _plots(config, workdir: pathlib.Path, explainer: Explainer, records: list[dict]):
+    """Curves over all images that were scored; without scores, over those on the page."""
+    _, folder = seeds.runs(config, workdir)[0]
+    drawn = curves.Curves.load(folder / "evaluation" / "curves.json")
+    if drawn:
+        note = f"Over {drawn.num_images} test images, as the tables are."
+    else:
+        test = [record for record in records if record["split"] == "test"]
+        scores = np.array([record["score"] for record in test])
+        abnormal = np.array([record["abnormal"] for record in test], bool)
+        roc = curves.roc(scores=scores, abnormal=abnormal) if len(test) else None
+        name = explainer.variant.name
+        drawn = curves.Curves(
+            num_images=len(test),
+            roc={name: roc} if roc else {},
+            pro={},
+            histogram=curves.histogram(scores=scores, abnormal=abnormal),
+        )
+        note = f"Over the {len(test)} test images of this page."
+    return plots.of_run(
+        drawn, explainer.calibration.image_threshold, note=note, seed=page.first_seed(config)
+    )
+
+
+def _located(config: ml_collections.ConfigDict, data: AnomalyData) -> LabelledImages | None:
+    """Abnormal images whose anomalous pixels are known, or drawn; None where there are none."""
+    known = data.test.has_mask & (data.test.labels > 0)
+    if known.any():
+        return data.test.take(known)
+    return anomaly.defects(data, 0, config.seed) if data.draws_defects else None
+
+
+def _latents(config, explainer: Explainer, data: AnomalyData) -> page.Drawn:
+    """What the most deviating latents of one normal and several abnormal images look at."""
+    rng = np.random.default_rng(config.seed + 1)
+    labels = sorted(set(data.test.labels.tolist()))
+    abnormal = rng.permutation([label for label in labels if label])[:4].tolist()
+    labels = [0, *abnormal] if 0 in labels else abnormal
+    chosen = [int(rng.choice(np.flatnonzero(data.test.labels == label))) for label in labels]
+    shown = data.test.take(np.array(chosen))
+    order, deviation, maps = explainer.deviating_latents(
+        shown.images, count=_LATENTS_SHOWN, layer=config.attention.layer
+    )
+    scale = map_figures.quantile(maps)
+    rows, marks = {}, {}
+    for image, image_maps, latents, deviations, label in zip(
+        shown.images, maps, order, deviation, shown.labels, strict=True
+    ):
+        overlays = figures.overlay(np.repeat(image[None], len(latents), axis=0), image_maps, scale)
+        original = np.broadcast_to(image[None] / 255, (1, *overlays.shape[1:]))
+        name = shown.class_names[label]
+        rows[name] = np.concatenate([original, overlays])
+        pairs = zip(latents, deviations, strict=True)
+        marks[name] = [name, *(f"z{k} {deviation:+.1f} sd" for k, deviation in pairs)]
+    style, layer = explainer.latent_style, config.attention.layer
+    title = f"{data.name}: maps of single latents, {style} at {layer}"
+    columns = [""] * (1 + order.shape[1])
+    figure = figures.grid(rows, columns, title=title, labels=marks)
+    caption = (
+        "For each image the latents that deviate most from the normal images' (in standard "
+        "deviations, sd), and what each of them looks at. One colour scale for all."
+    )
+    caption += page.first_seed(config)
+    return figure, "What single latents look at", caption

@@ -1,0 +1,1 @@
+"""Runs on ground-truth factors: what each latent means."""

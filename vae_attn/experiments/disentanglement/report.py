@@ -1,0 +1,220 @@
+"""Draws what a VAE learned of ground-truth factors, and writes its page."""
+
+import pathlib
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+
+from vae_attn import attention
+from vae_attn.data.dsprites import IMAGE_SIZE, DSprites
+from vae_attn.errors import UserError
+from vae_attn.experiments import checkpoint_report
+from vae_attn.experiments.anomaly.explainer import Explainer, Images
+from vae_attn.experiments.disentanglement import latent_figures, representation
+from vae_attn.reporting import figures, page, tables
+from vae_attn.training.telemetry import read_metrics
+
+_LATENTS_SHOWN = 8
+_IMAGES_SHOWN = 6
+_TRAVERSED = 3  # images from which the animation starts
+# What a latent is set to: its mean over the images, and so many of its own deviations more.
+_DEVIATIONS = np.linspace(-2, 2, 11).astype(np.float32)
+RESPONSE_IMAGES = 2048  # over which the latents' response is measured
+_SCALE_IMAGES = 300  # over which the colour scale is measured
+_SCALE_QUANTILE = 0.995
+_PANELS = {
+    "disentanglement": (representation.QUICK_SCORE,),
+    "total correlation (nats)": ("total_correlation",),
+    "discriminator's loss (nats)": ("discriminator_loss",),
+    "attention overlap": ("attention_disentanglement",),
+    "reconstruction (nats)": ("reconstruction",),
+    "KL (nats)": ("kl",),
+}
+
+
+def pixels(packed: np.ndarray) -> Images:
+    """Packed bits as the grey images that an `Explainer` takes, 0 and 255."""
+    bits = np.unpackbits(packed, axis=1)
+    return 255 * bits.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
+
+
+class Response(NamedTuple):
+    """How latents respond to images.
+
+    Attributes:
+      response: standard deviation of each one's mean over the images.
+      centre: its mean over images and noise.
+      spread: its standard deviation over both.
+      latents: the most responsive ones, that one first.
+    """
+
+    response: Float[np.ndarray, "latents"]
+    centre: Float[np.ndarray, "latents"]
+    spread: Float[np.ndarray, "latents"]
+    latents: Int[np.ndarray, "chosen"]
+
+
+def respond(explainer: Explainer, images: Images) -> Response:
+    """Measures how the latents respond to images."""
+    # Not by their KL: early in training latents with a constant mean have one too.
+    mean, logvar = explainer.encode(images)
+    response = mean.std(axis=0)
+    spread = np.sqrt(mean.var(axis=0) + np.exp(logvar).mean(axis=0))
+    return Response(response, mean.mean(axis=0), spread, np.argsort(-response)[:_LATENTS_SHOWN])
+
+
+def write(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    explainer: Explainer,
+    data: DSprites,
+) -> pathlib.Path:
+    """Writes `figures/*` and `report/index.html`.
+
+    Args:
+      config: the run's.
+      workdir: the run's; scores are shown if `evaluation/metrics.json` is there.
+      explainer: the trained model.
+      data: what it learned from.
+
+    Returns:
+      Path of the page.
+    """
+    sample = pixels(data.sample(RESPONSE_IMAGES))
+    response, centre, spread, latents = respond(explainer, sample)
+    names = [f"z{k}" for k in latents]
+    images = pixels(data.sample(_IMAGES_SHOWN, seed=config.seed))
+    decoded = traverse(explainer, images[:_TRAVERSED], latents, centre, spread)
+    labels = [f"z{k}\n{centre[k]:+.2f}\n± {spread[k]:.2f}" for k in latents]
+    title = f"{data.name}: traversals of the most responsive latents"
+    note = (
+        "Columns: the latent at its mean over images and noise (beside its name), and so many of "
+        "its deviations (behind ±) more. The other latents stay at the image's means."
+    )
+    drawn = {
+        "traversal": (
+            latent_figures.traversal(decoded[0], _DEVIATIONS, labels, title=title, note=note),
+            "What each latent draws",
+            "The latents whose mean varies most over the images, from one random image. "
+            f"{note}{page.first_seed(config)}",
+        ),
+        "traversals": (
+            latent_figures.animation(decoded, names),
+            "The same, moving",
+            f"Rows: random images. Each latent goes from {-_DEVIATIONS[0]:.0f} deviations below "
+            f"its mean to as many above it, and back.{page.first_seed(config)}",
+        ),
+        "attention": _attention(config, explainer, data, images, latents, response),
+    }
+    if metrics := read_metrics(workdir):
+        caption = (
+            f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than "
+            "the table's, at the checkpoints. The others: means of the training steps."
+        ) + page.all_seeds(config, "the mean, and each of them pale")
+        drawn["training"] = (latent_figures.curves(metrics, _PANELS), "Training", caption)
+    if runs := finished_runs(workdir.parent):
+        score = representation.QUICK_SCORE.removesuffix("_quick")
+        figure = latent_figures.reconstruction_against_score(
+            runs, score=score, highlighted=workdir.name
+        )
+        caption = (
+            "Every run in the folder of this one that was scored on ground-truth factors, a point "
+            "a seed."
+        )
+        drawn["runs"] = (figure, "Disentanglement and its price", caption)
+    drawn |= checkpoint_report.drawn(config, workdir)
+    scores = tables.read(workdir / "evaluation")
+    scored = [representation.table(scores)] if scores else []
+    return page.write(
+        config,
+        workdir,
+        title=data.name,
+        summary=f"{_objective(config)} with {len(response)} latents learned from {len(data)} "
+        f"images, one for every combination of {', '.join(data.grid.names)}.",
+        drawn=drawn,
+        tables=[*scored, *checkpoint_report.shown_tables(workdir)],
+    )
+
+
+def traverse(
+    explainer: Explainer,
+    images: Images,
+    latents: Int[np.ndarray, "chosen"],
+    centre: Float[np.ndarray, "latents"],
+    spread: Float[np.ndarray, "latents"],
+) -> Float[np.ndarray, "images chosen values height width channels"]:
+    """Decodes the images' means with one latent at a time set to `_DEVIATIONS` of its spread."""
+    mean, _ = explainer.encode(images)
+    shape = (len(images), len(latents), len(_DEVIATIONS))
+    z = np.broadcast_to(mean[:, None, None], (*shape, mean.shape[1])).copy()
+    for n, latent in enumerate(latents):
+        z[:, n, :, latent] = centre[latent] + _DEVIATIONS * spread[latent]
+    decoded = explainer.decode(z.reshape(-1, mean.shape[1]))
+    return decoded.reshape(*shape, *decoded.shape[1:])
+
+
+def finished_runs(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
+    """Reconstruction loss and Kim & Mnih's score of the folder's scored runs, by their names.
+
+    A run of several seeds has a pair a seed.
+    """
+    runs = {}
+    for run in sorted(folder.iterdir()):
+        paths = sorted(run.glob("seed_*/evaluation/metrics.json"))
+        for path in paths or run.glob("evaluation/metrics.json"):
+            try:
+                metrics = tables.read(path.parent)
+            except UserError:  # another run's: that one tells
+                continue
+            if {"reconstruction", "factor_vae"} <= metrics.keys():
+                pair = (metrics["reconstruction"], metrics["factor_vae"])
+                runs.setdefault(run.name, []).append(pair)
+    return runs
+
+
+def _attention(
+    config,
+    explainer: Explainer,
+    data: DSprites,
+    images: Images,
+    latents: Int[np.ndarray, "latents"],
+    response: Float[np.ndarray, "all_latents"],
+) -> tuple[Figure, str, str]:
+    """The paper's figure of disentanglement: a row an image, a column a latent's map."""
+    style, layer = config.attention.style, config.attention.layer
+    style = style if style in attention.PER_LATENT_STYLES else "paper"
+
+    def maps(images: Images) -> np.ndarray:
+        return explainer.latent_maps(images, style=style, layer=layer)[:, latents]
+
+    sample = pixels(data.sample(_SCALE_IMAGES, seed=config.seed + 1))
+    # Latents differ in scale by orders of magnitude: each has a scale of its own.
+    scales = np.quantile(maps(sample), _SCALE_QUANTILE, axis=(0, 2, 3))
+    rows = {}
+    for number, (image, image_maps) in enumerate(zip(images, maps(images), strict=True)):
+        relative = image_maps / np.where(scales > 0, scales, 1.0)[:, None, None]
+        overlays = figures.overlay(np.repeat(image[None], len(latents), axis=0), relative, 1.0)
+        original = np.broadcast_to(image[None] / 255, (1, *overlays.shape[1:]))
+        rows[f"image {number + 1}"] = np.concatenate([original, overlays])
+    columns = ["input", *(f"z{k} sd {response[k]:.2f}" for k in latents)]
+    note = (
+        f"Full colour is the {_SCALE_QUANTILE:.1%} quantile of that latent's maps over "
+        f"{len(sample)} images."
+    )
+    title = f"{data.name}: attention of the most responsive latents, {style} at {layer}"
+    figure = figures.grid(rows, columns, title=title, note=note)
+    return figure, "What each latent looks at", f"Random images. {note}{page.first_seed(config)}"
+
+
+def _objective(config: ml_collections.ConfigDict) -> str:
+    options = config.factor
+    if options.ad_weight:
+        weights = f"gamma {options.gamma:g}, lambda {options.ad_weight:g} at {options.ad_layer}"
+        return f"AD-FactorVAE ({weights})"
+    if options.gamma:
+        return f"FactorVAE (gamma {options.gamma:g})"
+    beta = config.train.beta
+    return "A VAE" if beta == 1 else f"A beta-VAE (beta {beta:g})"

@@ -1,0 +1,1 @@
+"""The explorer on a run's page, and the files beside it."""
