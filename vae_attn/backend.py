@@ -17,8 +17,20 @@ _CPU_OPTIONS = {
 
 
 def jit(fn: Callable, **options) -> Callable:
-    """`jax.jit` with the compiler's options for this backend."""
-    return jax.jit(fn, compiler_options=compiler_options(), **options)
+    """`jax.jit` with the compiler's options for this backend.
+
+    The backend is first asked for when the function is called, so that a module may jit at import.
+    """
+
+    @functools.cache
+    def jitted() -> Callable:
+        return jax.jit(fn, compiler_options=compiler_options(), **options)
+
+    @functools.wraps(fn)
+    def call(*arguments, **keywords):
+        return jitted()(*arguments, **keywords)
+
+    return call
 
 
 def slow_windows() -> bool:

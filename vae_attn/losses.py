@@ -28,6 +28,20 @@ def kl_divergence(
     return 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar)
 
 
+def elbo_terms(
+    *,
+    logits: Float[Array, "batch height width channels"],
+    images: Float[Array, "batch height width channels"],
+    mean: Float[Array, "batch latents"],
+    logvar: Float[Array, "batch latents"],
+) -> dict[str, Float[Array, "batch"]]:
+    """The two terms of the negative ELBO in nats per image: `reconstruction` and `kl`."""
+    return {
+        "reconstruction": reconstruction_loss(logits=logits, images=images),
+        "kl": kl_divergence(mean=mean, logvar=logvar).sum(axis=1),
+    }
+
+
 def total_correlation(*, logits: Float[Array, "batch 2"]) -> Float[Array, "batch"]:
     """Density-ratio estimate of the total correlation, in nats (Kim & Mnih 2018, equation 3).
 

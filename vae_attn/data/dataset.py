@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +72,13 @@ class AnomalyData:
     test: LabelledImages
     draws_defects: bool = False
     scores_note: str = ""
+
+    @staticmethod
+    def pixels(stored: UInt8[jax.Array, "*shape"]) -> Float[jax.Array, "*shape"]:
+        """Stored images as [0, 1]."""
+        return to_unit(stored)
+
+
+def to_unit(images: UInt8[jax.Array, "*shape"]) -> Float[jax.Array, "*shape"]:
+    """Pixels from 0..255 to [0, 1]."""
+    return images.astype(jnp.float32) / 255.0

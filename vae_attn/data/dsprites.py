@@ -68,6 +68,16 @@ class DSprites:
         """Some of the training images, always the same, to follow the loss on."""
         return self.sample(_VALIDATION_IMAGES)
 
+    @staticmethod
+    def pixels(stored: UInt8[jax.Array, "*n 512"]) -> Float32[jax.Array, "*n 64 64 1"]:
+        """Stored images as [0, 1]; see `unpack`."""
+        return unpack(stored)
+
+    @staticmethod
+    def as_uint8(stored: UInt8[np.ndarray, "n 512"]) -> UInt8[np.ndarray, "n 64 64 1"]:
+        """Stored images as grey ones, 0 and 255."""
+        return 255 * np.unpackbits(stored, axis=1).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
+
     def sample(self, num: int, *, seed: int = 0) -> UInt8[np.ndarray, "m 512"]:
         """At most `num` different images, drawn at random."""
         return self.packed[np.random.default_rng(seed).permutation(len(self))[:num]]

@@ -1,37 +1,80 @@
-"""Data names that a config may give."""
+"""Data sources that a config may name: one row each."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 
-from vae_attn.data import digits, folder, mnist, mvtec_ad, ucsd_ped1
-from vae_attn.data.dataset import AnomalyData
+from vae_attn.data import digits, dsprites, folder, mnist, mvtec_ad, ucsd_ped1
 from vae_attn.errors import UserError
 from vae_attn.models import build as models
 
+ANOMALY = "normal images, and others to tell from them"  # gives an `AnomalyData`
+FACTORS = "a grid of ground-truth factors"  # gives a `DSprites`
 
-def load(config: ml_collections.ConfigDict) -> AnomalyData:
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A row.
+
+    Attributes:
+      load: from the whole config to the data.
+      kind: `ANOMALY` or `FACTORS`.
+    """
+
+    load: Callable[[ml_collections.ConfigDict], Any]
+    kind: str = ANOMALY
+
+
+def _split(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    return {
+        "validation_fraction": config.data.validation_fraction,
+        "seed": config.data.split_seed,
+    }
+
+
+def _files(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    options = {"image_size": config.data.image_size, "cache_dir": config.data.cache_dir or None}
+    return _split(config) | options
+
+
+def _load_folder(config: ml_collections.ConfigDict):
+    model = models.architecture(config.model.name, config.data.image_size)
+    channels = config.data.channels or model.image_shape[-1]
+    return folder.load(config.data.dir, channels=channels, **_files(config))
+
+
+SOURCES = {
+    "digits": Source(lambda c: digits.load(c.data.digit, **_split(c))),
+    "mnist": Source(lambda c: mnist.load(c.data.dir, c.data.digit, **_split(c))),
+    "mvtec_ad": Source(lambda c: mvtec_ad.load(c.data.dir, c.data.category, **_files(c))),
+    "ucsd_ped1": Source(lambda c: ucsd_ped1.load(c.data.dir, **_files(c))),
+    "folder": Source(_load_folder),
+    "dsprites": Source(
+        lambda c: dsprites.load_dsprites(
+            c.data.dir or None, source=c.data.source, grid=dsprites.GRID
+        ),
+        FACTORS,
+    ),
+}
+
+
+def _source(name: str) -> Source:
+    if name not in SOURCES:
+        raise UserError(f"data.name={name!r} is unknown; choose one of {', '.join(SOURCES)}.")
+    return SOURCES[name]
+
+
+def kind_of(name: str) -> str:
+    """The kind of data that a name gives; raises UserError for an unknown one."""
+    return _source(name).kind
+
+
+def load(config: ml_collections.ConfigDict) -> Any:
     """The data set of `config.data`.
 
     Raises:
       UserError: for an unknown `data.name`, and whatever the loaders find wrong.
     """
-    data = config.data
-    options = {"validation_fraction": data.validation_fraction, "seed": data.split_seed}
-    match data.name:
-        case "digits":
-            return digits.load(data.digit, **options)
-        case "mnist":
-            return mnist.load(data.dir, data.digit, **options)
-    options |= {"image_size": data.image_size, "cache_dir": data.cache_dir or None}
-    match data.name:
-        case "mvtec_ad":
-            return mvtec_ad.load(data.dir, data.category, **options)
-        case "ucsd_ped1":
-            return ucsd_ped1.load(data.dir, **options)
-        case "folder":
-            model = models.architecture(config.model.name, data.image_size)
-            channels = data.channels or model.image_shape[-1]
-            return folder.load(data.dir, channels=channels, **options)
-    raise UserError(
-        f"data.name={data.name!r} is unknown; choose one of digits, mnist, mvtec_ad, ucsd_ped1, "
-        "folder, dsprites."
-    )
+    return _source(config.data.name).load(config)

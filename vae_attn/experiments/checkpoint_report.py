@@ -3,15 +3,14 @@
 import functools
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import ml_collections
-from jaxtyping import PyTree
 from matplotlib.figure import Figure
 
 from vae_attn import whole_files
-from vae_attn.experiments import over_checkpoints
-from vae_attn.experiments.anomaly import summary
+from vae_attn.experiments import checkpoint_scores, titles
+from vae_attn.experiments.protocol import Experiment
 from vae_attn.reporting import page, tables
 from vae_attn.training import seeds, telemetry
 
@@ -19,34 +18,31 @@ _LOG = logging.getLogger("vae_attn")
 _NAME = "checkpoints"  # of the figure's file
 
 
-def write(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    score_of: Callable[[ml_collections.ConfigDict, PyTree], dict[str, float]],
-    name: str,
-    *,
-    num_images: int,
-) -> None:
+def write(experiment: Experiment, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Scores each seed's kept checkpoints, and writes `evaluation/checkpoints.*` and the figure.
 
     Args:
+      experiment: what scores them.
       config: of the run.
       workdir: of the run.
-      score_of: `score_of(config, variables)`, of one seed; see `over_checkpoints.score`.
-      name: of the data.
-      num_images: that it was trained on.
     """
-    found = []
+    found, name = [], experiment.data.name
     for one, folder in seeds.runs(config, workdir):
-        of_seed = functools.partial(score_of, one)
-        found.append(over_checkpoints.score(one, folder, of_seed, num_images=num_images))
+        found.append(
+            checkpoint_scores.score(
+                one,
+                folder,
+                functools.partial(experiment.score_checkpoint, one),
+                num_images=len(experiment.data.train),
+            )
+        )
         _write(one, folder, found[-1], name)
     if len(found) > 1:
-        _write(config, workdir, over_checkpoints.over_seeds(found), name)
+        _write(config, workdir, checkpoint_scores.over_seeds(found), name)
 
 
-def _write(config, workdir: pathlib.Path, rows: list[over_checkpoints.Row], name: str) -> None:
-    path = over_checkpoints.write(rows, workdir, title=summary.title(config, name))
+def _write(config, workdir: pathlib.Path, rows: list[checkpoint_scores.Row], name: str) -> None:
+    path = checkpoint_scores.write(rows, workdir, title=titles.of_seeds(config, name))
     shown = {row.step: {key: row.scores[key] for key in row.names} for row in rows}
     telemetry.write_scores(workdir, shown)
     (workdir / "figures").mkdir(exist_ok=True)
@@ -58,29 +54,29 @@ def _write(config, workdir: pathlib.Path, rows: list[over_checkpoints.Row], name
 
 def drawn(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, page.Drawn]:
     """The figure for the run's page; nothing where the checkpoints have no scores."""
-    rows = over_checkpoints.read(workdir)
+    rows = checkpoint_scores.read(workdir)
     if not any(row.names for row in rows[:1]):
         return {}
     caption = "Scores on the test set of every checkpoint that was kept. The upright line is the "
     caption += "one of the lowest validation loss, which was chosen; the test set chose none."
-    caption += page.all_seeds(config, "their mean, at the steps that all of them kept")
+    caption += titles.all_seeds(config, "their mean, at the steps that all of them kept")
     return {_NAME: (against_epochs(rows), "How long to train", caption)}
 
 
 def shown_tables(workdir: pathlib.Path) -> list[tables.Table]:
     """The table for the run's page; none where the checkpoints were not scored."""
-    rows = over_checkpoints.read(workdir)
-    return [over_checkpoints.table(rows)] if rows else []
+    rows = checkpoint_scores.read(workdir)
+    return [checkpoint_scores.table(rows)] if rows else []
 
 
-def against_epochs(rows: Sequence[over_checkpoints.Row]) -> Figure:
+def against_epochs(rows: Sequence[checkpoint_scores.Row]) -> Figure:
     """A panel a metric, a curve for each kind of map; a score's name is `metric/map`."""
     panels: dict[str, list[str]] = {}
     for name in rows[0].names:
         panels.setdefault(name.partition("/")[0], []).append(name)
     figure = Figure(figsize=(max(3.1 * len(panels), 4), 2.8), dpi=120)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    chosen = over_checkpoints.best(rows)
+    chosen = checkpoint_scores.best(rows)
     for axis, (metric, names) in zip(axes, panels.items(), strict=True):
         for name in names:
             points = [(row.epoch, row.scores[name]) for row in rows if name in row.scores]

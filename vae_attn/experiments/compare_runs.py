@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from vae_attn.errors import UserError
+from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.finished_runs import SEED_KEYS, Run, find, over_seeds
 from vae_attn.reporting import page, tables
 
@@ -139,7 +140,7 @@ def _marked(data: Sequence[tuple], scores: Sequence[dict[str, float]]) -> list[d
                 if of == own and name in other
             ]
             best = len(same) > 1 and found[name] == max(same)
-            cells[name] = tables.cell(found, name) + (_BEST if best else "")
+            cells[name] = scores_lib.cell(found, name) + (_BEST if best else "")
         marked.append(cells)
     return marked
 

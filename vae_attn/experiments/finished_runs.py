@@ -12,8 +12,8 @@ import ml_collections
 
 from vae_attn import config as config_lib
 from vae_attn.errors import UserError
-from vae_attn.experiments.anomaly import summary
-from vae_attn.experiments.disentanglement import representation
+from vae_attn.experiments import kinds
+from vae_attn.experiments import scores as scores_lib
 from vae_attn.reporting import tables
 from vae_attn.training.telemetry import read_metrics
 
@@ -128,9 +128,7 @@ def _scores(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str
     except UserError as error:
         _LOG.warning("counts as not evaluated: %s", error)
         return {}
-    if config.data.name == "dsprites":
-        return representation.main_scores(scores)
-    return summary.main_scores(config, scores)
+    return kinds.of(config).main_scores(config, scores)
 
 
 def _curves(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Curves:
@@ -161,6 +159,6 @@ def over_seeds(runs: Sequence[Run]) -> list[tuple[str, Run, dict[str, float]]]:
     for same in alike.values():
         seeds = sorted({run.keys["seed"] for run in same})
         if len(seeds) == len(same) > 1:
-            scores = summary.over_seeds([run.scores for run in same])
+            scores = scores_lib.over_seeds([run.scores for run in same])
             joined.append((", ".join(map(str, seeds)), same[0], scores))
     return joined

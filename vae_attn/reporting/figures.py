@@ -1,5 +1,7 @@
 """Figures of a run, drawn with matplotlib's objects: no global state, no display."""
 
+from collections.abc import Mapping
+
 import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -86,29 +88,35 @@ def grid(
     return figure
 
 
-def curves(metrics: dict[str, tuple[list[int], list[float]]]) -> Figure:
-    """Training curves: the losses against the steps, one panel a term."""
-    figure = Figure(figsize=(9, 2.8), dpi=120)
-    panels = {
-        "total loss": ("loss", "validation_loss"),
-        "reconstruction": ("reconstruction",),
-        "KL": ("kl",),
+def curves(
+    metrics: dict[str, tuple[list[int], list[float]]], panels: Mapping[str, tuple[str, ...]]
+) -> Figure:
+    """Metrics against the steps.
+
+    Args:
+      metrics: steps and values by name.
+      panels: names of the metrics in each panel, by its title; panels without any are left out.
+    """
+    present = {
+        title: [name for name in names if name in metrics] for title, names in panels.items()
     }
-    for axis, (title, names) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    present = {title: names for title, names in present.items() if names}
+    figure = Figure(figsize=(3.1 * len(present), 2.8), dpi=120)
+    axes = figure.subplots(1, len(present), squeeze=False)[0]
+    for axis, (title, names) in zip(axes, present.items(), strict=True):
         for name in names:
-            if name in metrics:
-                steps, values = metrics[name]
-                marker = "o" if name.startswith("validation") else None
-                label = "validation, at z = mean" if marker else "training, z sampled"
-                (line,) = axis.plot(steps, values, marker=marker, markersize=3, label=label)
-                seed_curves(line, metrics, name)
+            steps, values = metrics[name]
+            few = len(steps) < 60
+            (line,) = axis.plot(
+                steps, values, marker="o" if few else None, markersize=3, label=name
+            )
+            seed_curves(line, metrics, name)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
-        axis.set_ylabel("nats an image", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
         if len(names) > 1:
-            axis.legend(fontsize=7, frameon=False)
+            axis.legend(fontsize=6, frameon=False)
     figure.tight_layout()
     return figure
 

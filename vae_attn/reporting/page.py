@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vae_attn import whole_files
-from vae_attn.reporting.plots import Plot
+from vae_attn.reporting.svg_plots import Plot
 from vae_attn.reporting.tables import Table
 
 # What a report draws: the figure, or the frames of an animation; its heading; its caption.
@@ -104,17 +104,6 @@ def _pictures(workdir: pathlib.Path, drawn: dict[str, Drawn]) -> list[dict]:
              "content": content, "width": width, "height": height}
         )  # fmt: skip
     return shown
-
-
-def first_seed(config: ml_collections.ConfigDict) -> str:
-    """For the captions of what shows one model: which of several seeds; nothing for one seed."""
-    several = config.num_seeds > 1
-    return f" Seed {config.seed}, the first of {config.num_seeds}." if several else ""
-
-
-def all_seeds(config: ml_collections.ConfigDict, how: str) -> str:
-    """For the captions of what shows all seeds: how; nothing for one seed."""
-    return f" {config.num_seeds} seeds: {how}." if config.num_seeds > 1 else ""
 
 
 _FILES = importlib.resources.files("vae_attn.reporting")

@@ -256,13 +256,10 @@ def _make_vae_loss_fn(
         mean, logvar = model.apply(variables, features, objective.ad_layer, method="head")
         z = mean + jnp.exp(logvar / 2) * noise
         logits = model.apply(variables, z, method="decode")
-        terms = {
-            "reconstruction": losses.reconstruction_loss(logits=logits, images=x),
-            "kl": losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1),
-            "total_correlation": losses.total_correlation(
-                logits=discriminator.apply({"params": psi}, z)
-            ),
-        }
+        terms = losses.elbo_terms(logits=logits, images=x, mean=mean, logvar=logvar)
+        terms["total_correlation"] = losses.total_correlation(
+            logits=discriminator.apply({"params": psi}, z)
+        )
         weights = {"kl": objective.beta, "total_correlation": objective.gamma}
         if objective.ad_weight:
             terms["attention_disentanglement"] = attention_loss(variables, features, pairs)

@@ -14,9 +14,9 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from vae_attn.batching import map_batches
-from vae_attn.data import dsprites, sampling
+from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
-from vae_attn.data.dataset import AnomalyData
+from vae_attn.data.dataset import to_unit
 from vae_attn.errors import UserError
 from vae_attn.models import build as registry
 from vae_attn.models.vae import VAE
@@ -32,7 +32,7 @@ from vae_attn.training import (
     trunk,
 )
 from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints
-from vae_attn.training.task import Task
+from vae_attn.training.task import Data, Task
 from vae_attn.training.telemetry import Telemetry
 
 _LOG = logging.getLogger("vae_attn")
@@ -96,13 +96,13 @@ def restore_each(
 
 
 def _template(config: ml_collections.ConfigDict) -> State:
-    return jax.eval_shape(functools.partial(_task(config).create, seed=config.seed))
+    return jax.eval_shape(functools.partial(_task(config, to_unit).create, seed=config.seed))
 
 
 def train(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
-    data: AnomalyData | dsprites.DSprites,
+    data: Data,
     *,
     probe: Callable[..., dict[str, float]] | None = None,
     draw: Callable[[PyTree], dict[str, np.ndarray]] | None = None,
@@ -113,7 +113,7 @@ def train(
       config: see `vae_attn.config.default_config`.
       workdir: gets metrics.jsonl, TensorBoard events and checkpoints, those of several seeds in
         the folders of `seeds.runs`.
-      data: its `train` and `validation` images are used.
+      data: its `train` and `validation` images are used, with its `pixels`.
       probe: `probe(variables, seed=...)`, from the VAE's variables to further metrics, taken at
         every checkpoint.
       draw: `draw(variables)`, from the VAE's variables (of several seeds the first's) to RGB
@@ -134,12 +134,12 @@ def train(
 def _train(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
-    data: AnomalyData | dsprites.DSprites,
+    data: Data,
     probe: Callable[..., dict[str, float]] | None,
     draw: Callable[[PyTree], dict[str, np.ndarray]] | None,
     watch: preemption.Watch,
 ) -> State:
-    task = seeds.together(_task(config), config.num_seeds)
+    task = seeds.together(_task(config, data.pixels), config.num_seeds)
     _require_same_run(config, workdir, data)
     resident = feed.is_resident(config, data.train)
     at_once = feed.steps_at_once(config, resident=resident)
@@ -224,11 +224,10 @@ def _begin(config, task: Task, checkpoints: SeedCheckpoints) -> tuple[State, int
     return train_state, 0
 
 
-def _task(config: ml_collections.ConfigDict) -> Task:
+def _task(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) -> Task:
     """The VAE of the config, with a discriminator where the config has a use for one."""
     model = build_model(config)
     tx = _optimizer(config, model)
-    pixels_of = dsprites.unpack if config.data.name == "dsprites" else steps.to_unit
     loss = steps.make_loss_fn(model=model, beta=config.train.beta, pixels_of=pixels_of)
     if config.factor.gamma or config.factor.ad_weight:
         return factor.make_task(config, model=model, tx=tx, loss=loss, pixels_of=pixels_of)

@@ -1,6 +1,7 @@
 """One update of the VAE on one device's share of a batch."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from vae_attn import losses
 from vae_attn.data.augment import Augmentation
+from vae_attn.data.dataset import to_unit
 from vae_attn.models.vae import VAE
 from vae_attn.training.state import TrainState
 
@@ -37,11 +39,6 @@ def example_keys(
 def mean_over_devices(tree: PyTree) -> PyTree:
     """The mean over the devices that share `AXIS`; of one alone nothing is copied."""
     return tree if lax.axis_size(AXIS) == 1 else lax.pmean(tree, AXIS)
-
-
-def to_unit(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Pixels from 0..255 to [0, 1]."""
-    return images.astype(jnp.float32) / 255.0
 
 
 def as_dtype(tree: PyTree, dtype: DTypeLike) -> PyTree:
@@ -83,11 +80,10 @@ def make_update_fn(
             mutable=["batch_stats"],
         )
         logits, mean, logvar = as_dtype(outputs, jnp.float32)
-        reconstruction = losses.reconstruction_loss(logits=logits, images=batch).mean()
-        kl = losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1).mean()
-        loss = reconstruction + beta * kl
-        metrics = {"loss": loss, "reconstruction": reconstruction, "kl": kl}
-        return loss, (metrics, updated.get("batch_stats", {}))
+        terms = losses.elbo_terms(logits=logits, images=batch, mean=mean, logvar=logvar)
+        means = {name: term.mean() for name, term in terms.items()}
+        loss = means["reconstruction"] + beta * means["kl"]
+        return loss, ({"loss": loss, **means}, updated.get("batch_stats", {}))
 
     def update(
         state: TrainState, images: Images, indices: Int[Array, "local"]
@@ -135,6 +131,30 @@ def repeated(update: Callable[..., tuple[PyTree, Metrics]]) -> Callable[..., tup
     return updates
 
 
+class AtMean(NamedTuple):
+    """Of a batch of images, at z = mean.
+
+    Attributes:
+      mean: of q(z | x).
+      logvar: its log variance.
+      reconstruction: Bernoulli loss, in nats per image.
+      kl: in nats per image.
+    """
+
+    mean: Float[Array, "batch latents"]
+    logvar: Float[Array, "batch latents"]
+    reconstruction: Float[Array, "batch"]
+    kl: Float[Array, "batch"]
+
+
+def at_mean(model: VAE, variables: PyTree, images: Float[Array, "batch h w c"]) -> AtMean:
+    """What a trained model makes of images in [0, 1] without noise, at z = mean."""
+    mean, logvar = model.apply(variables, images, method="encode")
+    logits = model.apply(variables, mean, method="decode")
+    terms = losses.elbo_terms(logits=logits, images=images, mean=mean, logvar=logvar)
+    return AtMean(mean, logvar, **terms)
+
+
 def make_loss_fn(
     *, model: VAE, beta: float, pixels_of: PixelsOf = to_unit
 ) -> Callable[..., Float[Array, "batch"]]:
@@ -142,10 +162,7 @@ def make_loss_fn(
 
     @jax.jit
     def loss(variables: PyTree, images: UInt8[Array, "batch ..."]) -> Float[Array, "batch"]:
-        x = pixels_of(images)
-        mean, logvar = model.apply(variables, x, method="encode")
-        logits = model.apply(variables, mean, method="decode")
-        kl = losses.kl_divergence(mean=mean, logvar=logvar).sum(axis=1)
-        return losses.reconstruction_loss(logits=logits, images=x) + beta * kl
+        found = at_mean(model, variables, pixels_of(images))
+        return found.reconstruction + beta * found.kl
 
     return loss

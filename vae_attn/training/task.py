@@ -2,11 +2,31 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from vae_attn.training.steps import Metrics
+
+
+class Data(Protocol):
+    """What a model learns from.
+
+    Attributes:
+      name: for titles and tables.
+      train: training images as they are stored, along the first axis.
+      validation: held-out images, likewise.
+    """
+
+    name: str
+    train: UInt8[np.ndarray, "n ..."]
+    validation: UInt8[np.ndarray, "m ..."]
+
+    def pixels(
+        self, stored: UInt8[Array, "batch ..."]
+    ) -> Float[Array, "batch height width channels"]:
+        """Images in [0, 1] from stored ones; may be jitted."""
 
 
 @dataclasses.dataclass(frozen=True)

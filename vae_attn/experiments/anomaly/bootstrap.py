@@ -6,7 +6,6 @@ Intervals are the percentiles of the resampled scores. Resample r is row r of
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -14,17 +13,11 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from vae_attn.errors import UserError
 from vae_attn.experiments.anomaly import localization, score_histogram
+from vae_attn.experiments.scores import Interval
 
 # Together they bound the memory of one block of resamples to about 100 MB.
 _MAX_BINS = 16_384
 _RESAMPLES_AT_ONCE = 200
-
-
-class Interval(NamedTuple):
-    """Ends of a confidence interval."""
-
-    low: float
-    high: float
 
 
 def bootstrap_pixel_scores(

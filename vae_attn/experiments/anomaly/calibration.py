@@ -9,6 +9,7 @@ import dataclasses
 import pathlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -35,17 +36,26 @@ Maps = Float[np.ndarray | Array, "n height width"]
 RawMaps = Mapping[tuple[str, str], Maps]
 
 
-@dataclasses.dataclass(frozen=True)
-class MapStatistics:
-    """What the maps of normal images are at every place.
+class MapStatistics(NamedTuple):
+    """What the maps of normal images are at every place. A pytree: it may be traced.
 
     Attributes:
       mean: over the images.
       std: over the images.
+      scale: the mean over all places of `mean`, or 1 where that is 0.
     """
 
-    mean: Float[np.ndarray, "height width"]
-    std: Float[np.ndarray, "height width"]
+    mean: Float[np.ndarray | Array, "height width"]
+    std: Float[np.ndarray | Array, "height width"]
+    scale: float | np.floating | Float[Array, ""]
+
+    @classmethod
+    def of(
+        cls, mean: Float[np.ndarray, "height width"], std: Float[np.ndarray, "height width"]
+    ) -> "MapStatistics":
+        """The statistics with their scale."""
+        scale = np.float32(mean.mean())
+        return cls(mean, std, scale if scale > 0 else np.float32(1))
 
     @classmethod
     def measure(cls, maps: Iterable[Float[np.ndarray, "_ height width"]]) -> "MapStatistics":
@@ -57,7 +67,7 @@ class MapStatistics:
             squares = squares + np.square(chunk, dtype=np.float64).sum(axis=0)
         mean = total / count
         variance = np.maximum(squares / count - mean**2, 0)
-        return cls(mean=mean.astype(np.float32), std=np.sqrt(variance).astype(np.float32))
+        return cls.of(mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
 
     def calibrate(self, maps: Maps, kind: str) -> Maps:
         """Calibrated maps.
@@ -71,11 +81,9 @@ class MapStatistics:
         Returns:
           The maps, without a unit.
         """
-        scale = np.float32(self.mean.mean())
-        scale = scale if scale > 0 else np.float32(1)
-        floor = np.float32(_FLOOR) * scale
+        floor = np.float32(_FLOOR) * self.scale
         if kind == "none":
-            return maps / scale
+            return maps / self.scale
         if kind == "ratio":
             return maps / (self.mean + floor)
         if kind == "upper":
@@ -83,7 +91,11 @@ class MapStatistics:
         return (maps - self.mean) / (self.std + floor)
 
 
-def measure(raw: RawMaps) -> dict[tuple[str, str], MapStatistics]:
+# By style and layer.
+Statistics = dict[tuple[str, str], MapStatistics]
+
+
+def measure(raw: RawMaps) -> Statistics:
     """Statistics of normal images' raw maps, by style and layer."""
     return {key: MapStatistics.measure([maps]) for key, maps in raw.items()}
 
@@ -109,7 +121,7 @@ class Variant:
         suffix = "" if self.calibration == "none" else f".{self.calibration}"
         return f"{self.style}/{layer}{suffix}"
 
-    def maps(self, raw: RawMaps, statistics: Mapping[tuple[str, str], MapStatistics]) -> Maps:
+    def maps(self, raw: RawMaps, statistics: Statistics) -> Maps:
         """The mean over the layers of their calibrated maps."""
         keys = [(self.style, layer) for layer in self.layers]
         calibrated = [statistics[key].calibrate(raw[key], self.calibration) for key in keys]
@@ -171,7 +183,7 @@ class Calibration:
     projection_steps: int
     normal_mean: Float[np.ndarray, "latents"]
     normal_variance: Float[np.ndarray, "latents"]
-    statistics: dict[tuple[str, str], MapStatistics]
+    statistics: Statistics
     threshold: float
     image_threshold: float
 
@@ -220,8 +232,8 @@ class Calibration:
             threshold=float(arrays["threshold"]),
             image_threshold=float(arrays["image_threshold"]),
             statistics={
-                (style, layer): MapStatistics(
-                    mean=arrays[f"{style}/{layer}/mean"], std=arrays[f"{style}/{layer}/std"]
+                (style, layer): MapStatistics.of(
+                    arrays[f"{style}/{layer}/mean"], arrays[f"{style}/{layer}/std"]
                 )
                 for style, layer in sorted(keys)
             },

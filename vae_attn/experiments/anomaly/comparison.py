@@ -6,53 +6,45 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
+from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import published
 from vae_attn.experiments.anomaly.calibration import Variant, fused_layers, variant_of
-from vae_attn.experiments.anomaly.explainer import IMAGE, RECONSTRUCTION_ERROR
+from vae_attn.experiments.maps import IMAGE, RECONSTRUCTION_ERROR
 from vae_attn.reporting import tables
 
 Scores = Mapping[str, float]
 
 _BASELINE = f"{RECONSTRUCTION_ERROR}/{IMAGE}"
-_TWIN = (
-    "The pictures are synthetic: what others report of the real data is not comparable with these "
-    "numbers, and is left out."
-)
 
 
-def compare(
-    config: ml_collections.ConfigDict, runs: Mapping[str, Scores], *, synthetic: bool
-) -> list[tables.Table]:
+def compare(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> list[tables.Table]:
     """Table 3 for UCSD Ped1; Table 4 and the share of missed defects for MVTec-AD; else nothing.
 
     Args:
       config: that the runs share.
       runs: scores of `anomaly.evaluate` by `data.category`, which Ped1 has only "" of.
-      synthetic: whether the pictures are drawn; the numbers of others are then left out.
 
     Returns:
       The tables of which we have any number.
     """
     match config.data.name:
         case "ucsd_ped1":
-            made = [_table_3(config, *runs.values(), synthetic=synthetic)]
+            made = [_table_3(config, *runs.values())]
         case "mvtec_ad":
-            made = [make(config, runs, synthetic=synthetic) for make in (_table_4, _missed)]
+            made = [make(config, runs) for make in (_table_4, _missed)]
         case _:
             made = []
     return [table for table in made if table is not None]
 
 
-def _table_3(
-    config: ml_collections.ConfigDict, scores: Scores, *, synthetic: bool
-) -> tables.Table | None:
+def _table_3(config: ml_collections.ConfigDict, scores: Scores) -> tables.Table | None:
     """Pixel AUROC by layer, a row a method."""
     layers, own = tuple(published.TABLE_3_REPORT), variant_of(config.attention)
     header = ["", *layers, "averaged", "no layer"]
 
     def row(heading: str, names: Mapping[str, str]) -> list[str]:
         keys = [f"{names.get(column, '')}/pixel_auroc" for column in header[1:]]
-        return [heading, *(tables.cell(scores, key) for key in keys)]
+        return [heading, *(scores_lib.cell(scores, key) for key in keys)]
 
     averaged = fused_layers(config)
     rows = []
@@ -69,8 +61,6 @@ def _table_3(
     if not rows:
         return None
     note = f"Pixel AUROC. Averaged: the mean of the maps of {', '.join(averaged)}. "
-    if synthetic:
-        return tables.Table("Table 3 of the report, on a twin", [header, *rows], note + _TWIN)
     for heading, values in (
         ("report, Table 3", published.TABLE_3_REPORT),
         ("Liu et al., as the report cites them", published.TABLE_3_LIU),
@@ -89,17 +79,13 @@ class _Column(NamedTuple):
     form: str
 
 
-def _table_4(
-    config: ml_collections.ConfigDict, runs: Mapping[str, Scores], *, synthetic: bool
-) -> tables.Table | None:
+def _table_4(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> tables.Table | None:
     """Pixel AUROC / IoU at the threshold that is best on the test set, a row a category."""
     columns = _ours(config, runs, ("pixel_auroc", "best_iou_test"), "{:.3f} / {:.3f}")
     if not columns:
         return None
     note = "Pixel AUROC / IoU at the threshold that is best on the test set, as in the paper. "
     note += _which(config)
-    if synthetic:
-        return tables.Table("Table 4 of the report, on a twin", _rows(columns, runs), note + _TWIN)
     for heading, source, recalled, form in (
         ("report, Table 4", published.TABLE_4_REPORT, {}, "{:.2f} / {:.3f}"),
         ("Liu et al.", published.TABLE_4_LIU, published.TABLE_4_LIU_RECALLED, "{:.2f} / {:.2f}"),
@@ -117,20 +103,17 @@ def _table_4(
     return tables.Table("Table 4 of the report, made again", _rows(columns, runs), note)
 
 
-def _missed(
-    config: ml_collections.ConfigDict, runs: Mapping[str, Scores], *, synthetic: bool
-) -> tables.Table | None:
+def _missed(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> tables.Table | None:
     """Share of the maps that miss the defect, a row a category."""
     columns = _ours(config, runs, ("share_missed",), "{:.3f}")
     if not columns:
         return None
     note = f"A map misses where its peak lies outside of the defect. {_which(config)}"
     rows = _rows(columns, runs)
-    if not synthetic:
-        rows = [[*row, ""] for row in rows]
-        rows[0][-1] = "report, by eye, over its ten categories"
-        rows[-1][-1] = published.MISSED_REPORT
-        note += f"Report: {published.REPORT}, {published.MISSED_REPORT_HOW}."
+    rows = [[*row, ""] for row in rows]
+    rows[0][-1] = "report, by eye, over its ten categories"
+    rows[-1][-1] = published.MISSED_REPORT
+    note += f"Report: {published.REPORT}, {published.MISSED_REPORT_HOW}."
     return tables.Table("Share of maps that miss the defect", rows, note.strip())
 
 
@@ -147,7 +130,8 @@ def _ours(
         have = {c: scores for c, scores in runs.items() if all(key in scores for key in keys)}
         values = {c: tuple(scores[key] for key in keys) for c, scores in have.items()}
         cells = {
-            c: " / ".join(tables.cell(scores, key) for key in keys) for c, scores in have.items()
+            c: " / ".join(scores_lib.cell(scores, key) for key in keys)
+            for c, scores in have.items()
         }
         heading = f"ours, {name.removesuffix(f'/{IMAGE}').replace('_', ' ')}"
         columns.append(_Column(heading, values, cells, form))

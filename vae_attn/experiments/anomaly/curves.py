@@ -56,7 +56,8 @@ class Curves:
     histogram: Histogram | None
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes them, whole or not at all."""
+        """Writes them, whole or not at all, into a folder that is created if missing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_files.writing(path) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(self), allow_nan=False))
 

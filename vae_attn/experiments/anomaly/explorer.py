@@ -7,23 +7,22 @@ from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.experiments.anomaly import evaluation as anomaly
-from vae_attn.experiments.anomaly import localization
+from vae_attn.experiments.anomaly import evaluation, localization
 from vae_attn.experiments.anomaly.calibration import (
     FUSED,
     IMAGE_FALSE_POSITIVE_RATE,
-    MapStatistics,
-    RawMaps,
+    Statistics,
     Variant,
     fused_layers,
     image_score,
     measure,
     normal_threshold,
 )
-from vae_attn.experiments.anomaly.explainer import IMAGE, RECONSTRUCTION_ERROR, Explainer
+from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.maps import IMAGE, RECONSTRUCTION_ERROR
 from vae_attn.reporting import figures
 from vae_attn.reporting.explorer import files as explorer_files
 
@@ -53,7 +52,7 @@ class Shown:
     """
 
     variant: Variant
-    statistics: dict[tuple[str, str], MapStatistics]
+    statistics: Statistics
     threshold: float
 
 
@@ -147,7 +146,7 @@ class Explorer:
             Part("validation", _validation(data, most)),
         ]
         if not data.test.has_mask.any() and data.draws_defects:
-            drawn = anomaly.defects(data, most, seed)
+            drawn = evaluation.defects(data, most, seed)
             names = tuple(f"drawn: {name}" for name in drawn.class_names)
             parts.append(Part("drawn defects", dataclasses.replace(drawn, class_names=names)))
         return [part for part in parts if len(part.images)]
@@ -155,7 +154,8 @@ class Explorer:
     def _measure(self) -> list[Shown]:
         """The kinds of maps: the explainer's own first, then each style's and each layer's."""
         explainer, own = self._explainer, self._explainer.variant
-        normal = self._raw_in_chunks(anomaly.sample_validation(self._data))
+        validation = evaluation.sample_validation(self._data)
+        normal = explainer.all_maps(validation, styles=self._styles, layers=self._layers)
         statistics = measure(normal)
         calibration = explainer.calibration
         calibrated = Shown(own, calibration.statistics, calibration.threshold)
@@ -169,29 +169,19 @@ class Explorer:
             if variant != own
         ]
 
-    def _raw_in_chunks(self, images: UInt8[np.ndarray, "n h w c"]) -> RawMaps:
-        size = self._config.evaluate.batch_size
-        parts = [self._raw(images[n : n + size])[0] for n in range(0, len(images), size)]
-        return {key: np.concatenate([raw[key] for raw in parts]) for key in parts[0]}
-
-    def _raw(self, images: UInt8[np.ndarray, "n h w c"]) -> tuple[RawMaps, np.ndarray]:
-        """Raw maps, and the images' counterparts in [0, 1]."""
-        counterparts = self._explainer.counterparts(images)
-        raw = self._explainer.maps(
-            images, styles=self._styles, layers=self._layers, counterparts=counterparts
-        )
-        raw |= self._explainer.baseline_maps(images, counterparts)
-        return raw, counterparts
-
     def _write_images(
         self, images: LabelledImages, split: str, target: pathlib.Path, first: int
     ) -> "_Written":
         """Writes the files of some images, numbered from `first`."""
-        raw, counterparts = self._raw(images.images)
+        counterparts = self._explainer.counterparts(images.images)
+        raw = self._explainer.maps(
+            images.images, styles=self._styles, layers=self._layers, counterparts=counterparts
+        )
+        raw |= self._explainer.baseline_maps(images.images, counterparts)
         maps = {s.variant: s.variant.maps(raw, s.statistics) for s in self.shown}
         own = maps[self.shown[0].variant]
         overlays = figures.overlay(images.images, own, self._scale)
-        order, deviation, latent_maps = self._explainer.deviating_latents(
+        found = self._explainer.deviating(
             images.images,
             count=self._explainer.model.latents,
             layer=self._config.attention.layer,
@@ -204,8 +194,8 @@ class Explorer:
             identifier = f"{first + n:05d}"
             mask = images.masks[n] if images.has_mask[n] else None
             kinds = [(maps[s.variant][n], s.threshold) for s in self.shown]
-            latents = explorer_files.shrink(latent_maps[n], _TILE)
-            script = _script(kinds, mask, latents, order[n], deviation[n])
+            latents = explorer_files.shrink(found.maps[n], _TILE)
+            script = _script(kinds, mask, latents, found.latents[n], found.deviations[n])
             script["image"] = explorer_files.picture(images.images[n])
             script["reconstruction"] = explorer_files.picture(decoded[n], exact=False)
             explorer_files.save_script(identifier, script, target)
@@ -306,7 +296,7 @@ def _chunks(images: LabelledImages, size: int) -> Iterator[LabelledImages]:
 def _validation(data: AnomalyData, most: int) -> LabelledImages:
     """Some of the held-out normal images by which maps are calibrated."""
     count = min(most or _VALIDATION_IMAGES, _VALIDATION_IMAGES)
-    images = anomaly.sample_validation(data)[:count]
+    images = evaluation.sample_validation(data)[:count]
     return LabelledImages(
         images=images,
         labels=np.zeros(len(images), np.int64),

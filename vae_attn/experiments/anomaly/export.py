@@ -33,7 +33,7 @@ def export(explainer: Explainer) -> jax.export.Exported:
     """
 
     def attend(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return explainer.explain(explainer.variables, images)
+        return explainer.explain(images)
 
     batch, shape = jax.export.symbolic_shape("batch")[0], explainer.model.architecture.image_shape
     return jax.export.export(jax.jit(attend), platforms=PLATFORMS)(

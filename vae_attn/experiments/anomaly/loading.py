@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 
 from vae_attn import config as config_lib
-from vae_attn.data import mvtec_ad
+from vae_attn.data import mvtec_ad, sources
 from vae_attn.errors import UserError
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant, variant_of
 from vae_attn.experiments.anomaly.explainer import Explainer
@@ -44,7 +44,6 @@ def load_with(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Expla
     Raises:
       UserError: as `load`, and if the run was made, or calibrated, with another config.
     """
-    config_lib.validate(config)
     _check_is_a_run(workdir, config)
     config_lib.compare(config, workdir)
     explainer = _load(config, workdir, config_lib.which_checkpoint(config))
@@ -58,10 +57,10 @@ def load_with(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Expla
 
 
 def _load(config: ml_collections.ConfigDict, workdir: pathlib.Path, which: str) -> Explainer:
-    if config.data.name == "dsprites":
+    if sources.kind_of(config.data.name) != sources.ANOMALY:
         raise UserError(
-            f"{workdir} is a run on dSprites, where no image is abnormal: it has no calibration, "
-            "and only runs on normal images (data.name other than dsprites) can be loaded."
+            f"{workdir} is a run on {config.data.name}, where no image is abnormal: it has no "
+            "calibration, and only runs on normal images can be loaded."
         )
     variables = loop.restore(config, workdir, which=which).variables
     path = workdir / CALIBRATION
@@ -72,13 +71,15 @@ def _load(config: ml_collections.ConfigDict, workdir: pathlib.Path, which: str) 
             f"{path} {lacks} (wanted: the {which} checkpoint's): run --mode=train or "
             "--mode=evaluate on the run first, which measure it on the data."
         )
-    return Explainer(
-        loop.build_model(config),
-        variables,
-        calibration,
-        batch_size=config.evaluate.batch_size,
-        latent_batch_size=config.attention.latent_batch_size or None,
-    )
+    return Explainer.of(loop.build_model(config), variables, calibration, **batches(config))
+
+
+def batches(config: ml_collections.ConfigDict) -> dict[str, int | None]:
+    """How many images, and latents of each, are explained at once."""
+    return {
+        "batch_size": config.evaluate.batch_size,
+        "latent_batch_size": config.attention.latent_batch_size or None,
+    }
 
 
 def _check_is_a_run(workdir: pathlib.Path, config: ml_collections.ConfigDict | None = None) -> None:

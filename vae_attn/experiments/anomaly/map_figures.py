@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from matplotlib.figure import Figure
 
 from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.experiments import titles
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.reporting import figures, page
 
@@ -83,7 +84,7 @@ def classes(config, painter: Painter, data: AnomalyData) -> page.Drawn:
         note=_scale_note(),
     )
     caption = "Random test images (not chosen ones), their reconstructions and the maps over them. "
-    caption += _scale_note() + page.first_seed(config)
+    caption += _scale_note() + titles.first_seed(config)
     return figure, "What looks abnormal in each class", caption
 
 
@@ -94,7 +95,9 @@ def defects(config, painter: Painter, data: AnomalyData, located: LabelledImages
     rows |= painter.rows(shown.images)
     title = f"{data.name}: random images whose defects are known"
     figure, note = _with_outlines(rows, shown, title)
-    caption = f"Random images (not chosen ones) with known defects. {note}{page.first_seed(config)}"
+    caption = (
+        f"Random images (not chosen ones) with known defects. {note}{titles.first_seed(config)}"
+    )
     return figure, "Where the defect is", caption
 
 
@@ -105,7 +108,11 @@ def layers(config, painter: Painter, data: AnomalyData, located: LabelledImages)
     title = f"{data.name}: maps of each layer on random images whose defects are known"
     figure, note = _with_outlines(rows, shown, title)
     caption = "Random images (not chosen ones) and the maps of single layers, neither calibrated "
-    return figure, "What each layer sees", f"{caption}nor averaged. {note}{page.first_seed(config)}"
+    return (
+        figure,
+        "What each layer sees",
+        f"{caption}nor averaged. {note}{titles.first_seed(config)}",
+    )
 
 
 def normal(config, painter: Painter, data: AnomalyData) -> page.Drawn:
@@ -119,7 +126,7 @@ def normal(config, painter: Painter, data: AnomalyData) -> page.Drawn:
         note=_scale_note(),
     )
     caption = "Nothing in these random images is abnormal: a map that is right is dark. "
-    return figure, "Normal images", f"{caption}{_scale_note()}{page.first_seed(config)}"
+    return figure, "Normal images", f"{caption}{_scale_note()}{titles.first_seed(config)}"
 
 
 def examples(config, painter: Painter, located: LabelledImages) -> Rows:
@@ -152,7 +159,7 @@ def sheet(config: ml_collections.ConfigDict, categories: dict[str, Rows]) -> pag
     figure = figures.grid(rows, columns, title=title, labels=labels, note=_scale_note())
     caption = (
         f"Up to {_EXAMPLES} random defects (not chosen ones) of each category, each with its true "
-        f"place and the maps over it. {_scale_note()}{page.first_seed(config)}"
+        f"place and the maps over it. {_scale_note()}{titles.first_seed(config)}"
     )
     return figure, "Where the defects are", caption
 

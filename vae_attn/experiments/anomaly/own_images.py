@@ -182,9 +182,10 @@ class _Writer:
         )
         counterparts = explainer.counterparts(images) if any(needed) else None
         maps, scores = explainer(images, counterparts)
-        latents = explainer.deviating_latents(
+        found = explainer.deviating(
             images, count=_LATENTS_SHOWN, layer=self._layer, counterparts=counterparts
         )
+        latents = (found.latents, found.deviations, found.maps)
         place = {path: n for n, path in enumerate(kept)}
 
         def write(path: pathlib.Path) -> dict:

@@ -1,42 +1,43 @@
-"""Draws a run's figures and writes its page."""
+"""What the page of a run on normal images shows."""
 
 import pathlib
+from collections.abc import Mapping
 
 import ml_collections
 import numpy as np
 
 from vae_attn import whole_files
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.experiments import checkpoint_report
-from vae_attn.experiments.anomaly import curves, explorer, map_figures, summary
-from vae_attn.experiments.anomaly import evaluation as anomaly
+from vae_attn.experiments import scores as scores_lib
+from vae_attn.experiments import titles
+from vae_attn.experiments.anomaly import curves, evaluation, explorer, map_figures
 from vae_attn.experiments.anomaly.explainer import Explainer
-from vae_attn.reporting import figures, page, plots, tables
-from vae_attn.training import seeds
-from vae_attn.training.telemetry import read_metrics
+from vae_attn.experiments.protocol import Content
+from vae_attn.reporting import figures, page, svg_plots
 
 EXAMPLES = "examples.npz"  # in the workdir
 _LATENTS_SHOWN = 8
 
 
-def write(
+def content(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     explainer: Explainer,
     data: AnomalyData,
-) -> pathlib.Path:
-    """Writes `figures/*.png` and `report/index.html`, with `report/images` for its explorer.
+    scores: Mapping[str, float],
+    seed_folder: pathlib.Path,
+) -> Content:
+    """The figures, the explorer (`report/images`) and the curves of a run's page.
 
-    Of a category, `examples.npz` for its group too.
+    Of a category it writes `examples.npz`, for its group's page.
 
     Args:
       config: the run's.
-      workdir: the run's; scores are shown if `evaluation/metrics.json` is there.
-      explainer: the trained model.
+      workdir: the run's.
+      explainer: of the trained model, the first seed's.
       data: what it explains.
-
-    Returns:
-      Path of the page.
+      scores: of the run; empty where it was not evaluated.
+      seed_folder: workdir of the explainer's seed.
     """
     painter = map_figures.Painter(config, explainer, data)
     drawn = {"classes": map_figures.classes(config, painter, data)}
@@ -50,37 +51,24 @@ def write(
     if (data.test.labels == 0).any():
         drawn["normal"] = map_figures.normal(config, painter, data)
     drawn["latents"] = _latents(config, explainer, data)
-    if losses := read_metrics(workdir):
-        caption = "Losses of the training steps (means between two points) and of the validation "
-        caption += "images." + page.all_seeds(config, "the mean, and each of them pale")
-        drawn["training"] = (figures.curves(losses), "Training", caption)
-    if metrics := tables.read(workdir / "evaluation"):
-        for name, metric, heading in (
-            ("localisation", "pixel_auroc", "Where: pixel AUROC"),
-            ("detection", "image_auroc", "Which: image AUROC"),
-        ):
-            if not any(np.isfinite(v) for k, v in metrics.items() if k.endswith(f"/{metric}")):
-                continue
-            figure = figures.bars(metrics, metric, title=heading, chance=0.5)
+    for name, score, heading in (
+        ("localisation", "pixel_auroc", "Where: pixel AUROC"),
+        ("detection", "image_auroc", "Which: image AUROC"),
+    ):
+        if any(key.endswith(f"/{score}") for key in scores):
+            figure = figures.bars(scores, score, title=heading, chance=0.5)
             caption = "Baselines without attention in grey; the dotted line is a coin."
-            caption += page.all_seeds(config, "their mean and one standard deviation each way")
+            caption += titles.all_seeds(config, "their mean and one standard deviation each way")
             drawn[name] = (figure, heading, caption)
-    drawn |= checkpoint_report.drawn(config, workdir)
-    scored = summary.of_run(config, metrics, data) if metrics else []
-    shown = explorer.Explorer(config, explainer, data, scale=painter.scale).write(
-        workdir / "report"
-    )
-    return page.write(
-        config,
-        workdir,
-        title=data.name,
+    images = explorer.Explorer(config, explainer, data, scale=painter.scale)
+    shown = images.write(workdir / "report")
+    return Content(
         summary=f"A variational autoencoder learned from {len(data.train)} normal images. Maps "
         f"({explainer.variant.name}) show what in an image made its latents abnormal.",
         drawn=drawn,
-        tables=[*scored, *checkpoint_report.shown_tables(workdir)],
-        facts=_facts(explainer.variant.name, metrics),
-        explorer=shown | {"note": page.first_seed(config)},
-        plots=_plots(config, workdir, explainer, shown["images"]),
+        facts=_facts(explainer.variant.name, scores),
+        explorer=shown | {"note": titles.first_seed(config)},
+        plots=_plots(config, seed_folder, explainer, shown["images"]),
     )
 
 
@@ -94,15 +82,14 @@ def _facts(name: str, metrics: dict[str, float]) -> list[page.Fact]:
         "share_missed": ("Looks elsewhere", "share of maps that peak outside of the defect"),
     }
     return [
-        (heading, tables.cell(metrics, f"{name}/{metric}"), meaning)
+        (heading, scores_lib.cell(metrics, f"{name}/{metric}"), meaning)
         for metric, (heading, meaning) in told.items()
         if f"{name}/{metric}" in metrics
     ]
 
 
-def _plots(config, workdir: pathlib.Path, explainer: Explainer, records: list[dict]):
+def _plots(config, folder: pathlib.Path, explainer: Explainer, records: list[dict]):
     """Curves over all images that were scored; without scores, over those on the page."""
-    _, folder = seeds.runs(config, workdir)[0]
     drawn = curves.Curves.load(folder / "evaluation" / "curves.json")
     if drawn:
         note = f"Over {drawn.num_images} test images, as the tables are."
@@ -119,8 +106,8 @@ def _plots(config, workdir: pathlib.Path, explainer: Explainer, records: list[di
             histogram=curves.histogram(scores=scores, abnormal=abnormal),
         )
         note = f"Over the {len(test)} test images of this page."
-    return plots.of_run(
-        drawn, explainer.calibration.image_threshold, note=note, seed=page.first_seed(config)
+    return svg_plots.of_run(
+        drawn, explainer.calibration.image_threshold, note=note, seed=titles.first_seed(config)
     )
 
 
@@ -129,7 +116,7 @@ def _located(config: ml_collections.ConfigDict, data: AnomalyData) -> LabelledIm
     known = data.test.has_mask & (data.test.labels > 0)
     if known.any():
         return data.test.take(known)
-    return anomaly.defects(data, 0, config.seed) if data.draws_defects else None
+    return evaluation.defects(data, 0, config.seed) if data.draws_defects else None
 
 
 def _latents(config, explainer: Explainer, data: AnomalyData) -> page.Drawn:
@@ -140,13 +127,11 @@ def _latents(config, explainer: Explainer, data: AnomalyData) -> page.Drawn:
     labels = [0, *abnormal] if 0 in labels else abnormal
     chosen = [int(rng.choice(np.flatnonzero(data.test.labels == label))) for label in labels]
     shown = data.test.take(np.array(chosen))
-    order, deviation, maps = explainer.deviating_latents(
-        shown.images, count=_LATENTS_SHOWN, layer=config.attention.layer
-    )
-    scale = map_figures.quantile(maps)
+    found = explainer.deviating(shown.images, count=_LATENTS_SHOWN, layer=config.attention.layer)
+    scale = map_figures.quantile(found.maps)
     rows, marks = {}, {}
     for image, image_maps, latents, deviations, label in zip(
-        shown.images, maps, order, deviation, shown.labels, strict=True
+        shown.images, found.maps, found.latents, found.deviations, shown.labels, strict=True
     ):
         overlays = figures.overlay(np.repeat(image[None], len(latents), axis=0), image_maps, scale)
         original = np.broadcast_to(image[None] / 255, (1, *overlays.shape[1:]))
@@ -156,11 +141,11 @@ def _latents(config, explainer: Explainer, data: AnomalyData) -> page.Drawn:
         marks[name] = [name, *(f"z{k} {deviation:+.1f} sd" for k, deviation in pairs)]
     style, layer = explainer.latent_style, config.attention.layer
     title = f"{data.name}: maps of single latents, {style} at {layer}"
-    columns = [""] * (1 + order.shape[1])
+    columns = [""] * (1 + found.latents.shape[1])
     figure = figures.grid(rows, columns, title=title, labels=marks)
     caption = (
         "For each image the latents that deviate most from the normal images' (in standard "
         "deviations, sd), and what each of them looks at. One colour scale for all."
     )
-    caption += page.first_seed(config)
+    caption += titles.first_seed(config)
     return figure, "What single latents look at", caption

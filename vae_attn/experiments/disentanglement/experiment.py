@@ -1,119 +1,97 @@
-"""From a config to a VAE trained and scored on ground-truth factors, and shown."""
+"""The experiment on ground-truth factors: what each latent means, and how well they part."""
 
-import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import ClassVar
 
-import jax
 import ml_collections
 from jaxtyping import PyTree
 
-from vae_attn import config as config_lib
-from vae_attn import workdir as runs
-from vae_attn.data import dsprites
-from vae_attn.experiments import checkpoint_report, snapshots
-from vae_attn.experiments.anomaly import summary
-from vae_attn.experiments.anomaly.calibrating import calibrate
-from vae_attn.experiments.anomaly.calibration import variant_of
-from vae_attn.experiments.disentanglement import report as factor_report
-from vae_attn.experiments.disentanglement import representation
-from vae_attn.training import distributed, loop, seeds, telemetry
-from vae_attn.workdir_lock import WorkdirLock
-
-_LOG = logging.getLogger("vae_attn")
-_EXPLAINED_IMAGES = 2048
-_VALIDATION_IMAGES = 256
+from vae_attn.data import sources
+from vae_attn.data.dsprites import DSprites as FactorData
+from vae_attn.errors import UserError
+from vae_attn.experiments.disentanglement import report, representation, snapshots
+from vae_attn.experiments.maps import Mapper
+from vae_attn.experiments.protocol import Content, Trained
+from vae_attn.reporting.tables import Table
+from vae_attn.training import loop
 
 
-def run(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str, lock: WorkdirLock
-) -> None:
-    """Trains, evaluates, explains, or all of it; arguments as in `experiment.run`.
+class DisentanglementExperiment:
+    """A VAE of images with known factors; see `protocol.Experiment`."""
 
-    Args:
-      config: one with `data.name=dsprites`.
-      workdir: of the run; an existing one is gone on with.
-      mode: `train`, `evaluate` (score the latents), `explain` (figures and page) or `all`.
-      lock: takes the workdir.
-
-    Raises:
-      UserError: for whatever the user can mend.
-    """
-    config_lib.validate(config)
-    data = dsprites.load_dsprites(
-        config.data.dir or None, source=config.data.source, grid=dsprites.GRID
+    panels: ClassVar = {
+        "disentanglement": (representation.QUICK_SCORE,),
+        "total correlation (nats)": ("total_correlation",),
+        "discriminator's loss (nats)": ("discriminator_loss",),
+        "attention overlap": ("attention_disentanglement",),
+        "reconstruction (nats)": ("reconstruction",),
+        "KL (nats)": ("kl",),
+    }
+    curves_caption = (
+        f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than the "
+        "table's, at the checkpoints. The others: means of the training steps."
     )
-    runs.begin(config, workdir, mode=mode, lock=lock)
-    _LOG.info("%s: %d images to train on, in %s", data.name, len(data), workdir)
-    model = loop.build_model(config)
-    learned = representation.Representation(model, data, batch_size=config.evaluate.batch_size)
-    if mode in ("all", "train"):
-        draw = None
-        if config.report.tensorboard_images:
-            draw = snapshots.TraversalSnapshots(config, data)
-        loop.train(config, workdir, data, probe=learned.quick_score, draw=draw)
-    if mode == "train":
-        return
-    trained = runs.trained(config, workdir, mode=mode)
-    if distributed.is_main():
-        _evaluate_and_explain(config, workdir, trained, learned, mode)
-    distributed.barrier("evaluated")
 
-
-def _evaluate_and_explain(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    trained: Sequence[loop.State],
-    learned: representation.Representation,
-    mode: str,
-) -> None:
-    """Scores each seed's trained model, and explains the first's, as `mode` says."""
-    data = learned.data
-    if mode in ("all", "evaluate"):
-        each = zip(seeds.runs(config, workdir), trained, strict=True)
-        scores = [_evaluate(*run, state, learned) for run, state in each]
-        if config.num_seeds > 1:
-            step = max(int(state.step) for state in trained)
-            _write_scores(config, workdir, summary.over_seeds(scores), data, step)
-        if config.evaluate.checkpoint == "all":
-            _score_checkpoints(config, workdir, learned)
-    if mode in ("all", "explain"):
-        images = factor_report.pixels(data.sample(_EXPLAINED_IMAGES))
-        explainer = calibrate(
-            loop.build_model(config),
-            jax.device_get(trained[0].variables),
-            images,
-            images[:_VALIDATION_IMAGES],
-            variant=variant_of(config.attention),
-            projection_steps=config.attention.projection_steps,
-            batch_size=config.evaluate.batch_size,
-            latent_batch_size=config.attention.latent_batch_size or None,
+    def __init__(self, config: ml_collections.ConfigDict, data: FactorData) -> None:
+        """An experiment on data that is loaded already."""
+        self.config, self.data = config, data
+        self._model = loop.build_model(config)
+        self._learned = representation.Representation(
+            self._model, data, batch_size=config.evaluate.batch_size
         )
-        page = factor_report.write(config, workdir, explainer, data)
-        _LOG.info("pictures and tables: %s", page)
+        self.probe = self._learned.quick_score
+        images = config.report.tensorboard_images
+        self.draw = snapshots.TraversalSnapshots(config, data) if images else None
 
+    @classmethod
+    def load(cls, config: ml_collections.ConfigDict) -> "DisentanglementExperiment":
+        """The experiment on the data of a config."""
+        return cls(config, sources.load(config))
 
-def _score_checkpoints(config, workdir: pathlib.Path, learned) -> None:
-    """The main scores of every kept checkpoint."""
+    @staticmethod
+    def members(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+        """No config stands for several runs."""
+        del config
+        return {}
 
-    def score_of(one, variables: PyTree) -> dict[str, float]:
-        return representation.main_scores(learned.scores(variables, one))
+    @staticmethod
+    def explainer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+        """Refuses: no image is abnormal here."""
+        raise UserError(
+            f"--workdir={workdir} is a run on data.name={config.data.name}, where no image is "
+            "abnormal: only runs on normal images are exported, or explain images of your own."
+        )
 
-    name, num_images = learned.data.name, len(learned.data)
-    checkpoint_report.write(config, workdir, score_of, name, num_images=num_images)
+    main_scores = staticmethod(representation.main_scores)
 
+    def prepare(self, trained: Trained) -> None:
+        """Nothing belongs beside the checkpoints."""
 
-def _evaluate(
-    config, workdir: pathlib.Path, state: loop.State, learned: representation.Representation
-) -> dict[str, float]:
-    """Scores one seed's run."""
-    _LOG.info("scores: encoding %d images", len(learned.data))
-    scores = learned.scores(state.variables, config)
-    _write_scores(config, workdir, scores, learned.data, int(state.step))
-    return scores
+    def evaluate(self, trained: Trained) -> dict[str, float]:
+        """All scores of one seed's model."""
+        return self._learned.scores(trained.variables, trained.config)
 
+    def score_checkpoint(
+        self, config: ml_collections.ConfigDict, variables: PyTree
+    ) -> dict[str, float]:
+        """The main scores of a seed's checkpoint."""
+        return self.main_scores(config, self._learned.scores(variables, config))
 
-def _write_scores(config, workdir: pathlib.Path, scores, data, step: int) -> None:
-    telemetry.write_scores(workdir, {step: representation.main_scores(scores)})
-    title = summary.title(config, data.name)
-    _LOG.info("scores: %s", representation.write(scores, workdir / "evaluation", title=title))
+    def tables(self, scores: Mapping[str, float]) -> list[Table]:
+        """One, beside the values of others."""
+        return [representation.table(scores)]
+
+    def content(
+        self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path
+    ) -> Content:
+        """Traversals, maps of single latents, and the price of disentanglement."""
+        del scores
+        mapper = Mapper(
+            model=self._model,
+            variables=trained.variables,
+            projection_steps=self.config.attention.projection_steps,
+            batch_size=self.config.evaluate.batch_size,
+            latent_batch_size=self.config.attention.latent_batch_size or None,
+        )
+        return report.content(self.config, workdir, mapper, self.data)

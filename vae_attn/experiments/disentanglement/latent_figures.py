@@ -59,39 +59,6 @@ def animation(
     return frames
 
 
-def curves(
-    metrics: dict[str, tuple[list[int], list[float]]], panels: dict[str, tuple[str, ...]]
-) -> Figure:
-    """Metrics against the steps.
-
-    Args:
-      metrics: steps and values by name.
-      panels: names of the metrics in each panel, by its title; panels without any are left out.
-    """
-    present = {
-        title: [name for name in names if name in metrics] for title, names in panels.items()
-    }
-    present = {title: names for title, names in present.items() if names}
-    figure = Figure(figsize=(3.1 * len(present), 2.8), dpi=120)
-    axes = figure.subplots(1, len(present), squeeze=False)[0]
-    for axis, (title, names) in zip(axes, present.items(), strict=True):
-        for name in names:
-            steps, values = metrics[name]
-            few = len(steps) < 60
-            (line,) = axis.plot(
-                steps, values, marker="o" if few else None, markersize=3, label=name
-            )
-            figures.seed_curves(line, metrics, name)
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-        if len(names) > 1:
-            axis.legend(fontsize=6, frameon=False)
-    figure.tight_layout()
-    return figure
-
-
 def reconstruction_against_score(
     runs: dict[str, list[tuple[float, float]]], *, score: str, highlighted: str
 ) -> Figure:

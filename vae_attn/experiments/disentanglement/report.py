@@ -1,4 +1,4 @@
-"""Draws what a VAE learned of ground-truth factors, and writes its page."""
+"""What the page of a run on ground-truth factors shows."""
 
 import pathlib
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from vae_attn import attention
-from vae_attn.data.dsprites import IMAGE_SIZE, DSprites
+from vae_attn.data.dsprites import DSprites as FactorData
 from vae_attn.errors import UserError
-from vae_attn.experiments import checkpoint_report
-from vae_attn.experiments.anomaly.explainer import Explainer, Images
+from vae_attn.experiments import titles
 from vae_attn.experiments.disentanglement import latent_figures, representation
-from vae_attn.reporting import figures, page, tables
-from vae_attn.training.telemetry import read_metrics
+from vae_attn.experiments.maps import Images, Mapper
+from vae_attn.experiments.protocol import Content
+from vae_attn.reporting import figures, tables
 
 _LATENTS_SHOWN = 8
 _IMAGES_SHOWN = 6
@@ -25,20 +25,6 @@ _DEVIATIONS = np.linspace(-2, 2, 11).astype(np.float32)
 RESPONSE_IMAGES = 2048  # over which the latents' response is measured
 _SCALE_IMAGES = 300  # over which the colour scale is measured
 _SCALE_QUANTILE = 0.995
-_PANELS = {
-    "disentanglement": (representation.QUICK_SCORE,),
-    "total correlation (nats)": ("total_correlation",),
-    "discriminator's loss (nats)": ("discriminator_loss",),
-    "attention overlap": ("attention_disentanglement",),
-    "reconstruction (nats)": ("reconstruction",),
-    "KL (nats)": ("kl",),
-}
-
-
-def pixels(packed: np.ndarray) -> Images:
-    """Packed bits as the grey images that an `Explainer` takes, 0 and 255."""
-    bits = np.unpackbits(packed, axis=1)
-    return 255 * bits.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
 
 
 class Response(NamedTuple):
@@ -57,7 +43,7 @@ class Response(NamedTuple):
     latents: Int[np.ndarray, "chosen"]
 
 
-def respond(explainer: Explainer, images: Images) -> Response:
+def respond(explainer: Mapper, images: Images) -> Response:
     """Measures how the latents respond to images."""
     # Not by their KL: early in training latents with a constant mean have one too.
     mean, logvar = explainer.encode(images)
@@ -66,27 +52,21 @@ def respond(explainer: Explainer, images: Images) -> Response:
     return Response(response, mean.mean(axis=0), spread, np.argsort(-response)[:_LATENTS_SHOWN])
 
 
-def write(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    explainer: Explainer,
-    data: DSprites,
-) -> pathlib.Path:
-    """Writes `figures/*` and `report/index.html`.
+def content(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, explainer: Mapper, data: FactorData
+) -> Content:
+    """The figures of a run's page.
 
     Args:
       config: the run's.
-      workdir: the run's; scores are shown if `evaluation/metrics.json` is there.
-      explainer: the trained model.
+      workdir: the run's; the runs beside it are shown too.
+      explainer: of the trained model.
       data: what it learned from.
-
-    Returns:
-      Path of the page.
     """
-    sample = pixels(data.sample(RESPONSE_IMAGES))
+    sample = data.as_uint8(data.sample(RESPONSE_IMAGES))
     response, centre, spread, latents = respond(explainer, sample)
     names = [f"z{k}" for k in latents]
-    images = pixels(data.sample(_IMAGES_SHOWN, seed=config.seed))
+    images = data.as_uint8(data.sample(_IMAGES_SHOWN, seed=config.seed))
     decoded = traverse(explainer, images[:_TRAVERSED], latents, centre, spread)
     labels = [f"z{k}\n{centre[k]:+.2f}\n± {spread[k]:.2f}" for k in latents]
     title = f"{data.name}: traversals of the most responsive latents"
@@ -99,22 +79,16 @@ def write(
             latent_figures.traversal(decoded[0], _DEVIATIONS, labels, title=title, note=note),
             "What each latent draws",
             "The latents whose mean varies most over the images, from one random image. "
-            f"{note}{page.first_seed(config)}",
+            f"{note}{titles.first_seed(config)}",
         ),
         "traversals": (
             latent_figures.animation(decoded, names),
             "The same, moving",
             f"Rows: random images. Each latent goes from {-_DEVIATIONS[0]:.0f} deviations below "
-            f"its mean to as many above it, and back.{page.first_seed(config)}",
+            f"its mean to as many above it, and back.{titles.first_seed(config)}",
         ),
         "attention": _attention(config, explainer, data, images, latents, response),
     }
-    if metrics := read_metrics(workdir):
-        caption = (
-            f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than "
-            "the table's, at the checkpoints. The others: means of the training steps."
-        ) + page.all_seeds(config, "the mean, and each of them pale")
-        drawn["training"] = (latent_figures.curves(metrics, _PANELS), "Training", caption)
     if runs := finished_runs(workdir.parent):
         score = representation.QUICK_SCORE.removesuffix("_quick")
         figure = latent_figures.reconstruction_against_score(
@@ -125,22 +99,15 @@ def write(
             "a seed."
         )
         drawn["runs"] = (figure, "Disentanglement and its price", caption)
-    drawn |= checkpoint_report.drawn(config, workdir)
-    scores = tables.read(workdir / "evaluation")
-    scored = [representation.table(scores)] if scores else []
-    return page.write(
-        config,
-        workdir,
-        title=data.name,
+    return Content(
         summary=f"{_objective(config)} with {len(response)} latents learned from {len(data)} "
         f"images, one for every combination of {', '.join(data.grid.names)}.",
         drawn=drawn,
-        tables=[*scored, *checkpoint_report.shown_tables(workdir)],
     )
 
 
 def traverse(
-    explainer: Explainer,
+    explainer: Mapper,
     images: Images,
     latents: Int[np.ndarray, "chosen"],
     centre: Float[np.ndarray, "latents"],
@@ -177,8 +144,8 @@ def finished_runs(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
 
 def _attention(
     config,
-    explainer: Explainer,
-    data: DSprites,
+    explainer: Mapper,
+    data: FactorData,
     images: Images,
     latents: Int[np.ndarray, "latents"],
     response: Float[np.ndarray, "all_latents"],
@@ -190,7 +157,7 @@ def _attention(
     def maps(images: Images) -> np.ndarray:
         return explainer.latent_maps(images, style=style, layer=layer)[:, latents]
 
-    sample = pixels(data.sample(_SCALE_IMAGES, seed=config.seed + 1))
+    sample = data.as_uint8(data.sample(_SCALE_IMAGES, seed=config.seed + 1))
     # Latents differ in scale by orders of magnitude: each has a scale of its own.
     scales = np.quantile(maps(sample), _SCALE_QUANTILE, axis=(0, 2, 3))
     rows = {}
@@ -206,7 +173,7 @@ def _attention(
     )
     title = f"{data.name}: attention of the most responsive latents, {style} at {layer}"
     figure = figures.grid(rows, columns, title=title, note=note)
-    return figure, "What each latent looks at", f"Random images. {note}{page.first_seed(config)}"
+    return figure, "What each latent looks at", f"Random images. {note}{titles.first_seed(config)}"
 
 
 def _objective(config: ml_collections.ConfigDict) -> str:

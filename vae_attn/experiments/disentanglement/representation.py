@@ -1,44 +1,53 @@
 """Scores what a VAE learned of ground-truth factors: its latents' disentanglement."""
 
-import pathlib
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree
 
 from vae_attn import backend, losses
 from vae_attn.batching import map_batches
-from vae_attn.data.dsprites import DSprites, unpack
+from vae_attn.data.dsprites import DSprites as FactorData
+from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.disentanglement import factor_scores
-from vae_attn.experiments.disentanglement.disentanglement import disentanglement_scores
+from vae_attn.experiments.disentanglement.scores import (
+    AD_FACTOR_VAE,
+    FACTOR_VAE,
+    SCORES,
+    TRUE,
+    disentanglement_scores,
+)
 from vae_attn.models.vae import VAE
-from vae_attn.reporting import tables
+from vae_attn.reporting.tables import Table
+from vae_attn.training.steps import at_mean
 
 QUICK_SCORE = "factor_vae_quick"
 _SAMPLE = 2048  # images that give mean losses, and the latents' scale in the quick score
 _QUICK_VOTES, _QUICK_IMAGES = 400, 50
 
-# What the scores stand beside: (true factors of dSprites, FactorVAE, AD-FactorVAE), the latter
-# two as published or reproduced.
-_REFERENCES = {
-    "factor_vae": ("1", "about .82 (recalled)", "about .90 (recalled)"),
-    "factor_vae, six factors": ("", ".805", ".854"),
-    "beta_vae": ("1", "", ""),
-    "mig": (".90", "", ""),
-    "sap": (".24", "", ""),
-    "modularity": ("1", "", ""),
-}
+# A row of the table that no score of ours can stand beside.
+_SIX_FACTORS = ("factor_vae, six factors", {FACTOR_VAE: ".805", AD_FACTOR_VAE: ".854"})
 
 _NOTE = (
-    "factor_vae is Kim & Mnih's score, 800 votes counted on themselves; held_out_factor_vae is "
-    "Locatello et al.'s, on votes that the classifier never saw. A random rotation of the true "
-    "factors still scores .78 to .87 on factor_vae. FactorVAE's and AD-FactorVAE's columns: the "
-    "paper's figures, recalled from memory; in the row of six factors those of a public "
-    "reproduction (300,000 steps, three seeds, its best lambda), which counted the constant "
-    "colour as a factor and so cannot be compared with ours. Reconstruction and KL in nats an "
-    "image, at z = mean; active_latents have a mean KL above 0.01 nats."
+    "FactorVAE's and AD-FactorVAE's columns: the paper's figures, recalled from memory; in the row "
+    "of six factors those of a public reproduction (300,000 steps, three seeds, its best lambda), "
+    "which counted the constant colour as a factor and so cannot be compared with ours. "
+    "Reconstruction and KL in nats per image, at z = mean; active_latents have a mean KL above "
+    "0.01 nats."
 )
+
+
+@functools.partial(backend.jit, static_argnames=("model", "pixels"))
+def _encode(model: VAE, pixels: Callable, variables: PyTree, stored: Array) -> Array:
+    return model.apply(variables, pixels(stored), method="encode")[0]
+
+
+@functools.partial(backend.jit, static_argnames=("model", "pixels"))
+def _losses(model: VAE, pixels: Callable, variables: PyTree, stored: Array) -> tuple[Array, Array]:
+    found = at_mean(model, variables, pixels(stored))
+    return found.reconstruction, losses.kl_divergence(mean=found.mean, logvar=found.logvar)
 
 
 class Representation:
@@ -48,7 +57,7 @@ class Representation:
       data: the images.
     """
 
-    def __init__(self, model: VAE, data: DSprites, *, batch_size: int) -> None:
+    def __init__(self, model: VAE, data: FactorData, *, batch_size: int) -> None:
         """Compiles nothing yet; the variables come with each call, so that it compiles once.
 
         Args:
@@ -58,31 +67,21 @@ class Representation:
         """
         self.data = data
         self._batch_size = batch_size
-        self._encode = backend.jit(
-            lambda v, packed: model.apply(v, unpack(packed), method="encode")
-        )
-
-        @backend.jit
-        def terms(variables: PyTree, packed: UInt8[Array, "batch bytes"]) -> tuple[Array, Array]:
-            x = unpack(packed)
-            mean, logvar = model.apply(variables, x, method="encode")
-            logits = model.apply(variables, mean, method="decode")
-            reconstruction = losses.reconstruction_loss(logits=logits, images=x)
-            return reconstruction, losses.kl_divergence(mean=mean, logvar=logvar)
-
-        self._terms = terms
+        self._encode = functools.partial(_encode, model, data.pixels)
+        self._losses = functools.partial(_losses, model, data.pixels)
 
     def codes_of(
         self, variables: PyTree
     ) -> Callable[[Int[np.ndarray, "n"]], Float[Array, "n latents"]]:
         """`codes_of(indices)`: the latents' means, as the scores ask for them."""
-        return lambda indices: self._encode(variables, self.data.packed[indices])[0]
+        return lambda indices: self._encode(variables, self.data.train[indices])
 
     def losses(self, variables: PyTree) -> tuple[float, Float[np.ndarray, "latents"]]:
         """Mean reconstruction loss and each latent's mean KL, in nats, over a sample of images."""
-        sample = self.data.sample(_SAMPLE)
         reconstruction, kl = map_batches(
-            lambda packed: self._terms(variables, packed), sample, self._batch_size
+            lambda stored: self._losses(variables, stored),
+            self.data.sample(_SAMPLE),
+            self._batch_size,
         )
         return float(reconstruction.mean()), kl.mean(axis=0)
 
@@ -126,31 +125,26 @@ class Representation:
         return scores | paid | {"active_latents": float(active.sum())}
 
 
-def write(metrics: dict[str, float], folder: pathlib.Path, *, title: str) -> pathlib.Path:
-    """Writes `metrics.json` and, beside it, `table.md`.
-
-    Args:
-      metrics: of `Representation.scores`.
-      folder: created if missing.
-      title: of the table.
-
-    Returns:
-      Path of the table.
-    """
-    tables.write(metrics, folder)
-    return tables.write_markdown([table(metrics)], folder / "table.md", title=title)
-
-
-def main_scores(scores: dict[str, float]) -> dict[str, float]:
+def main_scores(config: ml_collections.ConfigDict, scores: Mapping[str, float]) -> dict[str, float]:
     """The few scores by which runs and checkpoints are compared, all better where higher."""
-    return {name: scores[name] for name in _REFERENCES if name in scores}
+    del config  # the same for all
+    return {row.name: scores[row.name] for row in SCORES if row.references and row.name in scores}
 
 
-def table(metrics: dict[str, float]) -> tables.Table:
-    """A row a score, beside the figures of others."""
-    names = [name for name in metrics if not name.endswith(tables.STD)]
-    names[1:1] = [name for name in _REFERENCES if name not in metrics]
-    rows = [["score", "this run", "true factors", "FactorVAE", "AD-FactorVAE"]]
-    for name in names:
-        rows.append([name, tables.cell(metrics, name), *_REFERENCES.get(name, ("", "", ""))])
-    return tables.Table("Scores", rows, _NOTE)
+def table(scores: Mapping[str, float]) -> Table:
+    """A row per score, beside the values of others."""
+    columns = (TRUE, FACTOR_VAE, AD_FACTOR_VAE)
+    references = {row.name: row.references for row in SCORES}
+    names = [name for name in scores if not name.endswith(scores_lib.STD)]
+    rows = [
+        [
+            name,
+            scores_lib.cell(scores, name),
+            *(references.get(name, {}).get(c, "") for c in columns),
+        ]
+        for name in names
+    ]
+    name, of_others = _SIX_FACTORS
+    rows.insert(1, [name, "", *(of_others.get(c, "") for c in columns)])
+    notes = [row.note for row in SCORES if row.note and row.name in scores]
+    return Table("Scores", [["score", "this run", *columns], *rows], " ".join([*notes, _NOTE]))

@@ -10,7 +10,7 @@ import ml_collections
 from jaxtyping import PyTree
 
 from vae_attn import whole_files
-from vae_attn.experiments.anomaly import summary
+from vae_attn.experiments import scores as scores_lib
 from vae_attn.reporting import tables
 from vae_attn.training import loop
 
@@ -26,7 +26,7 @@ class Row(NamedTuple):
       epoch: how often training had seen every image by then.
       validation_loss: None where none was measured, since a signal stopped the run there.
       scores: by name, all of them better where higher; of several seeds means, with deviations
-        as in `summary.over_seeds`.
+        as in `scores_lib.over_seeds`.
     """
 
     step: int
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     @property
     def names(self) -> list[str]:
         """Of the scores, without their deviations."""
-        return [name for name in self.scores if not name.endswith(tables.STD)]
+        return [name for name in self.scores if not name.endswith(scores_lib.STD)]
 
 
 def score(
@@ -72,7 +72,7 @@ def over_seeds(seeds: Sequence[Sequence[Row]]) -> list[Row]:
         rows = [of_seed[step] for of_seed in by_step]
         losses = [row.validation_loss for row in rows if row.validation_loss is not None]
         loss = sum(losses) / len(rows) if len(losses) == len(rows) else None
-        scores = summary.over_seeds([row.scores for row in rows])
+        scores = scores_lib.over_seeds([row.scores for row in rows])
         joined.append(Row(step, rows[0].epoch, loss, scores))
     return joined
 
@@ -114,7 +114,7 @@ def table(rows: Sequence[Row]) -> tables.Table:
     for row in rows:
         loss = "" if row.validation_loss is None else f"{row.validation_loss:.2f}"
         mark = "best by validation loss" if chosen and row.step == chosen.step else ""
-        scores = (tables.cell(row.scores, name) for name in names)
+        scores = (scores_lib.cell(row.scores, name) for name in names)
         cells.append([str(row.step), f"{row.epoch:g}", loss, *scores, mark])
     told = (f"{name} at step {_best_by(name, rows).step}" for name in names)
     note = "One may choose by the validation loss alone, which knows normal images only."

@@ -1,0 +1,140 @@
+"""The experiment on normal images: learn them, and tell what is abnormal and where."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import ClassVar
+
+import ml_collections
+from jaxtyping import PyTree
+
+from vae_attn.data import sources
+from vae_attn.data.dataset import AnomalyData
+from vae_attn.errors import UserError
+from vae_attn.experiments.anomaly import (
+    comparison,
+    evaluation,
+    groups,
+    loading,
+    report,
+    snapshots,
+    summary,
+)
+from vae_attn.experiments.anomaly.calibration import Calibration, fused_layers, variant_of
+from vae_attn.experiments.anomaly.explainer import Explainer, calibrate
+from vae_attn.experiments.protocol import Content, Trained
+from vae_attn.reporting.tables import Table
+from vae_attn.training import loop
+from vae_attn.training.checkpoints import digest
+
+
+class AnomalyExperiment:
+    """A VAE of normal images; see `protocol.Experiment`."""
+
+    probe = None
+    panels: ClassVar = {
+        "total loss": ("loss", "validation_loss"),
+        "reconstruction": ("reconstruction",),
+        "KL": ("kl",),
+    }
+    curves_caption = (
+        "Losses of the training steps (means between two points; z sampled) and of the validation "
+        "images (at z = mean), in nats per image."
+    )
+
+    def __init__(self, config: ml_collections.ConfigDict, data: AnomalyData) -> None:
+        """An experiment on data that is loaded already."""
+        self.config, self.data = config, data
+        images = config.report.tensorboard_images
+        self.draw = snapshots.MapSnapshots(config, data) if images else None
+
+    @classmethod
+    def load(cls, config: ml_collections.ConfigDict) -> "AnomalyExperiment":
+        """The experiment on the data of a config."""
+        data = sources.load(config)
+        _check_model_fits(config, data)
+        return cls(config, data)
+
+    members = staticmethod(groups.members)
+    report_members = staticmethod(groups.report)
+    explainer = staticmethod(loading.load_with)
+    main_scores = staticmethod(summary.main_scores)
+
+    def prepare(self, trained: Trained) -> None:
+        """Measures the calibration, unless the one that is there still holds."""
+        self._explainer(trained)
+
+    def evaluate(self, trained: Trained) -> dict[str, float]:
+        """All scores of one seed's model; writes `evaluation/curves.json`."""
+        explainer = self._explainer(trained)
+        scores, curves = evaluation.evaluate(explainer, self.data, **_options(trained.config))
+        curves.save(trained.workdir / "evaluation" / "curves.json")
+        return scores
+
+    def score_checkpoint(
+        self, config: ml_collections.ConfigDict, variables: PyTree
+    ) -> dict[str, float]:
+        """The main scores of a checkpoint, with a calibration of its own."""
+        # Of the other styles no score is shown; the run's own is scored in any case.
+        options = _options(config) | {"styles": ("paper",)}
+        scores, _ = evaluation.evaluate(self._calibrated(variables), self.data, **options)
+        return summary.main_scores(config, scores)
+
+    def tables(self, scores: Mapping[str, float]) -> list[Table]:
+        """Beside the numbers of others, where there are any; and all scores."""
+        return summary.of_run(self.config, scores, self.data)
+
+    def content(
+        self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path
+    ) -> Content:
+        """The figures, the explorer and the curves."""
+        return report.content(
+            self.config, workdir, self._explainer(trained), self.data, scores, trained.workdir
+        )
+
+    def _explainer(self, trained: Trained) -> Explainer:
+        """The trained model, with its calibration kept beside its checkpoints."""
+        config = self.config
+        path = trained.workdir / loading.CALIBRATION
+        wanted = (digest(trained.variables), variant_of(config.attention))
+        if (kept := Calibration.load(path)) is not None:
+            found = (kept.parameters, kept.variant)
+            if found == wanted and kept.projection_steps == config.attention.projection_steps:
+                model = loop.build_model(config)
+                return Explainer.of(model, trained.variables, kept, **loading.batches(config))
+        explainer = self._calibrated(trained.variables)
+        explainer.calibration.save(path)
+        return explainer
+
+    def _calibrated(self, variables: PyTree) -> Explainer:
+        return calibrate(
+            loop.build_model(self.config),
+            variables,
+            self.data.train,
+            evaluation.sample_validation(self.data),
+            variant=variant_of(self.config.attention),
+            projection_steps=self.config.attention.projection_steps,
+            **loading.batches(self.config),
+        )
+
+
+def _options(config: ml_collections.ConfigDict) -> dict:
+    """What `evaluation.evaluate` takes of a config."""
+    return {
+        "styles": tuple(config.evaluate.styles),
+        "layers": tuple(config.evaluate.layers),
+        "fused": fused_layers(config),
+        "drawn": tuple(comparison.compared(config)),
+        "max_images": config.evaluate.max_images,
+        "seed": config.seed,
+    }
+
+
+def _check_model_fits(config: ml_collections.ConfigDict, data: AnomalyData) -> None:
+    found, expected = data.train.shape[1:], loop.build_model(config).architecture.image_shape
+    if found != expected:
+        found, expected = (" x ".join(map(str, shape)) for shape in (found, expected))
+        raise UserError(
+            f"the images of data.name={config.data.name} are {found} (height, width, channels), "
+            f"and model.name={config.model.name} takes {expected}: choose another model.name, "
+            "data.image_size or, for data.name=folder, data.channels."
+        )

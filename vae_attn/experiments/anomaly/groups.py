@@ -1,0 +1,107 @@
+"""Several categories in one command: their runs, and the tables and the page over all of them."""
+
+import logging
+import pathlib
+import urllib.parse
+from collections.abc import Mapping
+
+import ml_collections
+import numpy as np
+
+from vae_attn import config as config_lib
+from vae_attn.data import mvtec_ad
+from vae_attn.experiments import titles
+from vae_attn.experiments.anomaly import comparison, map_figures, summary
+from vae_attn.experiments.anomaly import report as report_lib
+from vae_attn.reporting import page, tables
+
+_LOG = logging.getLogger("vae_attn")
+
+
+def members(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+    """A config for each category of a group; {} where `data.category` is no group.
+
+    Raises:
+      UserError: if the data folder holds none of them.
+    """
+    group = config.data.category
+    if group not in mvtec_ad.GROUPS:
+        return {}
+    categories = mvtec_ad.present(config.data.dir, group)
+    if missing := [c for c in mvtec_ad.GROUPS[group] if c not in categories]:
+        _LOG.warning("%s lacks, and the runs leave out: %s", config.data.dir, ", ".join(missing))
+    configs = {category: config.copy_and_resolve_references() for category in categories}
+    for category, one in configs.items():
+        config_lib.set_category(one, category)
+    return configs
+
+
+def report(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, names: Mapping[str, str], mode: str
+) -> pathlib.Path:
+    """Writes `table.md` and `report/index.html` from the runs in `workdir/<category>`.
+
+    Args:
+      config: that all runs share.
+      workdir: of the group.
+      names: the runs' categories, with the names of their data sets.
+      mode: `evaluate` writes the table alone, `explain` the page alone, `all` both.
+
+    Returns:
+      Path of the page, or else of the table.
+    """
+    made, path = _tables(config, workdir, names), workdir / "table.md"
+    title = titles.of_seeds(config, f"{len(names)} categories")
+    if mode in ("all", "evaluate"):
+        tables.write_markdown(made, path, title=title)
+    if mode in ("all", "explain"):
+        path = _write_page(config, workdir, names, made, title)
+    return path
+
+
+def _tables(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, names: Mapping[str, str]
+) -> list[tables.Table]:
+    """Beside others' numbers, and more scores of the same; runs without scores are left out."""
+    found = {category: tables.read(workdir / category / "evaluation") for category in names}
+    runs = {category: metrics for category, metrics in found.items() if metrics}
+    if not runs:
+        return []
+    shown = [name.split("/") for name in comparison.compared(config)]
+    rows = []
+    for category, scores in runs.items():
+        table = summary.scores_table(scores)
+        header, *scored = table.rows
+        rows += [[names[category], *row] for row in scored if row[:2] in shown]
+    every = table._replace(rows=[["category", *header], *rows])
+    return [*comparison.compare(config, runs), every]
+
+
+def _write_page(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    names: Mapping[str, str],
+    made: list[tables.Table],
+    title: str,
+) -> pathlib.Path:
+    """The page with a sheet of random defects of each category."""
+    shown = {}
+    for category, name in names.items():
+        path = workdir / category / report_lib.EXAMPLES
+        if path.exists():
+            with np.load(path, allow_pickle=False) as file:
+                shown[name] = dict(file)
+    return page.write(
+        config,
+        workdir,
+        title=title,
+        summary="A variational autoencoder for each category, learned from its normal images "
+        f"alone, with a page of its own in the folder of its name: {', '.join(names)}.",
+        drawn={"defects": map_figures.sheet(config, shown)} if shown else {},
+        tables=made,
+        links=[
+            (name, f"../{urllib.parse.quote(category)}/report/index.html")
+            for category, name in names.items()
+            if (workdir / category / "report" / "index.html").exists()
+        ],
+    )

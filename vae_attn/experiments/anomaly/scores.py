@@ -1,0 +1,132 @@
+"""The rows of scores of anomaly maps: add one here, and every run, table and page has it."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from vae_attn.experiments.anomaly import bootstrap, localization
+from vae_attn.experiments.anomaly.calibration import FALSE_POSITIVE_RATE
+from vae_attn.experiments.anomaly.localization import LocalizationState
+from vae_attn.experiments.scores import Interval, Score
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageScores:
+    """One score per test image, by each of two ways, and the truth. The need `labels`.
+
+    Attributes:
+      mass: the map's mean.
+      peak: its maximum.
+      abnormal: which images are.
+    """
+
+    mass: Float[np.ndarray, "n"]
+    peak: Float[np.ndarray, "n"]
+    abnormal: Bool[np.ndarray, "n"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Located:
+    """Maps of images whose anomalous pixels are known, summed up. The need `masks`.
+
+    Attributes:
+      threshold: of pixels, from normal images.
+      pixels: counts of all pixels by score.
+      hits: of the pointing game, per image.
+      aurocs: of each image's own pixels.
+    """
+
+    threshold: float
+    pixels: LocalizationState = dataclasses.field(default_factory=LocalizationState.empty)
+    hits: tuple[float, ...] = ()
+    aurocs: tuple[float, ...] = ()
+
+    def add(
+        self, maps: Float[np.ndarray, "n height width"], masks: Bool[np.ndarray, "n height width"]
+    ) -> "Located":
+        """The same with these images added."""
+        hits = localization.pointing_game(scores=maps, masks=masks)
+        aurocs = localization.per_image_auroc(scores=maps, masks=masks)
+        return Located(
+            threshold=self.threshold,
+            pixels=self.pixels.add(scores=maps, masks=masks),
+            hits=(*self.hits, *hits.tolist()),
+            aurocs=(*self.aurocs, *aurocs.tolist()),
+        )
+
+    @functools.cached_property
+    def pooled(self) -> dict[str, float]:
+        """`LocalizationState.compute` of the pixels."""
+        return self.pixels.compute()
+
+    @functools.cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95% bootstrap intervals over images."""
+        return bootstrap.bootstrap_pixel_scores(self.pixels)
+
+
+def _pooled(name: str, heading: str = "", note: str = "", *, interval: bool = True) -> Score:
+    """A score of all pixels of all images, pooled."""
+    return Score(
+        name,
+        "masks",
+        lambda found: found.pooled[name],
+        heading,
+        note,
+        interval=(lambda found: found.intervals[name]) if interval else None,
+    )
+
+
+def _image_auroc(name: str, way: str, heading: str, note: str = "") -> Score:
+    def function(found: ImageScores) -> float | None:
+        return localization.image_auroc(scores=getattr(found, way), labels=found.abnormal)
+
+    def interval(found: ImageScores) -> Interval | None:
+        return bootstrap.bootstrap_image_auroc(scores=getattr(found, way), labels=found.abnormal)
+
+    return Score(name, "labels", function, heading, note, interval=interval)
+
+
+# Of scores that an image has without a map, such as its likelihood.
+IMAGE_SCORES = (_image_auroc("image_auroc", "mass", "image AUROC (mass)"),)
+
+# Of maps; those with a heading are columns of the table of scores, in this order.
+MAP_SCORES = (
+    _pooled("pixel_auroc", "pixel AUROC"),
+    _pooled(
+        "best_iou_test",
+        "best IoU*",
+        "* at the threshold that is best on the test set, as in the paper; IoU takes the one that "
+        f"{FALSE_POSITIVE_RATE:.0%} of the pixels of normal validation images exceed.",
+    ),
+    Score("iou", "masks", lambda found: found.pixels.iou(threshold=found.threshold), heading="IoU"),
+    _pooled("aupro", "AUPRO"),
+    _pooled("average_precision", "pixel AP"),
+    _pooled("best_threshold_test", interval=False),
+    Score("pointing_game", "masks", lambda found: np.nanmean(found.hits)),
+    Score(
+        "share_missed",
+        "masks",
+        lambda found: localization.share_missed(np.array(found.hits)),
+        "defect missed",
+        "Defect missed: share of maps whose peak lies outside of the defect.",
+    ),
+    Score(
+        "share_below_chance",
+        "masks",
+        lambda found: localization.share_below_chance(np.array(found.aurocs)),
+        "maps < 0.5",
+        "Maps < 0.5: share of maps whose own pixel AUROC is below chance.",
+    ),
+    *IMAGE_SCORES,
+    _image_auroc(
+        "image_auroc_max",
+        "peak",
+        "image AUROC (max)",
+        "Image AUROC: normal against abnormal, by the map's mean or its maximum "
+        "(reconstruction_error: by the likelihood). In brackets: 95% bootstrap interval over "
+        "images.",
+    ),
+)

@@ -1,0 +1,111 @@
+"""The protocol of a run: all that the runner, the loop, scores over time and the page know of it.
+
+There are two implementations, `anomaly.experiment` and `disentanglement.experiment`; `kinds.of`
+chooses one by the data, once per run.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import ml_collections
+import numpy as np
+from jaxtyping import PyTree, UInt8
+
+from vae_attn.reporting import page
+from vae_attn.reporting.svg_plots import Plot
+from vae_attn.reporting.tables import Table
+from vae_attn.training.task import Data
+
+Picture = UInt8[np.ndarray, "_height _width 3"]
+
+
+class Trained(NamedTuple):
+    """One seed's trained model.
+
+    Attributes:
+      config: the seed's.
+      workdir: the seed's.
+      variables: of the VAE.
+      step: of the checkpoint.
+    """
+
+    config: ml_collections.ConfigDict
+    workdir: pathlib.Path
+    variables: PyTree
+    step: int
+
+
+class Content(NamedTuple):
+    """What an experiment puts on the page of a run; see `page.write`."""
+
+    summary: str
+    drawn: dict[str, page.Drawn]
+    facts: Sequence[page.Fact] = ()
+    explorer: dict | None = None
+    plots: Sequence[Plot] = ()
+
+
+class Experiment(Protocol):
+    """What a run is about.
+
+    Attributes:
+      data: what the model learns from.
+      probe: `probe(variables, seed=...)`, further metrics at every checkpoint; None for none.
+      draw: `draw(variables)`, pictures for TensorBoard at every checkpoint; None for none.
+      panels: the page's training curves: names of metrics by the title of their panel.
+      curves_caption: what those curves are.
+    """
+
+    data: Data
+    probe: Callable[..., dict[str, float]] | None
+    draw: Callable[[PyTree], dict[str, Picture]] | None
+    panels: Mapping[str, tuple[str, ...]]
+    curves_caption: str
+
+    @classmethod
+    def load(cls, config: ml_collections.ConfigDict) -> "Experiment":
+        """The experiment with its data; raises UserError for whatever is wrong with that."""
+
+    @staticmethod
+    def members(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+        """Configs of the runs that this one stands for, by the folders they get; {} for itself."""
+
+    @classmethod
+    def report_members(
+        cls,
+        config: ml_collections.ConfigDict,
+        workdir: pathlib.Path,
+        names: Mapping[str, str],
+        mode: str,
+    ) -> pathlib.Path:
+        """Writes the tables and the page over all members; returns the path of either."""
+
+    @staticmethod
+    def explainer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Any:
+        """The explainer of a trained run without its data; UserError where there can be none."""
+
+    @staticmethod
+    def main_scores(
+        config: ml_collections.ConfigDict, scores: Mapping[str, float]
+    ) -> dict[str, float]:
+        """The few scores by which runs and checkpoints are compared, all better where higher."""
+
+    def prepare(self, trained: Trained) -> None:
+        """Writes what belongs beside the checkpoints, such as a calibration."""
+
+    def evaluate(self, trained: Trained) -> dict[str, float]:
+        """All scores of one seed's model."""
+
+    def score_checkpoint(
+        self, config: ml_collections.ConfigDict, variables: PyTree
+    ) -> dict[str, float]:
+        """The main scores of a seed's checkpoint."""
+
+    def tables(self, scores: Mapping[str, float]) -> list[Table]:
+        """The tables of a run's scores."""
+
+    def content(
+        self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path
+    ) -> Content:
+        """What the page shows: of the first seed's model, and of the scores of all seeds."""
