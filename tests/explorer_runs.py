@@ -1,5 +1,6 @@
 """A run to explore without a model: its maps are functions of the images that numpy computes."""
 
+import functools
 import json
 import pathlib
 import types
@@ -21,7 +22,8 @@ from vae_attn.experiments.anomaly.calibration import (
     normal_threshold,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
-from vae_attn.reporting import page, plots
+from vae_attn.experiments.maps import Deviations, Mapper
+from vae_attn.reporting import page, svg_plots
 
 HEIGHT, WIDTH, LATENTS = 40, 48, 5
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u2028<!--"
@@ -31,20 +33,22 @@ class Maps(Explainer):
     """Maps are bright where an image is; deeper layers see less of it."""
 
     def __init__(self, validation):
-        self.variant = Variant("contrast", ("conv1", "conv2"), "ratio")
-        self.model = types.SimpleNamespace(latents=LATENTS)
-        self.most = 0  # images that were asked for at once
+        keep = functools.partial(object.__setattr__, self)  # it is frozen
+        variant = Variant("contrast", ("conv1", "conv2"), "ratio")
+        keep("model", types.SimpleNamespace(latents=LATENTS))
+        keep("asked", [])  # numbers of images that were asked for at once
         raw = self.maps(validation, styles=("contrast",), layers=("conv1", "conv2"))
-        self.calibration = Calibration(
+        calibration = Calibration(
             parameters="none",
-            variant=self.variant,
+            variant=variant,
             projection_steps=0,
             normal_mean=np.zeros(LATENTS, np.float32),
             normal_variance=np.ones(LATENTS, np.float32),
             statistics=measure(raw),
-            threshold=normal_threshold(self.variant, raw),
-            image_threshold=normal_image_threshold(self.variant, raw),
+            threshold=normal_threshold(variant, raw),
+            image_threshold=normal_image_threshold(variant, raw),
         )
+        keep("calibration", calibration)
 
     def __call__(self, images, counterparts=None):
         raw = self.maps(images, styles=("contrast",), layers=("conv1", "conv2"))
@@ -52,7 +56,7 @@ class Maps(Explainer):
         return maps, maps.max(axis=(1, 2))
 
     def maps(self, images, *, styles, layers, counterparts=None):
-        self.most = max(self.most, len(images))
+        self.asked.append(len(images))
         pixels = images.mean(axis=3, dtype=np.float32) / np.float32(255)
         powers = {"conv1": 1.5, "conv2": 3.0}
         factors = {"paper": 0.3, "contrast": 7.0}
@@ -76,11 +80,20 @@ class Maps(Explainer):
         pixels = images.mean(axis=3, dtype=np.float32)
         return pixels[:, None] * np.arange(1, LATENTS + 1, dtype=np.float32)[:, None, None]
 
-    def deviating_latents(self, images, *, count, layer, counterparts=None):
+    def chunks(self, images, *, styles, layers):
+        for start in range(0, len(images), 4):
+            chunk = slice(start, min(start + 4, len(images)))
+            counterparts = self.counterparts(images[chunk])
+            raw = self.maps(images[chunk], styles=styles, layers=layers, counterparts=counterparts)
+            yield raw | self.baseline_maps(images[chunk], counterparts), counterparts, chunk
+
+    all_maps = Mapper.all_maps
+
+    def deviating(self, images, *, count, layer, counterparts=None):
         deviation = self.encode(images)[0] / np.float32(np.sqrt(2))
         order = np.argsort(-np.abs(deviation), axis=1, kind="stable")[:, :count]
         maps = self.latent_maps(images, style=self.latent_style, layer=layer)
-        return (
+        return Deviations(
             order,
             np.take_along_axis(deviation, order, axis=1),
             np.take_along_axis(maps, order[..., None, None], axis=1),
@@ -130,7 +143,7 @@ def write(folder, data, config=None):
         config, folder, title=data.name, summary="A run.", drawn={}, tables=[],
         explorer=known | {"note": ""}, plots=curves,
     )  # fmt: skip
-    assert all(isinstance(plot, plots.Plot) for plot in curves)
+    assert all(isinstance(plot, svg_plots.Plot) for plot in curves)
     return path, known, explainer
 
 

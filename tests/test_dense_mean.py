@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vae_attn import attention
-from vae_attn.experiments.anomaly.calibrating import calibrate
 from vae_attn.experiments.anomaly.calibration import Variant
+from vae_attn.experiments.anomaly.explainer import calibrate
 from vae_attn.models import build as registry
 from vae_attn.models import convnets, resnet, tables
 from vae_attn.models.vae import VAE, Architecture

@@ -23,7 +23,7 @@ from vae_attn.experiments.disentanglement.codes import (
     sample_codes,
     sample_with_fixed_factor,
 )
-from vae_attn.experiments.disentanglement.disentanglement import SCORES, disentanglement_scores
+from vae_attn.experiments.disentanglement.scores import NAMES, disentanglement_scores
 
 # One constant factor, in the middle, and three that vary.
 GRID = FactorGrid(
@@ -512,11 +512,11 @@ def test_scores_are_seeded_and_independent_of_each_other(imperfect):
     )
     assert alone == {name: scores[name] for name in ("factor_vae", "sap")}
     assert list(scores) == [
-        *SCORES[:5],
+        *NAMES[:5],
         "dci_disentanglement",
         "dci_completeness",
         "dci_informativeness",
-        *SCORES[6:],
+        *NAMES[6:],
     ]
 
 

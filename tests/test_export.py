@@ -102,13 +102,13 @@ def test_the_card_tells_how_to_use_it(run):
 @pytest.mark.parametrize("latent_batch_size", [None, 2])
 def test_every_style_is_exported_for_a_batch_of_any_size(run, style, latent_batch_size):
     loaded = vae_attn.load(run[1])
-    statistics = MapStatistics(np.ones((28, 28), np.float32), np.zeros((28, 28), np.float32))
+    statistics = MapStatistics.of(np.ones((28, 28), np.float32), np.zeros((28, 28), np.float32))
     calibration = dataclasses.replace(
         loaded.calibration,
         variant=Variant(style, ("conv1",), "z"),
         statistics={(style, "conv1"): statistics},
     )
-    explainer = Explainer(
+    explainer = Explainer.of(
         loaded.model, loaded.variables, calibration, latent_batch_size=latent_batch_size
     )
     exported = jax.export.deserialize(export.export(explainer).serialize())

@@ -19,10 +19,10 @@ from vae_attn.data import dsprites
 from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.disentanglement import latent_figures, representation
 from vae_attn.experiments.disentanglement import report as factor_report
-from vae_attn.experiments.disentanglement.disentanglement import SCORES
+from vae_attn.experiments.disentanglement.scores import NAMES
+from vae_attn.experiments.maps import Mapper
 from vae_attn.models import build as registry
 from vae_attn.models import tables
 from vae_attn.models.discriminator import Discriminator
@@ -116,8 +116,8 @@ def test_training_is_followed(finished):
 def test_scores_stand_beside_the_papers(finished):
     config, workdir = finished
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
-    assert set(SCORES) - {"dci"} < metrics.keys()
-    assert all(0 <= metrics[name] <= 1 for name in metrics if name.startswith((*SCORES,)))
+    assert set(NAMES) - {"dci"} < metrics.keys()
+    assert all(0 <= metrics[name] <= 1 for name in metrics if name.startswith((*NAMES,)))
     assert not any("auroc" in name for name in metrics)
     table = (workdir / "evaluation" / "table.md").read_text()
     assert f"| factor_vae | {metrics['factor_vae']:.3f} | 1 | about .82 (recalled) |" in table
@@ -251,7 +251,7 @@ def test_default_config_has_no_discriminator():
 # Figures
 
 
-class Stub(Explainer):
+class Stub(Mapper):
     """Latents are the image's mean times 0, 1, 2; a decoded image's rows are z."""
 
     def __init__(self):
@@ -290,6 +290,6 @@ def test_runs_of_a_folder(tmp_path):
         "one": {"reconstruction": 40.0, "factor_vae": 0.7},
         "digits": {"paper/conv1/pixel_auroc": 0.5},
     }.items():
-        representation.write(metrics, tmp_path / name / "evaluation", title=name)
+        tables.write(metrics, tmp_path / name / "evaluation")
     (tmp_path / "unfinished").mkdir()
     assert factor_report.finished_runs(tmp_path) == {"one": [(40.0, 0.7)]}

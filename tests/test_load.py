@@ -15,6 +15,7 @@ from tiny_run import tiny_config, trained
 import vae_attn
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly import explainer as explainer_lib
 from vae_attn.experiments.anomaly import loading
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
 
@@ -68,9 +69,9 @@ def test_maps_and_scores_are_those_of_the_parts(run, explainer):
 def test_a_batch_of_any_size_compiles_once(run, explainer):
     images = run[1].test.images
     explainer(images[:2])
-    compiled = explainer._explain._cache_size()
+    compiled = explainer_lib._explain_jit.jitted()._cache_size()
     sizes = {n: explainer(images[:n]) for n in (1, 4, 5, 11)}
-    assert explainer._explain._cache_size() == compiled
+    assert explainer_lib._explain_jit.jitted()._cache_size() == compiled
     for n, (maps, scores) in sizes.items():
         assert maps.shape == (n, 28, 28)
         np.testing.assert_allclose(scores, sizes[11][1][:n], rtol=1e-5)
@@ -100,24 +101,24 @@ def test_images_that_are_none(explainer, images):
 
 def test_deviating_latents(run, explainer):
     images = run[1].test.images[:5]
-    which, deviations, maps = explainer.deviating_latents(images, count=2, layer="conv2")
+    found = explainer.deviating(images, count=2, layer="conv2")
     mean, logvar = (x.astype(np.float64) for x in explainer.encode(images))
     normal = explainer.calibration
     expected = (mean - normal.normal_mean) / np.sqrt(np.exp(logvar) + normal.normal_variance)
     all_maps = explainer.latent_maps(images, style="contrast", layer="conv2")
     for n in range(5):
         order = np.argsort(-np.abs(expected[n]))[:2]
-        np.testing.assert_array_equal(which[n], order)
-        np.testing.assert_allclose(deviations[n], expected[n][order], rtol=1e-3)
-        np.testing.assert_allclose(maps[n], all_maps[n][order], rtol=1e-4, atol=1e-6)
-    assert explainer.deviating_latents(images, count=99, layer="conv1")[0].shape == (5, 3)
+        np.testing.assert_array_equal(found.latents[n], order)
+        np.testing.assert_allclose(found.deviations[n], expected[n][order], rtol=1e-3)
+        np.testing.assert_allclose(found.maps[n], all_maps[n][order], rtol=1e-4, atol=1e-6)
+    assert explainer.deviating(images, count=99, layer="conv1").latents.shape == (5, 3)
 
 
 def test_the_call_is_pure(run, explainer):
     """Jitted as it is, with other parameters: another answer, and no hidden state."""
     images = run[1].test.images[:2]
     other = jax.tree.map(lambda x: x * 1.5, explainer.variables)
-    maps, scores = jax.jit(explainer.explain)(other, images)
+    maps, scores = jax.jit(dataclasses.replace(explainer, variables=other).explain)(images)
     assert np.abs(scores - explainer(images)[1]).max() > 1e-3
     np.testing.assert_allclose(explainer(images)[0], by_hand(explainer, images), rtol=1e-3)
     assert maps.shape == (2, 28, 28)

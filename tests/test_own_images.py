@@ -96,10 +96,10 @@ def test_a_folder_of_all_kinds(run, photos, caplog):
             assert grey.mode == "I;16"
             values = np.asarray(grey).astype(np.float64) * row["map_scale"] / 65535
         np.testing.assert_allclose(values, found, atol=row["map_scale"] / 65535)
-        which, deviations, _ = explainer.deviating_latents(image, count=8, layer="conv1")
-        assert [one["latent"] for one in row["latents"]] == which[0].tolist()
+        latents = explainer.deviating(image, count=8, layer="conv1")
+        assert [one["latent"] for one in row["latents"]] == latents.latents[0].tolist()
         assert [one["deviation"] for one in row["latents"]] == pytest.approx(
-            deviations[0].tolist(), rel=1e-3
+            latents.deviations[0].tolist(), rel=1e-3
         )
         with Image.open(files["overlay"]) as overlay:
             assert overlay.size == size

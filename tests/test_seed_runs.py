@@ -9,7 +9,7 @@ from vae_attn import config as config_lib
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.experiments.anomaly import summary
+from vae_attn.experiments import scores
 from vae_attn.models import build as registry
 from vae_attn.models import tables as rows
 from vae_attn.models.vae import Architecture
@@ -73,7 +73,7 @@ def test_whole_run(monkeypatch, tmp_path):
 
 
 def test_mean_and_deviation_over_seeds():
-    found = summary.over_seeds(
+    found = scores.over_seeds(
         [{"a/b/x": 1.0, "a/b/x_low": 0.5, "a/b/y": 2.0}, {"a/b/x": 4.0, "a/b/x_low": 3.0}]
     )
     assert found == {"a/b/x": 2.5, "a/b/x_std": pytest.approx(statistics.stdev([1, 4]))}

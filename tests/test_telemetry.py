@@ -9,11 +9,11 @@ import pytest
 from event_files import pictures_of, scalars_of
 from small_run import SMALL
 from tiny_run import tiny_config
+from vae_attn.experiments.snapshots import MapSnapshots, _both_kinds
 
 from vae_attn.data import sources as data_registry
-from vae_attn.experiments.anomaly.calibrating import calibrate
 from vae_attn.experiments.anomaly.calibration import variant_of
-from vae_attn.experiments.snapshots import MapSnapshots, _both_kinds
+from vae_attn.experiments.anomaly.explainer import calibrate
 from vae_attn.models import build as registry
 from vae_attn.training import loop, state
 from vae_attn.training.telemetry import Telemetry, write_scores

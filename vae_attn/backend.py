@@ -30,6 +30,7 @@ def jit(fn: Callable, **options) -> Callable:
     def call(*arguments, **keywords):
         return jitted()(*arguments, **keywords)
 
+    call.jitted = jitted
     return call
 
 

@@ -4,9 +4,10 @@ There are two implementations, `anomaly.experiment` and `disentanglement.experim
 chooses one by the data, once per run.
 """
 
+import abc
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -46,10 +47,11 @@ class Content(NamedTuple):
     plots: Sequence[Plot] = ()
 
 
-class Experiment(Protocol):
+class Experiment(abc.ABC):
     """What a run is about.
 
     Attributes:
+      config: of the run.
       data: what the model learns from.
       probe: `probe(variables, seed=...)`, further metrics at every checkpoint; None for none.
       draw: `draw(variables)`, pictures for TensorBoard at every checkpoint; None for none.
@@ -57,54 +59,64 @@ class Experiment(Protocol):
       curves_caption: what those curves are.
     """
 
+    config: ml_collections.ConfigDict
     data: Data
-    probe: Callable[..., dict[str, float]] | None
-    draw: Callable[[PyTree], dict[str, Picture]] | None
-    panels: Mapping[str, tuple[str, ...]]
-    curves_caption: str
+    probe: Callable[..., dict[str, float]] | None = None
+    draw: Callable[[PyTree], dict[str, Picture]] | None = None
+    panels: ClassVar[Mapping[str, tuple[str, ...]]]
+    curves_caption: ClassVar[str]
 
     @classmethod
+    @abc.abstractmethod
     def load(cls, config: ml_collections.ConfigDict) -> "Experiment":
         """The experiment with its data; raises UserError for whatever is wrong with that."""
 
     @staticmethod
     def members(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
-        """Configs of the runs that this one stands for, by the folders they get; {} for itself."""
+        """Configs of the runs that this one stands for, by their folders; {} for itself alone."""
+        del config
+        return {}
 
-    @classmethod
+    @staticmethod
     def report_members(
-        cls,
         config: ml_collections.ConfigDict,
         workdir: pathlib.Path,
         names: Mapping[str, str],
         mode: str,
     ) -> pathlib.Path:
         """Writes the tables and the page over all members; returns the path of either."""
+        raise NotImplementedError
 
     @staticmethod
+    @abc.abstractmethod
     def explainer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Any:
         """The explainer of a trained run without its data; UserError where there can be none."""
 
     @staticmethod
+    @abc.abstractmethod
     def main_scores(
         config: ml_collections.ConfigDict, scores: Mapping[str, float]
     ) -> dict[str, float]:
         """The few scores by which runs and checkpoints are compared, all better where higher."""
 
-    def prepare(self, trained: Trained) -> None:
-        """Writes what belongs beside the checkpoints, such as a calibration."""
+    def prepare(self, trained: Trained) -> None:  # noqa: B027
+        """Writes what belongs beside the checkpoints, such as a calibration; by default nothing."""
 
+    @abc.abstractmethod
     def evaluate(self, trained: Trained) -> dict[str, float]:
         """All scores of one seed's model."""
 
+    @abc.abstractmethod
     def score_checkpoint(
         self, config: ml_collections.ConfigDict, variables: PyTree
     ) -> dict[str, float]:
         """The main scores of a seed's checkpoint."""
 
+    @abc.abstractmethod
     def tables(self, scores: Mapping[str, float]) -> list[Table]:
         """The tables of a run's scores."""
 
+    @abc.abstractmethod
     def content(
         self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path
     ) -> Content:

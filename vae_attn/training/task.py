@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from vae_attn.training.steps import Metrics
 
 
+@runtime_checkable
 class Data(Protocol):
     """What a model learns from.
 

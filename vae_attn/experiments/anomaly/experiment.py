@@ -21,16 +21,15 @@ from vae_attn.experiments.anomaly import (
 )
 from vae_attn.experiments.anomaly.calibration import Calibration, fused_layers, variant_of
 from vae_attn.experiments.anomaly.explainer import Explainer, calibrate
-from vae_attn.experiments.protocol import Content, Trained
+from vae_attn.experiments.protocol import Content, Experiment, Trained
 from vae_attn.reporting.tables import Table
 from vae_attn.training import loop
 from vae_attn.training.checkpoints import digest
 
 
-class AnomalyExperiment:
+class AnomalyExperiment(Experiment):
     """A VAE of normal images; see `protocol.Experiment`."""
 
-    probe = None
     panels: ClassVar = {
         "total loss": ("loss", "validation_loss"),
         "reconstruction": ("reconstruction",),

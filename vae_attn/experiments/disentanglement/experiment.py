@@ -12,12 +12,12 @@ from vae_attn.data.dsprites import DSprites as FactorData
 from vae_attn.errors import UserError
 from vae_attn.experiments.disentanglement import report, representation, snapshots
 from vae_attn.experiments.maps import Mapper
-from vae_attn.experiments.protocol import Content, Trained
+from vae_attn.experiments.protocol import Content, Experiment, Trained
 from vae_attn.reporting.tables import Table
 from vae_attn.training import loop
 
 
-class DisentanglementExperiment:
+class DisentanglementExperiment(Experiment):
     """A VAE of images with known factors; see `protocol.Experiment`."""
 
     panels: ClassVar = {
@@ -50,12 +50,6 @@ class DisentanglementExperiment:
         return cls(config, sources.load(config))
 
     @staticmethod
-    def members(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
-        """No config stands for several runs."""
-        del config
-        return {}
-
-    @staticmethod
     def explainer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         """Refuses: no image is abnormal here."""
         raise UserError(
@@ -64,9 +58,6 @@ class DisentanglementExperiment:
         )
 
     main_scores = staticmethod(representation.main_scores)
-
-    def prepare(self, trained: Trained) -> None:
-        """Nothing belongs beside the checkpoints."""
 
     def evaluate(self, trained: Trained) -> dict[str, float]:
         """All scores of one seed's model."""

@@ -12,10 +12,10 @@ from tiny_run import tiny_config
 from vae_attn import config as config_lib
 from vae_attn.data import sources as data_registry
 from vae_attn.errors import UserError
-from vae_attn.experiments import over_checkpoints
+from vae_attn.experiments import checkpoint_scores
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly import loading
-from vae_attn.experiments.over_checkpoints import Row
+from vae_attn.experiments.checkpoint_scores import Row
 from vae_attn.models import build as registry
 from vae_attn.training.checkpoints import digest
 
@@ -121,14 +121,14 @@ def test_means_over_seeds():
         [Row(2, 0.5, 4.0, {"a": 0.2}), Row(4, 1.0, 2.0, {"a": 0.8}), Row(5, 1.2, None, {"a": 1.0})],
         [Row(4, 1.0, 3.0, {"a": 0.4}), Row(5, 1.2, 1.0, {"a": 0.0})],
     ]
-    first, second = over_checkpoints.over_seeds(seeds)
+    first, second = checkpoint_scores.over_seeds(seeds)
     assert first[:3] == (4, 1.0, 2.5)
     assert first.scores == pytest.approx({"a": 0.6, "a_std": math.sqrt(0.08)})
     assert first.names == ["a"]
     assert second.validation_loss is None
-    assert over_checkpoints.best([first, second]) == first
-    assert over_checkpoints.best([second]) is None
-    rows = over_checkpoints.table([first, second]).rows
+    assert checkpoint_scores.best([first, second]) == first
+    assert checkpoint_scores.best([second]) is None
+    rows = checkpoint_scores.table([first, second]).rows
     assert rows[1] == ["4", "1", "2.50", "0.600 ± 0.283", "best by validation loss"]
     assert rows[2] == ["5", "1.2", "", "0.500 ± 0.707", ""]
 
