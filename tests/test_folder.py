@@ -158,11 +158,6 @@ def test_hidden_files_are_ignored(root):
     assert len(_load(root).test) == 7
 
 
-def test_marker_names_the_data_synthetic(root):
-    (root / "SYNTHETIC").write_text("drawn")
-    assert _load(root).name == "screws (synthetic)"
-
-
 def test_missing_mask(root):
     (root / "ground_truth/dent/001_mask.png").unlink()
     (line,) = _problems(root)

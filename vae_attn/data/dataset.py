@@ -55,7 +55,7 @@ class AnomalyData:
     """A one-class data set: train and validation hold normal images only.
 
     Attributes:
-      name: for titles and tables; says "synthetic" where the pictures are.
+      name: for titles and tables.
       train: normal images the model learns from.
       validation: held-out normal images: best checkpoint, calibration, thresholds.
       test: what is explained and scored.

@@ -13,7 +13,7 @@ from jaxtyping import Bool, UInt8
 from vae_attn.data import cache, images
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.folder_files import NORMAL, Listing, list_files
-from vae_attn.data.layout import check_settings, data_name, held_out_count, problems_error
+from vae_attn.data.layout import check_settings, held_out_count, problems_error
 from vae_attn.errors import UserError
 
 LAYOUT = (
@@ -78,7 +78,7 @@ def load(
         _LOG.info("%s has no ground_truth: only images are scored", root)
     pictures, n_train = arrays["images"], len(order) - n_validation
     return AnomalyData(
-        name=data_name(root.resolve().name, root),
+        name=root.resolve().name,
         train=pictures[:n_train],
         validation=pictures[n_train : len(order)],
         test=_labelled(listing, pictures[len(order) :], arrays.get("masks")),
