@@ -2,8 +2,14 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Array, Bool, Float32, Int, UInt8
+
+
+def to_unit(images: UInt8[Array | np.ndarray, "*shape"]) -> Float32[Array, "*shape"]:
+    """Pixels from 0..255 to [0, 1]; cheap enough to sit inside a compiled step."""
+    return jnp.asarray(images).astype(jnp.float32) / 255.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +76,11 @@ class AnomalyData:
     test: LabelledImages
     draws_defects: bool = False
     scores_note: str = ""
+
+    # As `FactorData.pixels`, so that the training loop uses both kinds of data alike.
+    pixels = staticmethod(to_unit)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.train.shape[1:]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree, UInt8
 
 from vae_attn import attention, backend
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.data.dsprites import DSprites
+from vae_attn.data.factor_grid import FactorData
 from vae_attn.experiments.anomaly import map_figures
 from vae_attn.experiments.anomaly.calibration import Calibration, variant_of
 from vae_attn.experiments.anomaly.explainer import Explainer, decoded
@@ -75,11 +75,11 @@ class MapSnapshots:
 class TraversalSnapshots:
     """What the most responsive latents draw, from a few images: `snapshots(variables)`."""
 
-    def __init__(self, config: ml_collections.ConfigDict, data: DSprites) -> None:
+    def __init__(self, config: ml_collections.ConfigDict, data: FactorData) -> None:
         """Chooses the images and compiles nothing yet."""
         images = data.sample(config.report.tensorboard_images, seed=config.seed)
-        self._images = factor_report.pixels(images)
-        self._sample = factor_report.pixels(data.sample(factor_report.RESPONSE_IMAGES))
+        self._images = data.as_uint8(images)
+        self._sample = data.as_uint8(data.sample(factor_report.RESPONSE_IMAGES))
         unknown = np.zeros(config.model.latents, np.float32)
         calibration = Calibration(
             "", variant_of(config.attention), 0, unknown, unknown, {}, math.nan, math.nan

@@ -17,6 +17,7 @@ from vae_attn.batching import map_batches
 from vae_attn.data import dsprites, sampling
 from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import AnomalyData
+from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
 from vae_attn.models import build as registry
 from vae_attn.models.vae import VAE
@@ -102,7 +103,7 @@ def _template(config: ml_collections.ConfigDict) -> State:
 def train(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
-    data: AnomalyData | dsprites.DSprites,
+    data: AnomalyData | FactorData,
     *,
     probe: Callable[..., dict[str, float]] | None = None,
     draw: Callable[[PyTree], dict[str, np.ndarray]] | None = None,
@@ -134,7 +135,7 @@ def train(
 def _train(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
-    data: AnomalyData | dsprites.DSprites,
+    data: AnomalyData | FactorData,
     probe: Callable[..., dict[str, float]] | None,
     draw: Callable[[PyTree], dict[str, np.ndarray]] | None,
     watch: preemption.Watch,

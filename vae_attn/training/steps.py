@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from vae_attn import losses
 from vae_attn.data.augment import Augmentation
+from vae_attn.data.dataset import to_unit
 from vae_attn.models.vae import VAE
 from vae_attn.training.state import TrainState
 
@@ -37,11 +38,6 @@ def example_keys(
 def mean_over_devices(tree: PyTree) -> PyTree:
     """The mean over the devices that share `AXIS`; of one alone nothing is copied."""
     return tree if lax.axis_size(AXIS) == 1 else lax.pmean(tree, AXIS)
-
-
-def to_unit(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Pixels from 0..255 to [0, 1]."""
-    return images.astype(jnp.float32) / 255.0
 
 
 def as_dtype(tree: PyTree, dtype: DTypeLike) -> PyTree:

@@ -78,7 +78,7 @@ def _evaluate_and_explain(
         if config.evaluate.checkpoint == "all":
             _score_checkpoints(config, workdir, learned)
     if mode in ("all", "explain"):
-        images = factor_report.pixels(data.sample(_EXPLAINED_IMAGES))
+        images = data.as_uint8(data.sample(_EXPLAINED_IMAGES))
         explainer = calibrate(
             loop.build_model(config),
             jax.device_get(trained[0].variables),

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from vae_attn import attention
-from vae_attn.data.dsprites import IMAGE_SIZE, DSprites
+from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
 from vae_attn.experiments import checkpoint_report
 from vae_attn.experiments.anomaly.explainer import Explainer, Images
@@ -33,12 +33,6 @@ _PANELS = {
     "reconstruction (nats)": ("reconstruction",),
     "KL (nats)": ("kl",),
 }
-
-
-def pixels(packed: np.ndarray) -> Images:
-    """Packed bits as the grey images that an `Explainer` takes, 0 and 255."""
-    bits = np.unpackbits(packed, axis=1)
-    return 255 * bits.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
 
 
 class Response(NamedTuple):
@@ -70,7 +64,7 @@ def write(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     explainer: Explainer,
-    data: DSprites,
+    data: FactorData,
 ) -> pathlib.Path:
     """Writes `figures/*` and `report/index.html`.
 
@@ -83,10 +77,10 @@ def write(
     Returns:
       Path of the page.
     """
-    sample = pixels(data.sample(RESPONSE_IMAGES))
+    sample = data.as_uint8(data.sample(RESPONSE_IMAGES))
     response, centre, spread, latents = respond(explainer, sample)
     names = [f"z{k}" for k in latents]
-    images = pixels(data.sample(_IMAGES_SHOWN, seed=config.seed))
+    images = data.as_uint8(data.sample(_IMAGES_SHOWN, seed=config.seed))
     decoded = traverse(explainer, images[:_TRAVERSED], latents, centre, spread)
     labels = [f"z{k}\n{centre[k]:+.2f}\n± {spread[k]:.2f}" for k in latents]
     title = f"{data.name}: traversals of the most responsive latents"
@@ -178,7 +172,7 @@ def finished_runs(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
 def _attention(
     config,
     explainer: Explainer,
-    data: DSprites,
+    data: FactorData,
     images: Images,
     latents: Int[np.ndarray, "latents"],
     response: Float[np.ndarray, "all_latents"],
@@ -190,7 +184,7 @@ def _attention(
     def maps(images: Images) -> np.ndarray:
         return explainer.latent_maps(images, style=style, layer=layer)[:, latents]
 
-    sample = pixels(data.sample(_SCALE_IMAGES, seed=config.seed + 1))
+    sample = data.as_uint8(data.sample(_SCALE_IMAGES, seed=config.seed + 1))
     # Latents differ in scale by orders of magnitude: each has a scale of its own.
     scales = np.quantile(maps(sample), _SCALE_QUANTILE, axis=(0, 2, 3))
     rows = {}

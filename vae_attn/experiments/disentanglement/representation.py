@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from vae_attn import backend, losses
 from vae_attn.batching import map_batches
-from vae_attn.data.dsprites import DSprites, unpack
+from vae_attn.data.factor_grid import FactorData
 from vae_attn.experiments.disentanglement import factor_scores
 from vae_attn.experiments.disentanglement.disentanglement import disentanglement_scores
 from vae_attn.models.vae import VAE
@@ -48,7 +48,7 @@ class Representation:
       data: the images.
     """
 
-    def __init__(self, model: VAE, data: DSprites, *, batch_size: int) -> None:
+    def __init__(self, model: VAE, data: FactorData, *, batch_size: int) -> None:
         """Compiles nothing yet; the variables come with each call, so that it compiles once.
 
         Args:
@@ -59,12 +59,12 @@ class Representation:
         self.data = data
         self._batch_size = batch_size
         self._encode = backend.jit(
-            lambda v, packed: model.apply(v, unpack(packed), method="encode")
+            lambda v, stored: model.apply(v, data.pixels(stored), method="encode")
         )
 
         @backend.jit
-        def terms(variables: PyTree, packed: UInt8[Array, "batch bytes"]) -> tuple[Array, Array]:
-            x = unpack(packed)
+        def terms(variables: PyTree, stored: UInt8[Array, "batch ..."]) -> tuple[Array, Array]:
+            x = data.pixels(stored)
             mean, logvar = model.apply(variables, x, method="encode")
             logits = model.apply(variables, mean, method="decode")
             reconstruction = losses.reconstruction_loss(logits=logits, images=x)
@@ -76,13 +76,13 @@ class Representation:
         self, variables: PyTree
     ) -> Callable[[Int[np.ndarray, "n"]], Float[Array, "n latents"]]:
         """`codes_of(indices)`: the latents' means, as the scores ask for them."""
-        return lambda indices: self._encode(variables, self.data.packed[indices])[0]
+        return lambda indices: self._encode(variables, self.data.stored[indices])[0]
 
     def losses(self, variables: PyTree) -> tuple[float, Float[np.ndarray, "latents"]]:
         """Mean reconstruction loss and each latent's mean KL, in nats, over a sample of images."""
         sample = self.data.sample(_SAMPLE)
         reconstruction, kl = map_batches(
-            lambda packed: self._terms(variables, packed), sample, self._batch_size
+            lambda stored: self._terms(variables, stored), sample, self._batch_size
         )
         return float(reconstruction.mean()), kl.mean(axis=0)
 
