@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import sklearn.metrics
+import synthetic
 from PIL import Image
 
 from vae_attn.config import default_config
 from vae_attn.data import sources as data_registry
-from vae_attn.data import synthetic
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly.calibration import variant_of
@@ -58,7 +58,7 @@ def small_config(name, root, tmp_path):
 @pytest.fixture(scope="module")
 def mvtec_twin(tmp_path_factory):
     root = tmp_path_factory.mktemp("twin") / "mvtec_ad"
-    synthetic.write_mvtec_ad(root, small=True)
+    synthetic.write_mvtec_ad(root)
     shutil.rmtree(root / "carpet")
     return root
 
@@ -97,7 +97,7 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
         assert kept["mirror_vertical"]
         metrics = metrics_of(workdir / category)
         for row in ("contrast/conv1", "reconstruction_error/image"):
-            cells = f"| MVTec-AD {category} (synthetic) | {row.replace('/', ' | ')} | "
+            cells = f"| MVTec-AD {category} | {row.replace('/', ' | ')} | "
             assert f"{cells}{metrics[f'{row}/pixel_auroc']:.3f} [" in table
             pair = [metrics[f"{row}/{name}"] for name in ("pixel_auroc", "best_iou_test")]
             line = next(line for line in table.splitlines() if line.startswith(f"| {category} |"))
@@ -196,7 +196,7 @@ def test_folder_without_masks_is_scored_by_image(mvtec_twin, colour_model, tmp_p
 
 def test_ped1_pixels_on_clips_with_masks_frames_on_all(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "architecture", lambda name, image_size: small(1))
-    synthetic.write_ucsd_ped1(tmp_path / "twin", small=True)
+    synthetic.write_ucsd_ped1(tmp_path / "twin")
     config = small_config("ucsd_ped1", tmp_path / "twin", tmp_path)
     experiment.run(config, tmp_path / "run", mode="all")
     metrics = metrics_of(tmp_path / "run")

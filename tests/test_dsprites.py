@@ -179,7 +179,7 @@ def test_without_a_directory_the_equivalent_is_drawn():
         dsprites.load_dsprites("", grid=TFDS_GRID),
     ):
         assert data.name == "dSprites-equivalent"
-        np.testing.assert_array_equal(data.packed, dsprites_renderer.render(TFDS_GRID))
+        np.testing.assert_array_equal(data.stored, dsprites_renderer.render(TFDS_GRID))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_npz_is_read_in_chunks_and_its_pickle_never(tmp_path, monkeypatch):
     assert data.name == "dSprites"
     assert len(data) == 120
     np.testing.assert_array_equal(
-        np.unpackbits(data.packed, axis=1).reshape(-1, 64, 64), members["imgs"]
+        np.unpackbits(data.stored, axis=1).reshape(-1, 64, 64), members["imgs"]
     )
     assert not target.exists()
 
@@ -215,7 +215,7 @@ def test_tfds_examples_return_to_the_grids_order(tmp_path, monkeypatch):
     _prepare_tfds(tmp_path, monkeypatch, images=images, classes=classes)
     data = dsprites.load_dsprites(tmp_path, grid=TFDS_GRID)
     assert data.name == "dSprites"
-    np.testing.assert_array_equal(np.unpackbits(data.packed, axis=1).reshape(-1, 64, 64), images)
+    np.testing.assert_array_equal(np.unpackbits(data.stored, axis=1).reshape(-1, 64, 64), images)
 
 
 @pytest.mark.parametrize(

@@ -124,10 +124,10 @@ def test_scores_stand_beside_the_papers(finished):
     # Once more by hand: the mean losses over all images, of which there are fewer than a sample.
     data = dsprites.load_dsprites(grid=GRID)
     variables = loop.restore(config, workdir, which="latest").variables
-    x = np.unpackbits(data.packed, axis=1).reshape(-1, 64, 64, 1).astype(np.float32)
+    x = np.unpackbits(data.stored, axis=1).reshape(-1, 64, 64, 1).astype(np.float32)
     model = loop.build_model(config)
     mean, logvar = map(
-        np.asarray, model.apply(variables, dsprites.unpack(data.packed), method="encode")
+        np.asarray, model.apply(variables, data.pixels(data.stored), method="encode")
     )
     kl = 0.5 * (np.exp(logvar) + mean**2 - 1 - logvar).mean(axis=0)
     assert metrics["kl"] == pytest.approx(kl.sum(), rel=1e-3)

@@ -118,16 +118,170 @@ def test_masks_that_change_places_are_checked_anew(root):
         _load(root)
 
 
-def test_without_ground_truth(root, caplog):
-    caplog.set_level("INFO", "vae_attn")
-    _load(root)
-    assert not caplog.messages
+def test_without_ground_truth(root):
+    assert _load(root).missing == ()
     shutil.rmtree(root / "ground_truth")
-    test = _load(root).test
-    assert caplog.messages == [f"{root} has no ground_truth: only images are scored"]
+    data = _load(root)
+    (missing,) = data.missing
+    assert missing.startswith(f"{root}: pixels are not scored, as there are no masks: add")
+    test = data.test
     assert test.masks is None
     assert not test.has_mask.any()
     assert test.labels.tolist() == [0, 0, 1, 1, 2, 2, 2]
+    with pytest.raises(ValueError, match="good/000 has no mask"):
+        test.full_mask(0)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_only_normal_images_to_train_on(root, empty):
+    shutil.rmtree(root / "test")
+    shutil.rmtree(root / "ground_truth")
+    if empty:
+        (root / "test").mkdir()
+    for data in (_load(root), _load(root)):  # the second from the cache
+        assert (len(data.train), len(data.validation), len(data.test)) == (8, 2, 0)
+        assert data.test.images.shape == (0, SIZE, SIZE, 3)
+        assert data.test.class_names == ("good",)
+        assert data.test.masks is None
+        assert len(data.test.sample(3, 0)) == len(data.test.take(np.arange(0))) == 0
+        (missing,) = data.missing
+        assert missing.startswith(f"{root}: no image is scored, as there are no test images")
+
+
+def test_only_normal_images_to_test(root):
+    for place in ("test/crack", "test/dent", "ground_truth"):
+        shutil.rmtree(root / place)
+    data = _load(root)
+    assert data.test.labels.tolist() == [0, 0]
+    (missing,) = data.missing
+    assert "only the false alarms are counted" in missing
+    assert "test/<defect>" in missing
+
+
+def test_only_defects_to_test(root):
+    shutil.rmtree(root / "test/good")
+    data = _load(root)
+    assert data.test.labels.tolist() == [1, 1, 2, 2, 2]
+    (missing,) = data.missing
+    assert "whole images are not scored" in missing
+    assert "test/good" in missing
+
+
+def test_masks_for_defects_that_are_not_there_are_still_reported(root):
+    shutil.rmtree(root / "test")
+    assert [line.split(":")[0].removeprefix(f"{root}/") for line in _problems(root)] == [
+        "ground_truth/crack",
+        "ground_truth/dent",
+    ]
+
+
+def test_several_masks_in_a_folder_of_the_images_name(root):
+    """As in MVTec LOCO, where each part of a defect has its own mask."""
+    (root / "ground_truth/crack/000_mask.png").unlink()
+    for n, box in enumerate([(0, 0, 6, 10), (12, 10, 24, 20)]):
+        _mask(root / f"ground_truth/crack/000/{n:03d}.png", box=box)
+    for test in (_load(root).test, _load(root).test):
+        expected = np.zeros((20, 24), bool)
+        expected[:10, :6] = expected[10:, 12:] = True
+        np.testing.assert_array_equal(test.full_mask(2), expected)
+        assert test.masks[2].mean() == pytest.approx(expected.mean())
+    black = root / "ground_truth/crack/000/000.png"
+    _mask(black, box=None)
+    assert _load(root).test.full_mask(2).sum() == 120  # one of them may be black
+    _mask(root / "ground_truth/crack/000/001.png", box=None)
+    with pytest.raises(UserError, match="ground_truth/crack/000: all black"):
+        _load(root)
+    _mask(black, sides=(20, 24))
+    with pytest.raises(UserError, match=r"000/001\.png: 24 x 20 pixels, but .*000\.png has 20"):
+        _load(root)
+    _mask(root / "ground_truth/crack/000/001.png", sides=(20, 24))
+    with pytest.raises(UserError, match=r"crack/000: 20 x 24 pixels, but .*test/crack/000\.png"):
+        _load(root)
+
+
+def test_folders_of_masks_that_are_empty_doubled_or_left_over(root):
+    (root / "ground_truth/crack/001_mask.png").unlink()
+    (root / "ground_truth/crack/001").mkdir()
+    _mask(root / "ground_truth/dent/000/000.png")
+    _mask(root / "ground_truth/dent/009/000.png")
+    empty, doubled, extra = _problems(root)
+    assert empty.startswith(f"{root}/ground_truth/crack/001: empty")
+    assert doubled.startswith(f"{root}/ground_truth/dent/000")
+    assert "second mask" in doubled
+    assert extra.startswith(f"{root}/ground_truth/dent/009: belongs to no image of")
+
+
+def test_masks_at_their_own_size(root):
+    scratch = np.zeros((20, 24), np.uint8)
+    scratch[3, 2:20] = 255
+    Image.fromarray(scratch).save(root / "ground_truth/dent/001_mask.png")
+    for test in (_load(root).test, _load(root).test):
+        assert test.full_mask(0).shape == (20, 24)
+        assert not test.full_mask(0).any()
+        np.testing.assert_array_equal(test.full_mask(5), scratch > 0)
+        np.testing.assert_array_equal(test.take(np.array([5, 0])).full_mask(0), scratch > 0)
+        sampled = test.sample(3, seed=1)
+        for n, name in enumerate(sampled.names):
+            np.testing.assert_array_equal(
+                sampled.full_mask(n), test.full_mask(test.names.index(name))
+            )
+    (root / "ground_truth/dent/001_mask.png").unlink()
+    with pytest.raises(UserError, match=r"dent/001_mask\.png: cannot be read"):
+        test.full_mask(5)
+
+
+def test_images_held_out_by_the_data_set_itself(root):
+    """As in MVTec LOCO."""
+    for i in range(3):
+        _image(root / f"validation/good/{i:03d}.png", 200 + i)
+    data = _load(root)
+    assert data.train[:, 0, 0, 0].tolist() == list(range(0, 100, 10))
+    assert data.validation[:, 0, 0, 0].tolist() == [200, 201, 202]
+    assert len(data.test) == 7
+
+
+def test_copies_of_training_images_are_reported(root, caplog):
+    shutil.copy(root / "train/good/003.png", root / "test/good/000.png")
+    with Image.open(root / "train/good/004.png") as picture:
+        picture.save(root / "test/crack/001.bmp")  # the same pixels in another format
+    (root / "test/crack/001.png").unlink()
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        _load(root)
+        (message,) = caplog.messages
+        assert message.startswith(f"{root}: 2 of 7 test images are copies of images in train/good")
+        assert "test/good/000.png is train/good/003.png" in message
+        assert "test/crack/001.bmp is train/good/004.png" in message
+
+
+def test_copies_on_both_sides_of_the_split_are_reported(root, caplog):
+    for path in root.glob("train/good/*"):
+        _image(path, 7)
+    _load(root)
+    (message,) = caplog.messages
+    assert "2 of 2 held-out images are copies" in message
+
+
+def _deep(path: pathlib.Path, low: int, high: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    levels = np.linspace(low, high, 20 * 24).round().astype(np.uint16)
+    Image.fromarray(levels.reshape(20, 24)).save(path)
+
+
+def test_deep_images_are_scaled_by_the_training_images(root, caplog):
+    caplog.set_level("INFO", "vae_attn")
+    for n, path in enumerate(sorted(root.glob("t*/*/*.png"))):
+        _deep(path, n, 1400)
+    _deep(root / "train/good/003.png", 0, 1500)
+    _deep(root / "test/dent/002.png", 0, 40_000)
+    for data in (_load(root, channels=1), _load(root, channels=1)):
+        assert data.levels == (0, 2047)
+        assert {int(image.max()) for image in data.test.images} == {173, 255}
+        assert 180 < max(data.train.max(), data.validation.max()) < 188
+    told, cut = caplog.messages[:2]
+    assert told == "files with more than 8 bits: levels 0 to 2047 become 0 to 255"
+    assert cut.startswith(f"1 of the 7 test images, such as {root}/test/dent/002.png, ")
+    assert caplog.messages[2:] == [told, cut]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -156,11 +310,6 @@ def test_hidden_files_are_ignored(root):
         for name in (".DS_Store", "._000.png", "Thumbs.db", "desktop.ini", "000.png~"):
             (root / place / name).write_bytes(b"\0")
     assert len(_load(root).test) == 7
-
-
-def test_marker_names_the_data_synthetic(root):
-    (root / "SYNTHETIC").write_text("drawn")
-    assert _load(root).name == "screws (synthetic)"
 
 
 def test_missing_mask(root):
@@ -292,11 +441,17 @@ def test_misplaced_and_unknown_files(root):
     }
 
 
-@pytest.mark.parametrize("place", ["train", "test"])
-def test_missing_parts_of_the_layout(root, place):
-    shutil.rmtree(root / place)
-    lines = _problems(root)
-    assert any(line.startswith(f"{root}/{place}") and "no such folder" in line for line in lines)
+def test_missing_training_images(root):
+    shutil.rmtree(root / "train")
+    assert f"{root}/train/good: no such folder" in _problems(root)
+
+
+def test_a_file_where_the_test_folder_should_be(root):
+    shutil.rmtree(root / "test")
+    shutil.rmtree(root / "ground_truth")
+    (root / "test").write_text("")
+    (line,) = _problems(root)
+    assert line.startswith(f"{root}/test: is no folder")
 
 
 def test_one_training_image_is_too_few(root):

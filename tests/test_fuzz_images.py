@@ -54,6 +54,14 @@ def _valid():
         "tiff_cmyk": _encoded(colour.convert("CMYK"), "TIFF"),
         "tiff_float": _encoded(grey.convert("F"), "TIFF"),
         "tiff_pages": _encoded(colour, "TIFF", **pages),
+        "webp": _encoded(alpha, "WEBP", exif=turned),
+        "webp_animated": _encoded(colour, "WEBP", **pages),
+        "gif": _encoded(colour.quantize(7), "GIF", transparency=2),
+        "gif_animated": _encoded(colour, "GIF", **pages),
+        "ppm": _encoded(colour, "PPM"),
+        "pgm_16": _encoded(deep, "PPM"),
+        "jp2": _encoded(colour, "JPEG2000"),
+        "avif": _encoded(colour, "AVIF"),
     }
 
 
@@ -69,6 +77,8 @@ def _read_all(path):
         assert image.shape[-1] in (1, 3)
         assert image.size
     mask = answer(lambda: images.read_mask(path), path)
+    extent = answer(lambda: images.extent(path), path)
+    assert extent is None or 0 <= extent[0] <= extent[1] <= 65535
     assert mask is None or (mask.dtype == bool and mask.ndim == 2)
     resized = answer(lambda: images.read_resized_image(path, 9, channels=3), path)
     assert (resized is None) == (image is None)

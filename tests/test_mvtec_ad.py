@@ -1,21 +1,21 @@
-"""MVTec-AD: categories, the mirror table, the synthetic twin and the real bottle."""
+"""MVTec-AD: categories, the mirror table, the drawn twin and the real bottle."""
 
 import itertools
-import shutil
 
 import numpy as np
 import pytest
+import synthetic
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from vae_attn.data import folder, mvtec_ad, synthetic
+from vae_attn.data import mvtec_ad
 from vae_attn.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory):
     root = tmp_path_factory.mktemp("mvtec") / "data"
-    synthetic.write_mvtec_ad(root, small=True)
+    synthetic.write_mvtec_ad(root)
     return root
 
 
@@ -36,21 +36,15 @@ def test_mirrors_keep_text_threads_reflections_and_places():
 
 
 @pytest.mark.parametrize("category", ["carpet", "hazelnut", "grid"])
-def test_twin_loads_as_rgb_and_is_called_synthetic(twin, tmp_path, category):
+def test_twin_loads_as_rgb(twin, tmp_path, category):
     data = mvtec_ad.load(twin, category, image_size=32, cache_dir=tmp_path)
-    assert data.name == f"MVTec-AD {category} (synthetic)"
+    assert data.name == f"MVTec-AD {category}"
     assert data.train.shape == (10, 32, 32, 3)
     assert data.validation.shape == (2, 32, 32, 3)
     assert data.test.class_names == ("good", "hole", "scratch", "stain")
     assert np.bincount(data.test.labels).tolist() == [4, 3, 3, 3]
     assert data.test.has_mask.all()
     assert (data.test.masks.any(axis=(1, 2)) == (data.test.labels > 0)).all()
-
-
-def test_a_category_copied_alone_is_still_called_synthetic(twin, tmp_path):
-    shutil.copytree(twin / "hazelnut", tmp_path / "nuts")
-    data = folder.load(tmp_path / "nuts", image_size=32, cache_dir=tmp_path / "cache")
-    assert data.name == "nuts (synthetic)"
 
 
 def test_single_channel_category_has_equal_channels(twin, tmp_path):

@@ -50,6 +50,27 @@ def photos(tmp_path):
     return folder
 
 
+def test_other_formats_are_found_and_the_rest_is_named(photos, caplog):
+    for name in ("a.webp", "b.GIF", "more/c.pgm"):
+        Image.new("L", (4, 4)).save(photos / name)
+    found = [str(path.relative_to(photos)) for path in own_images.find(str(photos))]
+    assert {"a.webp", "b.GIF", "more/c.pgm"} < set(found)
+    assert len(found) == 12
+    (message,) = caplog.messages
+    assert message.startswith("1 file is no image and was skipped: notes.txt (images are png, ")
+    for n in range(6):
+        (photos / f"more/{n}.csv").write_text("")
+    caplog.clear()
+    own_images.find(str(photos))
+    (message,) = caplog.messages
+    assert (
+        "7 files are no images and were skipped: 0.csv, 1.csv, 2.csv, 3.csv" in message
+    )
+    caplog.clear()
+    own_images.find(str(photos / "*.png"))
+    assert not caplog.messages
+
+
 def rows_of(workdir):
     lines = (workdir / "explained" / "results.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]

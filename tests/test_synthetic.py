@@ -5,10 +5,8 @@ import pathlib
 
 import numpy as np
 import pytest
+import synthetic
 from PIL import Image
-
-from vae_attn.data import synthetic
-from vae_attn.errors import UserError
 
 WRITERS = {"ucsd_ped1": synthetic.write_ucsd_ped1, "mvtec_ad": synthetic.write_mvtec_ad}
 
@@ -25,32 +23,24 @@ def _digests(root: pathlib.Path) -> dict[str, str]:
 def twins(tmp_path_factory) -> dict[str, pathlib.Path]:
     root = tmp_path_factory.mktemp("twins")
     for name, write in WRITERS.items():
-        write(root / name, small=True)
+        write(root / name)
     return {name: root / name for name in WRITERS}
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_same_seed_same_bytes(twins, tmp_path, name):
-    assert synthetic.main([name, str(tmp_path / "again"), "--small"]) == 0
+    WRITERS[name](tmp_path / "again")
     assert _digests(tmp_path / "again") == _digests(twins[name])
-    WRITERS[name](tmp_path / "other", small=True, seed=1)
+    WRITERS[name](tmp_path / "other", seed=1)
     first, other = _digests(twins[name]), _digests(tmp_path / "other")
     pictures = {path for path in first if path.endswith((".png", ".tif"))}
     train = {path for path in pictures if "rain" in path}
     assert all(first[path] != other[path] for path in train)
 
 
-@pytest.mark.parametrize("name", WRITERS)
-def test_marked_and_nothing_else_left(twins, name):
-    folders = [path for path in twins[name].iterdir() if path.is_dir()]
-    assert folders
-    assert all((folder / "SYNTHETIC").is_file() for folder in (twins[name], *folders))
-    assert {path.name for path in twins[name].parent.iterdir()} == set(WRITERS)
-
-
 def test_ped1_layout(twins):
     root = twins["ucsd_ped1"] / "UCSDped1"
-    assert sorted(path.name for path in root.iterdir()) == ["SYNTHETIC", "Test", "Train"]
+    assert sorted(path.name for path in root.iterdir()) == ["Test", "Train"]
     assert {path.name for path in (root / "Train").iterdir()} == {
         "Train001",
         "Train002",
@@ -64,7 +54,7 @@ def test_ped1_layout(twins):
         assert names == [f"{i:03d}.{suffix}" for i in range(1, 13)]
         with Image.open(root / "Test" / folder / names[0]) as picture:
             assert (picture.mode, picture.size) == (mode, (238, 158))
-    lines = (root / "Test/UCSDped1.m").read_text().splitlines()
+    lines = (root / "Test/UCSDped1.m").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "TestVideoFile = {};"
     assert len(lines) == 7
     assert any("," in line for line in lines)  # several ranges in one clip
@@ -75,7 +65,7 @@ def test_ped1_layout(twins):
 def test_mvtec_layout(twins):
     root = twins["mvtec_ad"]
     names = {path.name for path in root.iterdir()}
-    assert names == {"SYNTHETIC", "carpet", "hazelnut", "grid"}
+    assert names == {"carpet", "hazelnut", "grid"}
     for category, mode in (("carpet", "RGB"), ("hazelnut", "RGB"), ("grid", "L")):
         with Image.open(root / category / "train/good/000.png") as picture:
             assert picture.mode == mode
@@ -112,30 +102,3 @@ def test_moving_intruder_is_where_the_mask_says(twins):
         inside.append(change[masks])
         outside.append(change[~masks])
     assert np.mean(np.concatenate(inside)) > 10 * np.mean(np.concatenate(outside))
-
-
-def test_a_folder_in_use_is_left_alone(tmp_path, capsys):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/mine.png").write_text("mine")
-    with pytest.raises(UserError, match="photos: is not an empty folder"):
-        synthetic.write_mvtec_ad(tmp_path / "photos", small=True)
-    assert synthetic.main(["mvtec_ad", str(tmp_path / "photos"), "--small"]) == 2
-    assert "is not an empty folder" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.rglob("*")] == ["photos", "mine.png"]
-
-
-def test_an_unwritable_place_is_told(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        synthetic.write_ucsd_ped1(tmp_path / "file" / "out", small=True)
-
-
-def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(folder, **_):
-        (folder / "carpet").mkdir()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(synthetic.synthetic_surfaces, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        synthetic.write_mvtec_ad(tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,10 @@ import tarfile
 
 import numpy as np
 import pytest
+import synthetic
 from PIL import Image
 
-from vae_attn.data import synthetic, ucsd_ped1
+from vae_attn.data import ucsd_ped1
 from vae_attn.errors import UserError
 
 SIZE = 40
@@ -20,7 +21,7 @@ MASK_CLIPS = (3, 4, 14, 18, 19, 21, 22, 23, 24, 32)  # of the real data set
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("ped1") / "data"
-    synthetic.write_ucsd_ped1(root, small=True)
+    synthetic.write_ucsd_ped1(root)
     return root
 
 
@@ -51,7 +52,7 @@ def _clip(name: str) -> int:
 
 def test_twin(root):
     data = _load(root)
-    assert data.name == "UCSD Ped1 (synthetic)"
+    assert data.name == "UCSD Ped1"
     assert data.train.shape == (36, SIZE, SIZE, 1)
     test = data.test
     assert test.images.shape == (60, SIZE, SIZE, 1)  # five of the six test clips

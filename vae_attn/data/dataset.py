@@ -1,11 +1,18 @@
 """What every data source returns: normal images to learn from, labelled images to explain."""
 
 import dataclasses
+from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float32, Int, UInt8
+
+from vae_attn.data.image_files import ALL_LEVELS, Levels
+
+
+def to_unit(images: UInt8[Array | np.ndarray, "*shape"]) -> Float32[Array, "*shape"]:
+    """Pixels from 0..255 to [0, 1]; cheap enough to sit inside a compiled step."""
+    return jnp.asarray(images).astype(jnp.float32) / 255.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +23,12 @@ class LabelledImages:
       images: grey (channels 1) or RGB (channels 3), 0 to 255.
       labels: index into `class_names`; 0 is the normal class.
       class_names: names of the labels, `class_names[0]` the normal one.
-      names: one stable name an image, for tables and file names.
+      names: one stable name per image, for tables and file names.
       masks: True on anomalous pixels; None where the data has no pixel truth at all.
       has_mask: which images have pixel truth (all False where `masks` is None). A normal
         image whose truth is "no pixel" has one.
+      read_full_mask: one function per image that reads its mask at the size of the image's file;
+        None where `masks` has that size already.
     """
 
     images: UInt8[np.ndarray, "n height width channels"]
@@ -28,14 +37,34 @@ class LabelledImages:
     names: tuple[str, ...]
     masks: Bool[np.ndarray, "n height width"] | None
     has_mask: Bool[np.ndarray, "n"]
+    read_full_mask: tuple[Callable[[], Bool[np.ndarray, "_ _"]], ...] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.images)
 
+    def full_mask(self, index: int) -> Bool[np.ndarray, "height width"]:
+        """The mask of one image, as large as the image's file and not as the model takes it.
+
+        Nothing is kept, so that masks of any size can be gone through one by one.
+
+        Args:
+          index: of an image that has a mask.
+
+        Raises:
+          ValueError: the image has no mask.
+          UserError: the mask's file can no longer be read.
+        """
+        if not self.has_mask[index]:
+            raise ValueError(f"{self.names[index]} has no mask")
+        if self.read_full_mask is not None:
+            return self.read_full_mask[index]()
+        return np.asarray(self.masks[index])
+
     def take(self, chosen: np.ndarray) -> "LabelledImages":
         """The chosen images, by index or by a mask."""
         indices = np.arange(len(self))[chosen]
+        full = self.read_full_mask
         return LabelledImages(
             images=self.images[indices],
             labels=self.labels[indices],
@@ -43,6 +72,7 @@ class LabelledImages:
             names=tuple(self.names[i] for i in indices),
             masks=None if self.masks is None else self.masks[indices],
             has_mask=self.has_mask[indices],
+            read_full_mask=None if full is None else tuple(full[i] for i in indices),
         )
 
     def sample(self, max_images: int, seed: int) -> "LabelledImages":
@@ -57,13 +87,16 @@ class AnomalyData:
     """A one-class data set: train and validation hold normal images only.
 
     Attributes:
-      name: for titles and tables; says "synthetic" where the pictures are.
+      name: for titles and tables.
       train: normal images the model learns from.
       validation: held-out normal images: best checkpoint, calibration, thresholds.
-      test: what is explained and scored.
+      test: what is explained and scored; may be empty.
       draws_defects: whether `data.defects` may draw masked defects on normal test images, which
         takes bright strokes on black; for data that has no masks.
       scores_note: what else has to be known of scores on this data, to stand under them.
+      missing: one sentence for each kind of score that this data cannot give, with the reason.
+      levels: of files with more than 8 bits per channel, the levels that became 0 and 255; what
+        `images.read_image` has to be given for further images of the same kind.
     """
 
     name: str
@@ -72,13 +105,13 @@ class AnomalyData:
     test: LabelledImages
     draws_defects: bool = False
     scores_note: str = ""
+    missing: tuple[str, ...] = ()
+    levels: Levels = ALL_LEVELS
 
-    @staticmethod
-    def pixels(stored: UInt8[jax.Array, "*shape"]) -> Float[jax.Array, "*shape"]:
-        """Stored images as [0, 1]."""
-        return to_unit(stored)
+    # As `FactorData.pixels`, so that the training loop uses both kinds of data alike.
+    pixels = staticmethod(to_unit)
 
-
-def to_unit(images: UInt8[jax.Array, "*shape"]) -> Float[jax.Array, "*shape"]:
-    """Pixels from 0..255 to [0, 1]."""
-    return images.astype(jnp.float32) / 255.0
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.train.shape[1:]

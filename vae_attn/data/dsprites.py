@@ -3,7 +3,6 @@
 Held as packed bits (378 MB instead of 3 GB) and unpacked inside the training step.
 """
 
-import dataclasses
 import os
 import pathlib
 
@@ -13,12 +12,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from vae_attn.data import dsprites_files, dsprites_renderer
-from vae_attn.data.factor_grid import FactorGrid
+from vae_attn.data.factor_grid import FactorData, FactorGrid
 from vae_attn.errors import UserError
 
 IMAGE_SIZE = 64
 SOURCES = ("npz", "tfds", "rendered")
-_VALIDATION_IMAGES = 2048
 
 
 def _linspace(start: float, stop: float, num: int) -> tuple[float, ...]:
@@ -40,49 +38,6 @@ GRID = FactorGrid(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class DSprites:
-    """All images of a grid, in its order.
-
-    Attributes:
-      name: for titles and tables; "dSprites-equivalent" where our renderer drew the pictures.
-      packed: one bit a pixel, row by row, in `np.packbits` order; see `unpack`.
-      grid: the factors; image i has the factor classes `grid.classes(i)`.
-    """
-
-    name: str
-    packed: UInt8[np.ndarray, "n 512"]
-    grid: FactorGrid
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.packed)
-
-    @property
-    def train(self) -> UInt8[np.ndarray, "n 512"]:
-        """All images: as in the literature, none is held out."""
-        return self.packed
-
-    @property
-    def validation(self) -> UInt8[np.ndarray, "m 512"]:
-        """Some of the training images, always the same, to follow the loss on."""
-        return self.sample(_VALIDATION_IMAGES)
-
-    @staticmethod
-    def pixels(stored: UInt8[jax.Array, "*n 512"]) -> Float32[jax.Array, "*n 64 64 1"]:
-        """Stored images as [0, 1]; see `unpack`."""
-        return unpack(stored)
-
-    @staticmethod
-    def as_uint8(stored: UInt8[np.ndarray, "n 512"]) -> UInt8[np.ndarray, "n 64 64 1"]:
-        """Stored images as grey ones, 0 and 255."""
-        return 255 * np.unpackbits(stored, axis=1).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
-
-    def sample(self, num: int, *, seed: int = 0) -> UInt8[np.ndarray, "m 512"]:
-        """At most `num` different images, drawn at random."""
-        return self.packed[np.random.default_rng(seed).permutation(len(self))[:num]]
-
-
 def unpack(
     packed: UInt8[jax.Array, "*n 512"] | UInt8[np.ndarray, "*n 512"],
 ) -> Float32[jax.Array, "*n 64 64 1"]:
@@ -100,7 +55,7 @@ def load_dsprites(
     *,
     source: str = "auto",
     grid: FactorGrid = GRID,
-) -> DSprites:
+) -> FactorData:
     """Reads dSprites, or draws its equivalent.
 
     Args:
@@ -109,13 +64,17 @@ def load_dsprites(
       source: "npz", "tfds", "rendered", or "auto": what the directory holds, drawn without one.
       grid: a smaller grid of the same six factors, for tests and trials.
 
+    Returns:
+      The images, stored as packed bits, one bit per pixel, row by row, in `np.packbits` order;
+      the name is "dSprites-equivalent" where our renderer drew them.
+
     Raises:
       UserError: unknown source; a directory without the data; files that do not fit the grid.
     """
     folder = pathlib.Path(directory).expanduser() if directory else None
     chosen = _detect(folder) if source == "auto" else source
     if chosen == "rendered":
-        return DSprites("dSprites-equivalent", dsprites_renderer.render(grid), grid)
+        return FactorData("dSprites-equivalent", grid, dsprites_renderer.render(grid), unpack)
     if chosen not in ("npz", "tfds"):
         raise UserError(
             f"dSprites source {chosen!r} is unknown; choose auto, npz, tfds or rendered."
@@ -128,7 +87,7 @@ def load_dsprites(
         packed = dsprites_files.read_npz(folder / dsprites_files.NPZ_NAME, grid)
     else:
         packed = dsprites_files.read_tfds(folder, grid)
-    return DSprites("dSprites", packed, grid)
+    return FactorData("dSprites", grid, packed, unpack)
 
 
 def _detect(folder: pathlib.Path | None) -> str:

@@ -1,40 +1,38 @@
 """Reads and resizes one image file: any depth, palette, alpha or orientation, to 8 bits."""
 
-import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Array, Bool, Shaped, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from vae_attn.data import image_files
+from vae_attn.data.image_files import ALL_LEVELS, Levels
 from vae_attn.errors import UserError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-
-# A small file may unpack to gigabytes. Pillow's own limit is a global: changing it here would
-# change it for the whole program, so that ours is checked per file.
-MAX_PIXELS = 80_000_000
-
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-_GREY_MODES = ("1", "L", "LA", "La")
+EXTENSIONS = image_files.EXTENSIONS
+KINDS = image_files.KINDS
+MAX_PIXELS = image_files.MAX_PIXELS
 
 _Result = TypeVar("_Result")
 
 
 def read_image(
-    path: pathlib.Path, *, channels: int | None = None
+    path: pathlib.Path, *, channels: int | None = None, levels: Levels = ALL_LEVELS
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Reads an image upright (its EXIF orientation applied), in 8 bits a channel.
+    """Reads an image upright (its EXIF orientation applied), in 8 bits per channel.
 
-    Sixteen bits are scaled to eight (65535 to 255), transparent pixels are laid over white as
-    viewers show them, CMYK and palettes become RGB (a palette of greys becomes grey).
+    More than eight bits are scaled to eight (see `levels`), transparent pixels are laid over
+    white as viewers show them, CMYK and palettes become RGB (a palette of greys becomes grey).
 
     Args:
-      path: a png, jpeg, bmp or tiff file; its content decides, not its ending.
+      path: an image file (see `EXTENSIONS`); its content decides, not its ending.
       channels: 1 for grey (ITU-R 601 luma), 3 for RGB, None for what the file has.
+      levels: what becomes 0 and 255 where the file has more than 8 bits per channel; what is
+        darker or brighter is cut off. See `levels_of`.
 
     Returns:
       The pixels, 0 to 255.
@@ -43,20 +41,20 @@ def read_image(
       UserError: the file cannot be read, is truncated, animated, larger than `MAX_PIXELS`, no
         image, or holds values that have no 8-bit meaning (floats, 32 bits).
     """
-    with _told_by_path(path):
-        picture, _ = _decode(path)
-        picture = _flatten(picture, background=255)
-    return to_channels(_pixels(picture), channels)
+    with image_files.naming(path):
+        pixels = image_files.decode(path).pixels(levels)
+    return to_channels(pixels, channels)
 
 
 def read_mask(path: pathlib.Path) -> Bool[np.ndarray, "height width"]:
     """Reads a mask: True where a pixel is not black.
 
     So both 0/255 and 0/1 masks read right. Where the file is a JPEG, whose compression leaves
-    faint greys around edges, True means a level of 128 or more.
+    faint greys around edges, True means a level of 128 or more; so it does in the other formats
+    that may lose detail, if anything in them is that bright.
 
     Args:
-      path: a png, jpeg, bmp or tiff file, as for `read_image`; transparent pixels are False.
+      path: an image file, as for `read_image`; transparent pixels are False.
 
     Returns:
       True on anomalous pixels.
@@ -64,13 +62,59 @@ def read_mask(path: pathlib.Path) -> Bool[np.ndarray, "height width"]:
     Raises:
       UserError: as `read_image`.
     """
-    with _told_by_path(path):
-        picture, file_format = _decode(path)
-        if picture.mode.startswith("I"):
-            # Before any scaling: the value 1 of a 16-bit label image would round to 0.
-            return np.asarray(picture) != 0
-        levels = _pixels(_flatten(picture, background=0)).max(axis=-1)
-    return levels >= 128 if file_format in ("JPEG", "MPO") else levels > 0
+    with image_files.naming(path):
+        return image_files.decode(path).marked()
+
+
+def read_union(paths: Sequence[pathlib.Path]) -> Bool[np.ndarray, "height width"]:
+    """Reads masks of one image: True where any of them is not black.
+
+    Raises:
+      UserError: as `read_mask`, and where their sizes differ.
+    """
+    union = read_mask(paths[0])
+    for path in paths[1:]:
+        mask = read_mask(path)
+        if mask.shape != union.shape:
+            raise UserError(
+                f"{path}: {size_text(mask.shape)} pixels, but {paths[0]} has "
+                f"{size_text(union.shape)}; draw all masks of an image at the image's size"
+            )
+        union |= mask
+    return union
+
+
+def extent(path: pathlib.Path) -> Levels | None:
+    """The smallest and largest level of a file with more than 8 bits per channel, else None.
+
+    Raises:
+      UserError: as `read_image`, though a file of 8 bits is not read to its end.
+    """
+    with image_files.naming(path):
+        deep = image_files.decode(path).deep if image_files.is_deep(path) else None
+        return None if deep is None else (int(deep.min()), int(deep.max()))
+
+
+def levels_of(extents: Iterable[Levels | None]) -> Levels:
+    """What `read_image` takes as levels, so that a data set's own range fills the 8 bits.
+
+    Cameras of 10, 12 or 14 bits write files of 16, of which their levels fill a small part.
+
+    Args:
+      extents: `extent` of each of the training images.
+
+    Returns:
+      The images' range, wider by half of it on both sides so that brighter and darker defects
+      still differ, but no wider than 0 to the smallest 2^k - 1 that holds it. `ALL_LEVELS` where
+      no image has more than 8 bits.
+    """
+    known = [one for one in extents if one is not None]
+    if not known:
+        return ALL_LEVELS
+    low, high = min(low for low, _ in known), max(high for _, high in known)
+    most = 2 ** max(8, high.bit_length()) - 1
+    margin = -(-(high - low) // 2)
+    return (max(0, low - margin), min(most, high + margin)) if margin else (0, most)
 
 
 def to_channels(
@@ -81,7 +125,7 @@ def to_channels(
         return image
     if channels == 3:
         return np.repeat(image, 3, axis=-1)
-    return _pixels(Image.fromarray(image).convert("L"))
+    return image_files.as_array(Image.fromarray(image).convert("L"))
 
 
 def resize_image(
@@ -89,7 +133,7 @@ def resize_image(
 ) -> UInt8[np.ndarray, "{size} {size} channels"]:
     """Resizes to a square of `size` pixels by antialiased Lanczos; the aspect ratio is not kept."""
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    return _pixels(picture.resize((size, size), Image.Resampling.LANCZOS))
+    return image_files.as_array(picture.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def fit_images(
@@ -137,19 +181,11 @@ def resize_mask(
 
 
 def read_resized_image(
-    path: pathlib.Path, size: int, *, channels: int | None = None
+    path: pathlib.Path, size: int, *, channels: int | None = None, levels: Levels = ALL_LEVELS
 ) -> tuple[UInt8[np.ndarray, "{size} {size} channels"], tuple[int, int]]:
     """`read_image`, then `resize_image`; returns the (height, width) it had as well."""
-    image = read_image(path, channels=channels)
+    image = read_image(path, channels=channels, levels=levels)
     return resize_image(image, size), image.shape[:2]
-
-
-def read_resized_mask(
-    path: pathlib.Path, size: int
-) -> tuple[Bool[np.ndarray, "{size} {size}"], tuple[int, int]]:
-    """`read_mask`, then `resize_mask`; returns the (height, width) it had as well."""
-    mask = read_mask(path)
-    return resize_mask(mask, size), mask.shape
 
 
 def size_text(shape: tuple[int, int]) -> str:
@@ -180,87 +216,3 @@ def read_many(
         outcomes = list(pool.map(attempt, paths))
     problems = [problem for _, problem in outcomes if problem is not None]
     return [result for result, _ in outcomes], problems
-
-
-@contextlib.contextmanager
-def _told_by_path(path: pathlib.Path) -> Iterator[None]:
-    """Turns whatever goes wrong with a file into one sentence that names it."""
-    too_large = f"{path}: more than {MAX_PIXELS:,} pixels; make the image smaller"
-    try:
-        yield
-    except UserError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(too_large) from error
-    except UnidentifiedImageError as error:
-        raise UserError(
-            f"{path}: its content is no png, jpeg, bmp or tiff image; replace or remove the file"
-        ) from error
-    except Exception as error:  # Pillow's decoders raise nearly every kind on damaged files
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise UserError(
-            f"{path}: cannot be read ({reason or type(error).__name__}); "
-            "restore the file from its source or remove it"
-        ) from error
-
-
-def _decode(path: pathlib.Path) -> tuple[Image.Image, str]:
-    """The upright picture in the file's own mode, and the file's format."""
-    if not (path.is_file() or path.is_dir()) and path.exists():  # a pipe would be waited for
-        raise UserError(f"{path}: is no regular file; give an image file")
-    # A file object, not the path: given a path, Pillow maps an uncompressed TIFF into memory and
-    # scrambles it where its orientation is a quarter turn.
-    with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            raise UserError(
-                f"{path}: {picture.width} x {picture.height} pixels, over the limit of "
-                f"{MAX_PIXELS:,}; make the image smaller"
-            )
-        if not picture.width * picture.height:
-            raise ValueError("no pixels")
-        file_format = picture.format or ""
-        frames = getattr(picture, "n_frames", 1)
-        # MPO is a camera's still photograph with a preview behind it: the first image counts.
-        if frames > 1 and file_format != "MPO":
-            raise UserError(
-                f"{path}: holds {frames} pictures (animated or several pages); save one per file"
-            )
-        picture.load()
-        return ImageOps.exif_transpose(picture), file_format
-
-
-def _flatten(picture: Image.Image, *, background: int) -> Image.Image:
-    """Converts any mode to 8-bit grey ("L") or "RGB"; transparency shows the background."""
-    if picture.mode.startswith("I"):
-        return _from_16_bits(picture)
-    if picture.mode == "F":
-        raise ValueError("floating-point values; save it with 8 or 16 bits")
-    grey = picture.mode in _GREY_MODES
-    palette = picture.mode in ("P", "PA")
-    if picture.has_transparency_data:
-        if picture.mode == "La":
-            picture = picture.convert("LA")
-        canvas = Image.new("RGBA", picture.size, (background,) * 3 + (255,))
-        picture = Image.alpha_composite(canvas, picture.convert("RGBA"))
-    picture = picture.convert("L" if grey else "RGB")
-    if palette:
-        red, green, blue = np.moveaxis(np.asarray(picture), -1, 0)
-        if np.array_equal(red, green) and np.array_equal(green, blue):
-            picture = picture.convert("L")
-    return picture
-
-
-def _from_16_bits(picture: Image.Image) -> Image.Image:
-    """Scales 0..65535 to 0..255, rounding to the nearest."""
-    values = np.asarray(picture)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("more than 16 bits a pixel; save it with 8 or 16 bits")
-    scaled = values.astype(np.uint32)
-    scaled += 128
-    scaled //= 257
-    return Image.fromarray(scaled.astype(np.uint8))
-
-
-def _pixels(picture: Image.Image) -> UInt8[np.ndarray, "height width channels"]:
-    pixels = np.array(picture)
-    return pixels[..., None] if pixels.ndim == 2 else pixels

@@ -1,13 +1,9 @@
 """What every loader asks of a folder of data: which entries count, and how problems are told."""
 
-import os
 import pathlib
 from collections.abc import Sequence
 
 from vae_attn.errors import UserError
-
-# Written by `vae_attn.data.synthetic`, so that drawn pictures are never taken for real ones.
-SYNTHETIC_MARKER = "SYNTHETIC"
 
 _SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
@@ -56,20 +52,6 @@ def problems_error(root: pathlib.Path, problems: Sequence[str], *, layout: str) 
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     heading = f"{root}: {count} to mend before this data set can be used (expected: {layout}):"
     return UserError("\n  ".join([heading, *problems]))
-
-
-def data_name(name: str, root: str | os.PathLike) -> str:
-    """A data set's name for titles, with "(synthetic)" where its pictures are drawn.
-
-    Args:
-      name: the plain name.
-      root: the data set's own folder, which holds the marker file `SYNTHETIC` if so.
-
-    Returns:
-      `name`, or `name (synthetic)`.
-    """
-    drawn = (pathlib.Path(root) / SYNTHETIC_MARKER).is_file()
-    return f"{name} (synthetic)" if drawn else name
 
 
 def check_settings(*, image_size: int, validation_fraction: float) -> None:

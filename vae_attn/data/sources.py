@@ -11,7 +11,7 @@ from vae_attn.errors import UserError
 from vae_attn.models import build as models
 
 ANOMALY = "normal images, and others to tell from them"  # gives an `AnomalyData`
-FACTORS = "a grid of ground-truth factors"  # gives a `DSprites`
+FACTORS = "a grid of ground-truth factors"  # gives a `FactorData`
 
 
 @dataclasses.dataclass(frozen=True)

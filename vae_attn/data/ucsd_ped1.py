@@ -19,7 +19,6 @@ from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.frame_labels import parse_frame_labels, read_frame_labels
 from vae_attn.data.layout import (
     check_settings,
-    data_name,
     held_out_count,
     problems_error,
 )
@@ -83,7 +82,7 @@ def load(
     arrays = _arrays(root, train, validation, scored, decode, image_size, cache_dir)
     masked = sum(bool(clip.masks) for n, clip in enumerate(test) if n not in held_out)
     return AnomalyData(
-        name=data_name("UCSD Ped1", root),
+        name="UCSD Ped1",
         scores_note=(
             f"Of {len(test)} test clips {len(test) - len(held_out)} are scored, pixels on the "
             f"{masked} of them with masks; the other {len(held_out)} choose checkpoint and "

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from vae_attn import attention, whole_files
 from vae_attn.data import images as images_lib
-from vae_attn.data.layout import visible_entries
+from vae_attn.data.folder_files import images_below, skipped_note
 from vae_attn.errors import UserError, shown
 from vae_attn.experiments.anomaly import map_figures
 from vae_attn.experiments.anomaly.explainer import Explainer
@@ -36,7 +36,7 @@ _LOG = logging.getLogger("vae_attn")
 
 
 def find(pattern: str) -> list[pathlib.Path]:
-    """The files that `--images` names, sorted.
+    """The files that `--images` names, sorted; those skipped in folders are logged.
 
     Args:
       pattern: a file, a folder (all images in it and in its folders) or a glob pattern of files and
@@ -50,9 +50,11 @@ def find(pattern: str) -> list[pathlib.Path]:
         path = pathlib.Path(pattern).expanduser()
         exists = bool(pattern) and path.exists()  # first: a name may hold a bracket
         matched = [path] if exists else map(pathlib.Path, glob.glob(str(path), recursive=True))
-        files, seen = [], set()
+        files, skipped, seen = [], [], set()
         for one in sorted(matched) if pattern else ():
-            files += _below(one, seen) if one.is_dir() else [one]
+            found, others = images_below(one, seen) if one.is_dir() else ([one], [])
+            files += found
+            skipped += others
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # no name of a file, no such home folder
@@ -66,21 +68,9 @@ def find(pattern: str) -> list[pathlib.Path]:
             f"--images={shown(pattern)} matches no image: give a file, a folder with images "
             f"({', '.join(images_lib.EXTENSIONS)}) or a pattern such as 'photos/*.png', quoted."
         )
+    if skipped:
+        _LOG.warning("%s", skipped_note(skipped))
     return list(dict.fromkeys(files))
-
-
-def _below(folder: pathlib.Path, seen: set[pathlib.Path]) -> list[pathlib.Path]:
-    """The images in a folder and its folders, each of which is entered once: links may go round."""
-    files = []
-    if (real := folder.resolve()) in seen:
-        return []
-    seen.add(real)
-    for entry in visible_entries(folder):
-        if entry.is_dir():
-            files += _below(entry, seen)
-        elif entry.suffix.lower() in images_lib.EXTENSIONS:
-            files.append(entry)
-    return files
 
 
 def explain(

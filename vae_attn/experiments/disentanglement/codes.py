@@ -2,7 +2,7 @@
 
 A model becomes `codes_of(indices) -> (n, latents)`, for instance, with an encoder's mean:
 
-    codes_of = lambda indices: mean(variables, unpack(dsprites.packed[indices]))
+    codes_of = lambda indices: mean(variables, data.pixels(data.stored[indices]))
 """
 
 from collections.abc import Callable

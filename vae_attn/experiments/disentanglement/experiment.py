@@ -8,7 +8,7 @@ import ml_collections
 from jaxtyping import PyTree
 
 from vae_attn.data import sources
-from vae_attn.data.dsprites import DSprites as FactorData
+from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
 from vae_attn.experiments.disentanglement import report, representation, snapshots
 from vae_attn.experiments.maps import Mapper

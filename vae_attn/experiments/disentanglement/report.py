@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from vae_attn import attention
-from vae_attn.data.dsprites import DSprites as FactorData
+from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
 from vae_attn.experiments import titles
 from vae_attn.experiments.disentanglement import latent_figures, representation

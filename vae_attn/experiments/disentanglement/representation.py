@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from vae_attn import backend, losses
 from vae_attn.batching import map_batches
-from vae_attn.data.dsprites import DSprites as FactorData
+from vae_attn.data.factor_grid import FactorData
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.disentanglement import factor_scores
 from vae_attn.experiments.disentanglement.scores import (

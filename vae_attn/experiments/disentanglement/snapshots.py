@@ -5,7 +5,7 @@ import dataclasses
 import ml_collections
 from jaxtyping import PyTree
 
-from vae_attn.data.dsprites import DSprites as FactorData
+from vae_attn.data.factor_grid import FactorData
 from vae_attn.experiments.disentanglement import report
 from vae_attn.experiments.maps import Mapper
 from vae_attn.experiments.protocol import Picture

@@ -38,15 +38,14 @@ class _Mover:
     phase: float
 
 
-def write(root: pathlib.Path, *, small: bool, seed: int) -> None:
-    """Writes `Train/TrainNNN/NNN.tif`, `Test/TestNNN/NNN.tif`, masks of some, `UCSDped1.m`.
+def write(root: pathlib.Path, *, seed: int) -> None:
+    """Writes 3 training and 6 test clips of 12 frames, masks of some, and `UCSDped1.m`.
 
     Args:
       root: becomes the folder `UCSDped1`.
-      small: 3 training and 6 test clips of 12 frames; else 12 and 12 of 100.
       seed: of everything drawn.
     """
-    n_train, n_test, n_frames = (3, 6, 12) if small else (12, 12, 100)
+    n_train, n_test, n_frames = 3, 6, 12
     scene = _scene(np.random.default_rng([seed, 0]))
     for clip in range(1, n_train + 1):
         rng = np.random.default_rng([seed, 1, clip])
@@ -62,7 +61,7 @@ def write(root: pathlib.Path, *, small: bool, seed: int) -> None:
             _save(root / "Test" / f"Test{clip:03d}_gt", masks.astype(np.uint8) * 255, "bmp")
         ranges = ", ".join(f"{a}:{b}" for a, b in _runs(masks.any(axis=(1, 2))))
         statements.append(f"TestVideoFile{{end+1}}.gt_frame = [{ranges}];")
-    (root / "Test" / "UCSDped1.m").write_text("\n".join(statements) + "\n")
+    (root / "Test" / "UCSDped1.m").write_text("\n".join(statements) + "\n", encoding="utf-8")
 
 
 def _save(folder: pathlib.Path, frames: UInt8[np.ndarray, "n height width"], suffix: str) -> None:

@@ -12,15 +12,14 @@ from scipy import ndimage
 _Rng = np.random.Generator
 
 
-def write(root: pathlib.Path, *, small: bool, seed: int) -> None:
+def write(root: pathlib.Path, *, seed: int) -> None:
     """Writes `<category>/{train/good, test/<good|defect>, ground_truth/<defect>}/NNN.png`.
 
     Args:
-      root: an existing folder.
-      small: 64 pixels and a dozen training images a category; else 256 pixels and eighty.
+      root: the folder of the categories.
       seed: of everything drawn.
     """
-    size, n_train, n_good, n_defect = (64, 12, 4, 3) if small else (256, 80, 12, 8)
+    size, n_train, n_good, n_defect = 64, 12, 4, 3
     for number, (category, draw) in enumerate(_CATEGORIES.items()):
         folder = root / category
         for split, count in (("train", n_train), ("test", n_good)):
