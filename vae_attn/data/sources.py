@@ -28,9 +28,8 @@ def load(config: ml_collections.ConfigDict) -> AnomalyData:
         case "ucsd_ped1":
             return ucsd_ped1.load(data.dir, **options)
         case "folder":
-            model = models.architecture(config.model.name, data.image_size)
-            channels = data.channels or model.image_shape[-1]
-            return folder.load(data.dir, channels=channels, **options)
+            shape = models.image_shape(config.model.name, data.image_size, data.channels)
+            return folder.load(data.dir, channels=shape[-1], **options)
     raise UserError(
         f"data.name={data.name!r} is unknown; choose one of digits, mnist, mvtec_ad, ucsd_ped1, "
         "folder, dsprites."

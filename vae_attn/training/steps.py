@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from vae_attn import losses
 from vae_attn.data.augment import Augmentation
-from vae_attn.models.vae import VAE
+from vae_attn.models.model import Model
 from vae_attn.training.state import TrainState
 
 AXIS = "batch"
@@ -51,7 +51,7 @@ def as_dtype(tree: PyTree, dtype: DTypeLike) -> PyTree:
 
 def make_update_fn(
     *,
-    model: VAE,
+    model: Model,
     tx: optax.GradientTransformation,
     augment: Augmentation,
     beta: float,
@@ -136,7 +136,7 @@ def repeated(update: Callable[..., tuple[PyTree, Metrics]]) -> Callable[..., tup
 
 
 def make_loss_fn(
-    *, model: VAE, beta: float, pixels_of: PixelsOf = to_unit
+    *, model: Model, beta: float, pixels_of: PixelsOf = to_unit
 ) -> Callable[..., Float[Array, "batch"]]:
     """`loss(variables, images)`: the objective per image at z = mean, for the validation loss."""
 

@@ -16,12 +16,12 @@ from vae_attn.experiments.anomaly.calibration import (
     normal_threshold,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
-from vae_attn.models.vae import VAE
+from vae_attn.models.model import Model
 from vae_attn.training.checkpoints import digest
 
 
 def calibrate(
-    model: VAE,
+    model: Model,
     variables: PyTree,
     normal_images: UInt8[np.ndarray, "n_normal height width channels"],
     validation: UInt8[np.ndarray, "n_validation height width channels"],

@@ -13,7 +13,7 @@ from vae_attn.batching import map_batches
 from vae_attn.data.images import fit_images
 from vae_attn.errors import UserError
 from vae_attn.experiments.anomaly.calibration import Calibration, image_score
-from vae_attn.models.vae import VAE
+from vae_attn.models.model import Model
 from vae_attn.training.steps import to_unit
 
 # The baselines beside the attention styles, |x - x'| for the two kinds of counterpart x'; they
@@ -39,7 +39,7 @@ class Explainer:
 
     def __init__(
         self,
-        model: VAE,
+        model: Model,
         variables: PyTree,
         calibration: Calibration,
         *,
@@ -91,7 +91,7 @@ class Explainer:
         Raises:
           UserError: for images that are not uint8 of 1 or 3 channels.
         """
-        shape = self.model.architecture.image_shape
+        shape = self.model.image_shape
         images = fit_images(images, shape)
         if not len(images):
             return np.zeros((0, *shape[:2]), np.float32), np.zeros(0, np.float32)
@@ -264,11 +264,11 @@ class Explainer:
 
         So the compiler computes only once what they share: features and, above all, alpha.
         """
-        model, known = self.model, self.model.architecture.attention_layers()
-        if layer not in known:
+        model, known = self.model, self.model.layers
+        if known and layer not in known:
             raise UserError(
-                f"layer {layer!r} is not one of model {model.architecture.name!r}; choose "
-                f"from {', '.join(known)} (attention.layer, evaluate.layers)."
+                f"layer {layer!r} is not one of the model's; choose from {', '.join(known)} "
+                "(attention.layer, evaluate.layers)."
             )
         return {
             style: attention.make_attention_fn(
@@ -313,7 +313,7 @@ class Explainer:
 
 
 def decoded(
-    model: VAE, variables: PyTree, x: Float[Array, "n h w c"], steps: int
+    model: Model, variables: PyTree, x: Float[Array, "n h w c"], steps: int
 ) -> Float[Array, "n h w c"]:
     """Normal counterparts of images in [0, 1]; with 0 steps their reconstructions."""
 

@@ -12,7 +12,7 @@ from vae_attn.batching import map_batches
 from vae_attn.data.dsprites import DSprites, unpack
 from vae_attn.experiments.disentanglement import factor_scores
 from vae_attn.experiments.disentanglement.disentanglement import disentanglement_scores
-from vae_attn.models.vae import VAE
+from vae_attn.models.model import Model
 from vae_attn.reporting import tables
 
 QUICK_SCORE = "factor_vae_quick"
@@ -48,7 +48,7 @@ class Representation:
       data: the images.
     """
 
-    def __init__(self, model: VAE, data: DSprites, *, batch_size: int) -> None:
+    def __init__(self, model: Model, data: DSprites, *, batch_size: int) -> None:
         """Compiles nothing yet; the variables come with each call, so that it compiles once.
 
         Args:
