@@ -61,7 +61,7 @@ def cases() -> list[Case]:
 
 def _setting() -> tuple[VAE, np.ndarray, functools.partial]:
     model = registry.build("dsprites", image_size=64, latents=LATENTS)
-    images = np.where(pictures(model.architecture.image_shape) > 127, 255, 0).astype(np.uint8)
+    images = np.where(pictures(model.image_shape) > 127, 255, 0).astype(np.uint8)
     indices = functools.partial(
         factor.two_batches, seed=0, batch_size=_BATCH, num_examples=len(images)
     )

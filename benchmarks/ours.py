@@ -21,7 +21,7 @@ def setting(
 ) -> tuple[VAE, PyTree, UInt8[np.ndarray, "n height width channels"]]:
     """A model of `registry.build`, its variables, and pictures of its size."""
     model = registry.build(name, image_size=size, latents=latents, axis_name=steps.AXIS)
-    shape = model.architecture.image_shape
+    shape = model.image_shape
     noise = np.zeros((1, latents), np.float32)
     variables = model.init(jax.random.key(0), np.zeros((1, *shape), np.float32), noise)
     return model, variables, pictures(shape)

@@ -4,30 +4,34 @@ Built from the same tables, so that both sides are the same network. Nothing is 
 PyTorch's default memory format, as the public code has them.
 """
 
+import jax
 import numpy as np
 import torch
 from torch import nn
 
-from vae_attn.models import tables
+from vae_attn.models import layers
+from vae_attn.models.tables import Row
 from vae_attn.models.vae import VAE
 
 
 class TorchVAE(nn.Module):
-    """The VAE of an `Architecture`, in PyTorch's layout (batch, channels, height, width)."""
+    """The VAE of the same tables, in PyTorch's layout (batch, channels, height, width)."""
 
     def __init__(self, model: VAE, variables: dict) -> None:
         """Takes over the weights of `variables`."""
         super().__init__()
         params, stats = variables["params"], variables.get("batch_stats", {})
-        architecture = model.architecture
-        shape = (architecture.image_shape[2], *architecture.image_shape[:2])
+        height, width, channels = model.image_shape
         self.encoder, width = _layers(
-            architecture.encoder, shape, params["encoder"], stats.get("encoder", {})
+            model.encoder.table.rows,
+            (channels, height, width),
+            params["encoder"],
+            stats.get("encoder", {}),
         )
         self.mean = _linear(params["mean"], width)
         self.logvar = _linear(params["logvar"], width)
         self.decoder, _ = _layers(
-            architecture.decoder, model.latents, params["decoder"], stats.get("decoder", {})
+            model.decoder.table.rows, model.latents, params["decoder"], stats.get("decoder", {})
         )
 
     def features(self, x: torch.Tensor, layer: str) -> torch.Tensor:
@@ -59,7 +63,7 @@ class TorchVAE(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    def __init__(self, row: tables.Residual, channels: int, params: dict, stats: dict) -> None:
+    def __init__(self, row: layers.Residual, params: dict, stats: dict) -> None:
         super().__init__()
         self.conv1 = _conv(params["conv1"], row.stride, 1)
         self.bn1 = _batch_norm(params["bn1"], stats["bn1"])
@@ -78,46 +82,53 @@ class _BasicBlock(nn.Module):
 
 
 def _layers(
-    rows: tuple[tables.Row, ...], shape: tuple[int, int, int] | int, params: dict, stats: dict
+    rows: tuple[Row, ...], shape: tuple[int, int, int] | int, params: dict, stats: dict
 ) -> tuple[nn.ModuleDict, tuple[int, int, int] | int]:
     """The rows as modules; and the shape behind them, channels first, which the next one needs."""
     modules: dict[str, nn.Module] = {}
-    for row in rows:
-        mine = params.get(row.name, {})
+    for name, row in rows:
+        mine = params.get(name, {})
         match row:
-            case tables.Conv(name, features, side, stride, padding):
-                modules[name] = _conv(mine, stride, padding)
-                height, width = ((n + 2 * padding - side) // stride + 1 for n in shape[1:])
-                shape = (features, height, width)
-            case tables.ConvTranspose(name, features, side, stride, padding):
-                modules[name] = _conv_transpose(mine, stride, padding)
-                height, width = ((n - 1) * stride - 2 * padding + side for n in shape[1:])
-                shape = (features, height, width)
-            case tables.Linear(name, features):
-                modules[name] = _linear(mine, shape)
-                shape = features
-            case tables.BatchNorm(name):
-                modules[name] = _batch_norm(mine, stats[name])
-            case tables.Residual(name, features, stride):
-                modules[name] = _BasicBlock(row, shape[0], mine, stats[name])
-                shape = (features, *(-(-n // stride) for n in shape[1:]))
-            case tables.ReLU(name):
-                modules[name] = nn.ReLU()
-            case tables.MaxPool(name, side, stride, padding):
-                modules[name] = nn.MaxPool2d(side, stride, padding)
-                height, width = ((n + 2 * padding - side) // stride + 1 for n in shape[1:])
-                shape = (shape[0], height, width)
-            case tables.Flatten(name):
-                modules[name] = nn.Flatten()
-            case tables.Unflatten(height, width, channels, name):
-                modules[name] = nn.Unflatten(1, (channels, height, width))
-                modules[_before(modules, name)] = _linear_to_image(
-                    params[_before(modules, name)], (channels, height, width)
+            case layers.Conv():
+                modules[name] = _conv(mine, row.stride, row.padding)
+                shape = (row.features, *_windows(row, shape))
+            case layers.ConvTranspose():
+                modules[name] = _conv_transpose(mine, row.stride, row.padding)
+                height, width = (
+                    (n - 1) * row.stride - 2 * row.padding + row.side for n in shape[1:]
                 )
-                shape = (channels, height, width)
-            case tables.Mark(name):
+                shape = (row.features, height, width)
+            case layers.Dense():
+                modules[name] = _linear(mine, shape)
+                shape = row.features
+            case layers.BatchNorm():
+                modules[name] = _batch_norm(mine, stats[name])
+            case layers.Residual():
+                modules[name] = _BasicBlock(row, mine, stats[name])
+                shape = (row.features, *(-(-n // row.stride) for n in shape[1:]))
+            case layers.MaxPool():
+                modules[name] = nn.MaxPool2d(row.side, row.stride, row.padding)
+                shape = (shape[0], *_windows(row, shape))
+            case layers.Unflatten():
+                shape = (row.channels, row.height, row.width)
+                modules[name] = nn.Unflatten(1, shape)
+                modules[_before(modules, name)] = _linear_to_image(
+                    params[_before(modules, name)], shape
+                )
+            case layers.flatten:
+                modules[name] = nn.Flatten()
+            case jax.nn.relu:
+                modules[name] = nn.ReLU()
+            case jax.nn.identity:
                 modules[name] = nn.Identity()
+            case _:
+                raise TypeError(f"no layer of PyTorch for {name}: {row}")
     return nn.ModuleDict(modules), shape
+
+
+def _windows(row: layers.Conv | layers.MaxPool, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """Height and width of the output."""
+    return tuple((n + 2 * row.padding - row.side) // row.stride + 1 for n in shape[1:])
 
 
 def _before(modules: dict[str, nn.Module], name: str) -> str:

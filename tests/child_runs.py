@@ -1,4 +1,4 @@
-"""Short trainings of small_run.py's model in processes of their own, and their states here."""
+"""Short trainings of a small model in processes of their own, and their states here."""
 
 import importlib.util
 import os
@@ -9,11 +9,12 @@ import sys
 
 import jax
 import numpy as np
+import small_models
 
 from vae_attn.training import loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-VALUES = {
+VALUES = small_models.values("digits") | {
     "train.steps": 10,
     "train.batch_size": 8,
     "train.log_every": 1,

@@ -11,38 +11,23 @@ import sys
 import jax
 import numpy as np
 import optax
+import small_models
 from absl import app, flags
 
 from vae_attn.data.augment import Augmentation
-from vae_attn.models import tables
 from vae_attn.models.discriminator import Discriminator
-from vae_attn.models.vae import VAE, Architecture
 from vae_attn.training import distributed, factor, parallel, state, steps
 
 flags.DEFINE_string("coordinator_address", None, "")
 flags.DEFINE_integer("num_processes", None, "")
 flags.DEFINE_integer("process_id", None, "")
 
-PLAIN = (tables.Conv("conv1", 4, 4, 2, 1), tables.ReLU("conv1_relu"))
-RESIDUAL = (
-    tables.Conv("conv1", 4, 4, 2, 1),
-    tables.BatchNorm("bn1"),
-    tables.ReLU("conv1_relu"),
-    tables.Residual("layer1_0", 6, 2),
-)
-DECODER = (
-    tables.Linear("fc1", 16),
-    tables.Unflatten(4, 4, 1),
-    tables.ConvTranspose("convtr1", 1, 4, 2, 1),
-)
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
 BATCH_SIZE, NUM_STEPS = 16, 3
 
 
-def model_of(encoder):
-    encoder = (*encoder, tables.Flatten())
-    architecture = Architecture("small", (8, 8, 1), encoder, DECODER, "torch")
-    return VAE(architecture, latents=3, axis_name=steps.AXIS)
+def model_of(function):
+    return function(latents=3, image_shape=(8, 8, 1), axis_name=steps.AXIS)
 
 
 def make(name):
@@ -51,12 +36,12 @@ def make(name):
     # as a bias' in front of a batch normalisation.
     tx = optax.sgd(1e-3, momentum=0.9)
     if name != "factor":
-        model = model_of(RESIDUAL if name == "resnet" else PLAIN)
+        model = model_of(small_models.residual if name == "resnet" else small_models.plain)
         augment = Augmentation(rotation=20.0)
         update = steps.make_update_fn(model=model, tx=tx, augment=augment, beta=1.0)
         return state.create(model=model, tx=tx, seed=1), update, ()
     networks = {
-        "model": model_of(PLAIN),
+        "model": model_of(small_models.plain),
         "discriminator": Discriminator(units=16),
         "tx": tx,
         "discriminator_tx": optax.sgd(1e-2),

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import sklearn.metrics
+import small_models
 import synthetic
 from PIL import Image
 
@@ -15,36 +16,13 @@ from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly.calibration import variant_of
 from vae_attn.experiments.anomaly.explainer import calibrate
-from vae_attn.models import build as registry
-from vae_attn.models import tables
-from vae_attn.models.vae import Architecture
 from vae_attn.training import loop
 
 
-def small(channels):
-    """An architecture for images of 32 pixels."""
-    return Architecture(
-        name="small",
-        image_shape=(32, 32, channels),
-        encoder=(
-            tables.Conv("conv1", 4, 4, 4, 0),
-            tables.ReLU("conv1_relu"),
-            tables.Flatten(),
-        ),
-        decoder=(
-            tables.Linear("fc1", 64),
-            tables.Unflatten(8, 8, 1),
-            tables.ConvTranspose("convtr1", channels, 4, 4, 0),
-        ),
-        initialization="torch",
-    )
-
-
-def small_config(name, root, tmp_path):
-    config = default_config()
+def small_config(name, root, tmp_path, channels=3):
+    config = small_models.use(default_config(), "shallow", size=32, channels=channels)
     config.data.name = name
     config.data.dir, config.data.cache_dir = str(root), str(tmp_path / "cache")
-    config.data.image_size = 32
     config.data.validation_fraction = 0.2
     config.model.latents = 2
     config.train.batch_size = 8
@@ -63,11 +41,6 @@ def mvtec_twin(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def colour_model(monkeypatch):
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: small(3))
-
-
 def explainer_of(config, variables, data):
     model, variant = loop.build_model(config), variant_of(config.attention)
     return calibrate(model, variables, data.train, data.validation, variant=variant)
@@ -77,7 +50,7 @@ def metrics_of(workdir):
     return json.loads((workdir / "evaluation" / "metrics.json").read_text())
 
 
-def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplog):
+def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
     config = small_config("mvtec_ad", mvtec_twin, tmp_path)
     config.data.category = "all"
     workdir = tmp_path / "run"
@@ -127,9 +100,7 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
     assert metrics["contrast/conv1/image_auroc_max"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_calibration_comes_with_training_and_belongs_to_its_parameters(
-    mvtec_twin, colour_model, tmp_path
-):
+def test_calibration_comes_with_training_and_belongs_to_its_parameters(mvtec_twin, tmp_path):
     config = small_config("folder", mvtec_twin / "grid", tmp_path)
     config.attention.layer = "conv1"
     workdir = tmp_path / "run"
@@ -154,7 +125,7 @@ def test_calibration_comes_with_training_and_belongs_to_its_parameters(
     assert np.mean(pixels > explainer.calibration.threshold) == pytest.approx(0.01, abs=2e-3)
 
 
-def test_broken_categories_are_all_told_before_the_first_run(mvtec_twin, colour_model, tmp_path):
+def test_broken_categories_are_all_told_before_the_first_run(mvtec_twin, tmp_path):
     root = tmp_path / "mvtec_ad"
     shutil.copytree(mvtec_twin, root)
     shutil.copytree(root / "grid", root / "bottle")
@@ -169,7 +140,7 @@ def test_broken_categories_are_all_told_before_the_first_run(mvtec_twin, colour_
     assert not (tmp_path / "run").exists()
 
 
-def test_masks_without_a_masked_defect_still_end_in_a_page(mvtec_twin, colour_model, tmp_path):
+def test_masks_without_a_masked_defect_still_end_in_a_page(mvtec_twin, tmp_path):
     root = tmp_path / "grid"
     shutil.copytree(mvtec_twin / "grid", root)
     for defect in ("hole", "scratch", "stain"):
@@ -181,7 +152,7 @@ def test_masks_without_a_masked_defect_still_end_in_a_page(mvtec_twin, colour_mo
     assert not (tmp_path / "run/figures/defects.png").exists()
 
 
-def test_folder_without_masks_is_scored_by_image(mvtec_twin, colour_model, tmp_path):
+def test_folder_without_masks_is_scored_by_image(mvtec_twin, tmp_path):
     root = tmp_path / "grid"
     shutil.copytree(mvtec_twin / "grid", root)
     shutil.rmtree(root / "ground_truth")
@@ -194,10 +165,9 @@ def test_folder_without_masks_is_scored_by_image(mvtec_twin, colour_model, tmp_p
     assert drawn == {"classes", "normal", "latents", "training", "detection"}
 
 
-def test_ped1_pixels_on_clips_with_masks_frames_on_all(monkeypatch, tmp_path):
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: small(1))
+def test_ped1_pixels_on_clips_with_masks_frames_on_all(tmp_path):
     synthetic.write_ucsd_ped1(tmp_path / "twin")
-    config = small_config("ucsd_ped1", tmp_path / "twin", tmp_path)
+    config = small_config("ucsd_ped1", tmp_path / "twin", tmp_path, channels=1)
     experiment.run(config, tmp_path / "run", mode="all")
     metrics = metrics_of(tmp_path / "run")
     data = data_registry.load(config)

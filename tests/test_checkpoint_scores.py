@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 from event_files import pictures_of, scalars_of
-from small_run import SMALL
 from tiny_run import tiny_config
 
 from vae_attn import config as config_lib
@@ -16,7 +15,6 @@ from vae_attn.experiments import checkpoint_scores
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly import loading
 from vae_attn.experiments.checkpoint_scores import Row
-from vae_attn.models import build as registry
 from vae_attn.training.checkpoints import digest
 
 STEPS = [4, 6, 8]  # every fourth, and the two latest
@@ -39,11 +37,9 @@ def kept_config():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Config and workdir of a run whose checkpoints are all scored."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "architecture", lambda name, image_size: SMALL)
-        config, workdir = kept_config(), tmp_path_factory.mktemp("kept") / "run"
-        experiment.run(config, workdir, mode="all")
-        yield config, workdir
+    config, workdir = kept_config(), tmp_path_factory.mktemp("kept") / "run"
+    experiment.run(config, workdir, mode="all")
+    return config, workdir
 
 
 def content_of(workdir):

@@ -108,8 +108,18 @@ def test_augmentation_comes_from_the_config(monkeypatch, tmp_path):
             {"data.name": "mvtec_ad"},
             "data.category='' must be one of bottle, .*zipper, all, table4",
         ),
-        ({"model.pretrained": "x.pth"}, "model.pretrained='x.pth' must be empty unless model.name"),
+        ({"model.pretrained": "x"}, "model.pretrained='x' must be empty unless model.name"),
         ({"model.freeze_trunk": True}, "model.freeze_trunk=True must be False unless model.pretra"),
+        ({"data.channels": 3}, "mnist takes grey images, .* is 3: set data.channels=1"),
+        (
+            {
+                "model.name": "mvtec_ad",
+                "data.image_size": 64,
+                "data.channels": 1,
+                "model.pretrained": "download",
+            },
+            "model.pretrained='download' gives weights for colour images, .*set data.channels=3",
+        ),
     ],
 )
 def test_values_that_cannot_be(keys, message):
@@ -153,15 +163,25 @@ def test_grey_images_fit_a_colour_model(grey_folder, tmp_path):
     assert data.train.shape == (2, 64, 64, 3)
     assert (data.train[..., 0] == data.train[..., 2]).all()
     assert list((tmp_path / "cache").glob("*.npy"))
-    config.data.channels = 1
-    with pytest.raises(UserError, match=r"are 64 x 64 x 1 .* takes 64 x 64 x 3: choose another"):
-        experiment.run(config, tmp_path / "run", mode="train")
-    assert not (tmp_path / "run").exists()
+    assert loop.build_model(config).image_shape == (64, 64, 3)
+
+
+def test_grey_images_train_a_grey_model(grey_folder, tmp_path):
+    config = load("folder", "light")
+    config.data.dir, config.data.cache_dir = str(grey_folder), str(tmp_path / "cache")
+    config.data.image_size, config.data.channels = 32, 1
+    config.data.validation_fraction = 0.4
+    config.train.batch_size, config.train.steps = 8, 1
+    data = data_registry.load(config)
+    assert data.train.shape[1:] == loop.build_model(config).image_shape == (32, 32, 1)
+    trained = loop.train(config, tmp_path / "run", data)
+    assert trained.params["encoder"]["conv1"]["kernel"].shape == (4, 4, 1, 32)
+    assert trained.params["decoder"]["convtr4"]["kernel"].shape[2] == 1
 
 
 def test_light_convnet():
     model = registry.build("convnet", image_size=128, latents=64)
-    assert model.architecture.attention_layers() == (
+    assert model.layers == (
         "conv1", "conv1_relu", "conv2", "conv2_relu", "conv3", "conv3_relu", "conv4", "conv4_relu",
     )  # fmt: skip
     x = jnp.zeros((1, 128, 128, 3))

@@ -1,5 +1,6 @@
 """Attention of our models by the dense layer's shortcut, against the plain gradients."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,55 +9,52 @@ import pytest
 from vae_attn import attention
 from vae_attn.experiments.anomaly.calibration import Variant
 from vae_attn.experiments.anomaly.explainer import calibrate
-from vae_attn.models import build as registry
-from vae_attn.models import convnets, resnet, tables
-from vae_attn.models.vae import VAE, Architecture
+from vae_attn.models.build import build
+from vae_attn.models.layers import (
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Residual,
+    Unflatten,
+    flatten,
+)
+from vae_attn.models.tables import stack
+from vae_attn.models.vae import VAE
 
 LATENTS = 4
 DECODER = (
-    tables.Linear("fc1", 64),
-    tables.Unflatten(4, 4, 4),
-    tables.ConvTranspose("convtr1", 1, 4, 2, 1),
+    ("fc1", Dense(64)),
+    ("unflatten", Unflatten(4, 4, 4)),
+    ("convtr1", ConvTranspose(1, 4, 2, 1)),
 )
-CONVNET = Architecture(
-    name="small_convnet",
-    image_shape=(8, 8, 1),
-    encoder=(
-        tables.Conv("conv1", 6, 4, 2, 1),
-        tables.ReLU("conv1_relu"),
-        tables.Conv("conv2", 12, 3, 1, 1),
-        tables.ReLU("conv2_relu"),
-        tables.Flatten(),
-        tables.Linear("fc1", 10),
-        tables.ReLU("fc1_relu"),
-        tables.Linear("fc2", 7),
-    ),
-    decoder=DECODER,
-    initialization="torch",
+CONVNET = (
+    ("conv1", Conv(6, 4, 2, 1)),
+    ("conv1_relu", nn.relu),
+    ("conv2", Conv(12, 3, 1, 1)),
+    ("conv2_relu", nn.relu),
+    ("flatten", flatten),
+    ("fc1", Dense(10)),
+    ("fc1_relu", nn.relu),
+    ("fc2", Dense(7)),
 )
-RESNET = Architecture(
-    name="small_resnet",
-    image_shape=(8, 8, 1),
-    encoder=(
-        tables.Conv("conv1", 4, 3, 2, 1, use_bias=False),
-        tables.BatchNorm("bn1"),
-        tables.ReLU("conv1_relu"),
-        tables.Residual("layer4_0", 6, 1),
-        tables.Mark("layer4"),
-        tables.Flatten(),
-        tables.Linear("fc1", 10),
-    ),
-    decoder=DECODER,
-    initialization="torch",
+RESNET = (
+    ("conv1", Conv(4, 3, 2, 1, use_bias=False)),
+    ("bn1", BatchNorm()),
+    ("conv1_relu", nn.relu),
+    ("layer4_0", Residual(6, 1)),
+    ("layer4", jax.nn.identity),
+    ("flatten", flatten),
+    ("fc1", Dense(10)),
 )
 CASES = [(CONVNET, "conv2"), (CONVNET, "conv2_relu"), (RESNET, "layer4")]
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype(np.uint8)
 
 
-def model_of(architecture):
+def model_of(encoder):
     """A model, its variables drawn at random (no initialiser to compile), and three images."""
-    model, rng = VAE(architecture, LATENTS), np.random.default_rng(1)
-    x = jnp.asarray(rng.uniform(size=(3, *architecture.image_shape)), jnp.float32)
+    model, rng = VAE((8, 8, 1), LATENTS, stack(*encoder), stack(*DECODER)), np.random.default_rng(1)
+    x = jnp.asarray(rng.uniform(size=(3, *model.image_shape)), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x, jnp.zeros((3, LATENTS)))
     low = {"params": -0.5, "batch_stats": 0.5}
     variables = {
@@ -79,9 +77,9 @@ def check(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-6 * scale)
 
 
-@pytest.mark.parametrize(("architecture", "layer"), CASES)
-def test_a_dense_mean_has_the_latents_and_weights_of_the_head(architecture, layer):
-    model, variables, x = model_of(architecture)
+@pytest.mark.parametrize(("encoder", "layer"), CASES)
+def test_a_dense_mean_has_the_latents_and_weights_of_the_head(encoder, layer):
+    model, variables, x = model_of(encoder)
     chosen = jnp.array([2, 0])
 
     @jax.jit
@@ -97,9 +95,9 @@ def test_a_dense_mean_has_the_latents_and_weights_of_the_head(architecture, laye
     check(some, expected[:, chosen])
 
 
-@pytest.mark.parametrize(("architecture", "layer"), CASES)
-def test_second_order_gradients_are_the_same(architecture, layer):
-    model, variables, x = model_of(architecture)
+@pytest.mark.parametrize(("encoder", "layer"), CASES)
+def test_second_order_gradients_are_the_same(encoder, layer):
+    model, variables, x = model_of(encoder)
     weights = jax.random.normal(jax.random.key(2), (3, LATENTS, 4, 4))
 
     def slope(mean):
@@ -120,14 +118,14 @@ def test_second_order_gradients_are_the_same(architecture, layer):
 
 
 def test_only_where_a_dense_layer_comes_next():
-    mnist, dsprites = VAE(convnets.MNIST), VAE(convnets.DSPRITES)
-    layers = mnist.architecture.attention_layers()
-    assert [mnist.dense_mean(layer) is not None for layer in layers] == [False, False, True, True]
-    assert not any(map(dsprites.dense_mean, dsprites.architecture.attention_layers()))
-    mvtec = VAE(resnet.mvtec_ad(64))
+    mnist = build("mnist", image_size=28, latents=32)
+    assert [bool(mnist.dense_mean(layer)) for layer in mnist.layers] == [False, False, True, True]
+    dsprites = build("dsprites", image_size=64, latents=32)
+    assert not any(map(dsprites.dense_mean, dsprites.layers))
+    mvtec = build("mvtec_ad", image_size=64, latents=32)
     assert mvtec.dense_mean("layer4")
     assert not mvtec.dense_mean("layer3")
-    ped1 = registry.build("ucsd_ped1", image_size=100, latents=32)
+    ped1 = build("ucsd_ped1", image_size=100, latents=32)
     assert ped1.dense_mean("conv3")
     assert not ped1.dense_mean("conv2")
 

@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+import small_models
 
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.models import build as registry
 from vae_attn.training import distributed, loop
 from vae_attn.training.telemetry import read_metrics
 
@@ -78,11 +78,9 @@ def test_same_losses_and_parameters_on_any_devices_of_any_processes(tmp_path):
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """The small model here too, and the config of digits as `small_run.py` gets it."""
-    script = load(TESTS / "small_run.py")
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: script.SMALL)
-    values = {
+def small():
+    """A config of a small run on digits, and its flags for `small_run.py`."""
+    values = small_models.values("digits") | {
         "train.steps": 6,
         "train.checkpoint_every": 3,
         "train.log_every": 1,
@@ -137,6 +135,7 @@ def test_workdirs_that_are_not_shared(small, tmp_path):
     _, flags = small
     prologue = (
         "import runpy, sys; from vae_attn.training import distributed;"
+        f"sys.path.insert(0, {str(TESTS)!r});"
         "distributed._FILE_TIMEOUT = 1;"
         f"sys.argv.append({f'--workdir={tmp_path}/'!r} + sys.argv[-1]);"
         f"runpy.run_path({str(TESTS / 'small_run.py')!r}, run_name='__main__')"

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import sklearn.metrics
+import small_models
 from PIL import Image
 
 from vae_attn import attention
@@ -16,49 +17,23 @@ from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly import evaluation as anomaly
 from vae_attn.experiments.anomaly.calibration import Variant
 from vae_attn.experiments.anomaly.explainer import calibrate
-from vae_attn.models import build as registry
-from vae_attn.models import tables
-from vae_attn.models.vae import Architecture
 from vae_attn.reporting import figures
 from vae_attn.training import loop
-
-SMALL = Architecture(
-    name="mnist",
-    image_shape=(28, 28, 1),
-    encoder=(
-        tables.Conv("conv1", 8, 4, 2, 1),
-        tables.ReLU("conv1_relu"),
-        tables.Conv("conv2", 8, 4, 2, 1),
-        tables.ReLU("conv2_relu"),
-        tables.Flatten(),
-    ),
-    decoder=(
-        tables.Linear("fc1", 392),
-        tables.ReLU("fc1_relu"),
-        tables.Unflatten(7, 7, 8),
-        tables.ConvTranspose("convtr1", 8, 4, 2, 1),
-        tables.ReLU("convtr1_relu"),
-        tables.ConvTranspose("convtr2", 1, 4, 2, 1),
-    ),
-    initialization="torch",
-)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run of the small model on digits: config, workdir."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "architecture", lambda name, image_size: SMALL)
-        config = default_config()
-        config.model.latents = 4
-        config.train.batch_size = 32
-        config.train.steps = 60
-        config.train.checkpoint_every = 30
-        config.attention.projection_steps = 2
-        config.evaluate.max_images = 60
-        workdir = tmp_path_factory.mktemp("runs") / "digits"
-        experiment.run(config, workdir, mode="all")
-        yield config, workdir
+    config = small_models.use(default_config(), "deep_digits")
+    config.model.latents = 4
+    config.train.batch_size = 32
+    config.train.steps = 60
+    config.train.checkpoint_every = 30
+    config.attention.projection_steps = 2
+    config.evaluate.max_images = 60
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    experiment.run(config, workdir, mode="all")
+    return config, workdir
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +209,9 @@ def test_image_scores_by_their_formulas(explained):
 
 def test_layer_that_the_model_has_not(explained):
     explainer, data = explained
-    with pytest.raises(UserError, match="layer 'conv7' is not one of model 'mnist'; choose from"):
+    with pytest.raises(
+        UserError, match="layer 'conv7' is not one of the model's; choose from conv1"
+    ):
         raw(explainer, data.test.images[:1], "paper", "conv7")
 
 
@@ -253,7 +230,11 @@ def test_overlay_leaves_calm_pixels_grey_and_uses_one_scale():
     [
         ("train.batch_size", 0, "--config.train.batch_size=0 must be greater than 0"),
         ("attention.style", "gradcam", "--config.attention.style='gradcam' must be of paper"),
-        ("evaluate.layers", ("conv1", "conv8"), "must be of the layers of model.name=mnist: conv1"),
+        (
+            "evaluate.layers",
+            ("conv1", "conv8"),
+            "'conv8' must be one of the layers of model.name=mnist: conv1",
+        ),
         ("evaluate.checkpoint", "first", "must be best, latest or all"),
         ("parallel.mode", "threads", "must be pmap or shard_map"),
         ("data.name", "cifar", "data.name='cifar' is unknown"),

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,34 +12,33 @@ import scipy.special
 import sklearn.metrics
 
 from vae_attn import attention, losses
-from vae_attn.models import tables
 from vae_attn.models.discriminator import Discriminator
-from vae_attn.models.vae import VAE, Architecture
+from vae_attn.models.layers import Conv, ConvTranspose, Dense, Unflatten, flatten
+from vae_attn.models.tables import stack
+from vae_attn.models.vae import VAE
 from vae_attn.training import factor, parallel, steps
 
-SMALL = Architecture(
-    name="small",
-    image_shape=(8, 8, 1),
-    encoder=(
-        tables.Conv("conv1", 4, 4, 2, 1),
-        tables.ReLU("conv1_relu"),
-        tables.Conv("conv2", 6, 3, 1, 1),
-        tables.ReLU("conv2_relu"),
-        tables.Conv("conv3", 6, 3, 1, 1),
-        tables.ReLU("conv3_relu"),
-        tables.Flatten(),
-        tables.Linear("fc1", 8),
-        tables.ReLU("fc1_relu"),
-    ),
-    decoder=(
-        tables.Linear("fc1", 16),
-        tables.Unflatten(4, 4, 1),
-        tables.ConvTranspose("convtr1", 1, 4, 2, 1),
-    ),
-    initialization="torch",
-)
 LATENTS = 4
-MODEL = VAE(SMALL, latents=LATENTS, axis_name=steps.AXIS)
+MODEL = VAE(
+    image_shape=(8, 8, 1),
+    latents=LATENTS,
+    encoder=stack(
+        ("conv1", Conv(4, 4, 2, 1)),
+        ("conv1_relu", nn.relu),
+        ("conv2", Conv(6, 3, 1, 1)),
+        ("conv2_relu", nn.relu),
+        ("conv3", Conv(6, 3, 1, 1)),
+        ("conv3_relu", nn.relu),
+        ("flatten", flatten),
+        ("fc1", Dense(8)),
+        ("fc1_relu", nn.relu),
+    ),
+    decoder=stack(
+        ("fc1", Dense(16)),
+        ("unflatten", Unflatten(4, 4, 1)),
+        ("convtr1", ConvTranspose(1, 4, 2, 1)),
+    ),
+)
 DISCRIMINATOR = Discriminator(units=8, hidden_layers=2)
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
 PIXELS = jnp.asarray(IMAGES, jnp.float32) / 255.0

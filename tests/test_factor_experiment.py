@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 from event_files import pictures_of, scalars_of
 from PIL import Image
 
@@ -23,10 +24,7 @@ from vae_attn.experiments.disentanglement import latent_figures, representation
 from vae_attn.experiments.disentanglement import report as factor_report
 from vae_attn.experiments.disentanglement.scores import NAMES
 from vae_attn.experiments.maps import Mapper
-from vae_attn.models import build as registry
-from vae_attn.models import tables
 from vae_attn.models.discriminator import Discriminator
-from vae_attn.models.vae import Architecture
 from vae_attn.training import factor, loop
 from vae_attn.training.telemetry import read_metrics
 
@@ -34,24 +32,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 GRID = FactorGrid(
     dsprites.GRID.names,
     ((1.0,), (1.0, 2.0), (0.5, 1.0), (0.0, 0.7, 1.4), (0.0, 0.5, 1.0), (0.0, 0.5, 1.0)),
-)
-SMALL = Architecture(
-    name="dsprites",
-    image_shape=(64, 64, 1),
-    encoder=(
-        tables.Conv("conv1", 4, 8, 8, 0),
-        tables.ReLU("conv1_relu"),
-        tables.Conv("conv2", 8, 4, 2, 1),
-        tables.ReLU("conv2_relu"),
-        tables.Flatten(),
-    ),
-    decoder=(
-        tables.Linear("fc1", 128),
-        tables.ReLU("fc1_relu"),
-        tables.Unflatten(8, 8, 2),
-        tables.ConvTranspose("convtr1", 1, 8, 8, 0),
-    ),
-    initialization="torch",
 )
 
 
@@ -63,7 +43,7 @@ def get_config(variant="factor_vae"):
 
 
 def small_config(variant):
-    config = get_config(f"{variant},4")
+    config = small_models.use(get_config(f"{variant},4"), "shapes")
     config.train.batch_size = 16
     config.train.learning_rate = 1e-2
     config.train.steps = 60
@@ -77,10 +57,9 @@ def small_config(variant):
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """Few images, a small VAE and a small discriminator."""
+    """Few images and a small discriminator."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dsprites, "GRID", GRID)
-        patch.setattr(registry, "architecture", lambda name, image_size: SMALL)
         patch.setattr(factor, "Discriminator", functools.partial(Discriminator, units=16))
         patch.setattr(representation, "_QUICK_VOTES", 100)
         yield

@@ -12,14 +12,12 @@ import child_runs
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_run
 from matplotlib.figure import Figure
 
 from vae_attn import config as config_lib
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
-from vae_attn.models import build as registry
 from vae_attn.reporting import page, tables
 from vae_attn.reporting.explorer import files as explorer_files
 from vae_attn.training import loop
@@ -43,8 +41,7 @@ def whole(tmp_path_factory, cache):
 
 @pytest.fixture
 def small(monkeypatch):
-    """The small model and training alone, here too."""
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: small_run.SMALL)
+    """Training alone, here too."""
     monkeypatch.setattr(experiment, "_evaluate_and_explain", lambda *arguments: None)
 
 

@@ -10,7 +10,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from vae_attn import backend
-from vae_attn.models import layers, windows
+from vae_attn.models import layers, operations
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 CASES = [  # side, stride, padding, height, width: all that the four tables use, and odd sizes
@@ -51,7 +51,9 @@ def assert_conv_equals_plain_xla(x, kernel, stride, padding):
             x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS
         )
 
-    assert_same_with_gradients(lambda x, k: windows.conv(x, k, stride, padding), plain, x, kernel)
+    assert_same_with_gradients(
+        lambda x, k: operations.conv(x, k, stride, padding), plain, x, kernel
+    )
 
 
 @pytest.mark.parametrize(("side", "stride", "padding", "height", "width"), CASES)
@@ -82,7 +84,7 @@ def test_conv_transpose_equals_a_dilated_convolution(
         )
 
     def fast(x, kernel):
-        return windows.conv_transpose(x, kernel, stride, padding, size)
+        return operations.conv_transpose(x, kernel, stride, padding, size)
 
     assert_same_with_gradients(fast, plain, x, kernel)
 
@@ -123,7 +125,7 @@ def test_max_pool_and_its_gradient_equal_flax(side, stride, padding, height, wid
         return nn.max_pool(x, (side, side), (stride, stride), [(padding, padding)] * 2)
 
     def ours(x):
-        return windows.max_pool(x, side, stride, padding)
+        return operations.max_pool(x, side, stride, padding)
 
     expected = values(plain)
     one_by_one = jax.vmap(lambda x: ours(x[None])[0])
@@ -135,7 +137,7 @@ def test_max_pool_and_its_gradient_equal_flax(side, stride, padding, height, wid
 def test_max_pool_of_bfloat16_and_of_any_batch():
     (x,) = random_arrays((2, 6, 6, 3))
     x = x.astype(jnp.bfloat16)
-    pool = jax.jit(lambda x: windows.max_pool(x, 3, 2, 1))
+    pool = jax.jit(lambda x: operations.max_pool(x, 3, 2, 1))
     gradient = jax.grad(lambda x: pool(x).sum())(x)
     assert pool(x).dtype == gradient.dtype == jnp.bfloat16
     shape = (jax.export.symbolic_shape("batch")[0], *x.shape[1:])
@@ -149,17 +151,17 @@ def test_second_order_gradients_by_finite_differences():
     x, kernel = random_arrays((1, 6, 6, 2), (4, 4, 2, 2))
 
     def curved(x, kernel):
-        return jnp.sin(windows.conv(jnp.sin(x), jnp.asarray(kernel), 2, 1)).sum()
+        return jnp.sin(operations.conv(jnp.sin(x), jnp.asarray(kernel), 2, 1)).sum()
 
     check_grads(curved, (x, kernel), order=2, modes=["rev"], rtol=2e-2, atol=2e-2, eps=1e-2)
 
 
 def test_bias_and_its_gradients_equal_a_plain_sum():
     x, bias = random_arrays((2, 3, 4, 5), (5,))
-    assert_same_with_gradients(layers.add_bias, lambda x, bias: x + bias, x, bias)
+    assert_same_with_gradients(operations.add_bias, lambda x, bias: x + bias, x, bias)
 
     def curved(x, bias):
-        return jnp.sin(layers.add_bias(jnp.sin(x), jnp.asarray(bias))).sum()
+        return jnp.sin(operations.add_bias(jnp.sin(x), jnp.asarray(bias))).sum()
 
     check_grads(curved, (x, bias), order=2, modes=["rev"], rtol=2e-2, atol=2e-2, eps=1e-2)
 
@@ -181,9 +183,7 @@ def test_batch_norm_and_its_gradients_equal_flax(train):
 
         return jax.grad(loss, argnums=(0, 1), has_aux=True)(x, variables["params"])
 
-    found = values(
-        lambda v, x: ours.apply(v, x, use_running_average=not train, mutable=["batch_stats"])
-    )
+    found = values(lambda v, x: ours.apply(v, x, train=train, mutable=["batch_stats"]))
     expected = values(lambda v, x: plain.apply(v, x, mutable=["batch_stats"]))
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -195,7 +195,7 @@ def test_second_order_gradients_of_batch_norm():
 
     def curved(x, scale, bias):
         parameters = jnp.asarray(scale), jnp.asarray(bias)
-        return jnp.sin(layers.batch_norm(jnp.sin(x), *parameters, None)[0]).sum()
+        return jnp.sin(operations.batch_norm(jnp.sin(x), *parameters, None)[0]).sum()
 
     arguments = (x, scale, bias)
     check_grads(curved, arguments, order=2, modes=["rev"], rtol=2e-2, atol=2e-2, eps=1e-2)
@@ -207,7 +207,7 @@ def test_batch_norm_over_devices_equals_one_of_the_whole_batch():
 
     def values(x, axis_name):
         def loss(x, scale, bias):
-            y, mean, var = layers.batch_norm(x, scale, bias, axis_name)
+            y, mean, var = operations.batch_norm(x, scale, bias, axis_name)
             return jnp.sin(y).sum(), (y, mean, var)
 
         return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)

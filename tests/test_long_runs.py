@@ -8,20 +8,17 @@ import time
 import child_runs
 import jax.numpy as jnp
 import pytest
-import small_run
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 from vae_attn.experiments import run as experiment
-from vae_attn.models import build as registry
 from vae_attn.training.checkpoints import Checkpoints
 from vae_attn.training.telemetry import Telemetry, read_metrics
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """The small model, and training alone."""
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: small_run.SMALL)
+    """Training alone."""
     monkeypatch.setattr(experiment, "_evaluate_and_explain", lambda *arguments: None)
 
 

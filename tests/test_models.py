@@ -71,7 +71,7 @@ DECODER_SHAPES = {
 def shapes_of(name, image_size):
     """The model, and its variables as shapes only: nothing is computed."""
     model = registry.build(name, image_size=image_size, latents=32)
-    images = jnp.zeros((1, *model.architecture.image_shape))
+    images = jnp.zeros((1, *model.image_shape))
     variables = jax.eval_shape(
         lambda key: model.init(key, images, jnp.zeros((1, 32)), train=True), jax.random.key(0)
     )
@@ -146,7 +146,7 @@ def test_mvtec_at_224_has_the_reports_7_by_7_features():
 )
 def test_encode_is_head_after_features(name, size, layers):
     model = registry.build(name, image_size=size, latents=4)
-    images = jax.random.uniform(jax.random.key(1), (2, *model.architecture.image_shape))
+    images = jax.random.uniform(jax.random.key(1), (2, *model.image_shape))
 
     @jax.jit
     def split(images):
@@ -186,6 +186,8 @@ def test_sample_is_reparameterised(small):
     [
         ("resnet", 28, "model.name='resnet' is unknown; choose one of mnist"),
         ("mnist", 32, "set data.image_size=28"),
+        ("ucsd_ped1", 64, "set data.image_size=100"),
+        ("dsprites", 32, "set data.image_size=64"),
         ("mvtec_ad", 100, "set data.image_size=256"),
     ],
 )

@@ -13,8 +13,8 @@ import time
 import jax
 import numpy as np
 import pytest
+import small_models
 
-from vae_attn.models import build as registry
 from vae_attn.training import loop, preemption
 from vae_attn.training.checkpoints import Checkpoints
 
@@ -27,6 +27,7 @@ FLAGS = [
     "--config.train.batch_size=8",
     "--config.train.log_every=1",
     "--config.train.checkpoint_every=1000",
+    *small_models.flags("digits"),
 ]
 
 
@@ -38,11 +39,9 @@ def load(path):
 
 
 @pytest.fixture
-def config(monkeypatch):
-    """Of the runs below, with their small model here too."""
-    script = load(ROOT / "tests" / "small_run.py")
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: script.SMALL)
-    config = load(ROOT / "configs" / "digits.py").get_config()
+def config():
+    """Of the runs below."""
+    config = small_models.use(load(ROOT / "configs" / "digits.py").get_config(), "digits")
     config.train.steps, config.train.batch_size = STEPS, 8
     return config
 

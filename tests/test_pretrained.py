@@ -1,9 +1,14 @@
-"""Converted ImageNet weights: parity with torchvision, mismatches, what is kept and downloaded."""
+"""ImageNet weights: parity with torchvision, mismatches, loading and downloading."""
 
+import functools
 import hashlib
+import http.server
 import importlib.util
 import json
 import pathlib
+import runpy
+import sys
+import threading
 
 import flax.traverse_util
 import jax
@@ -11,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from torch_writer import write
 
 from vae_attn.errors import UserError
 from vae_attn.models import pretrained, resnet18_tensors
-from vae_attn.models.resnet import RESNET18_TRUNK
-from vae_attn.models.tables import Layers
+from vae_attn.models.resnet import resnet18_trunk
+from vae_attn.models.tables import stack
 
 THIRD_PARTY = pathlib.Path(__file__).resolve().parents[1] / "third_party" / "resnet18"
 
@@ -54,7 +58,7 @@ def test_trunk_equals_torchvision(reference, state, size):
     trunk_state = {k: v for k, v in state.items() if not k.startswith("fc.") and v.ndim}
     assert reference.digest(trunk_state) == stored["state_sha256"], "NumPy's stream changed"
     variables = pretrained.convert_resnet18(state)
-    trunk = Layers(RESNET18_TRUNK)
+    trunk = stack(*resnet18_trunk())
     x, after = jnp.asarray(reference.seeded_images(*size)), None
     for place in reference.PLACES:
         run = jax.jit(
@@ -73,7 +77,7 @@ def test_trunk_equals_torchvision(reference, state, size):
 
 
 def test_converted_tree_is_the_trunk_own(state):
-    trunk, images = Layers(RESNET18_TRUNK), jnp.zeros((1, 64, 64, 3))
+    trunk, images = stack(*resnet18_trunk()), jnp.zeros((1, 64, 64, 3))
     variables = jax.eval_shape(trunk.init, jax.random.key(0), images)
     expected = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), dict(variables))
     converted = jax.tree.map(
@@ -103,7 +107,7 @@ def test_manifest_says_what_the_code_checks(manifest):
     assert manifest["tensors"] == wanted
     assert (manifest["file"], manifest["url"]) == (pretrained.FILE_NAME, pretrained.URL)
     assert manifest["sha256"] == pretrained.SHA256
-    assert f"-{manifest['sha256'][:8]}.pth" in manifest["url"]
+    assert f"/{manifest['revision']}/" in manifest["url"]
 
 
 def test_every_mismatch_is_listed_at_once(state, tmp_path):
@@ -120,21 +124,20 @@ def test_every_mismatch_is_listed_at_once(state, tmp_path):
         pretrained.load_resnet18(path)
     message = str(caught.value)
     for part in (
-        f"{path} is not torchvision's ResNet18 (7 mismatches)",
+        f"{path} is not torchvision's ResNet18 (6 mismatches)",
         "layer1.0.conv1.weight is missing",
         "layer5.0.conv1.weight is unexpected",
         "conv1.weight has the shape (64, 3, 3, 3), not (64, 3, 7, 7)",
         "bn1.bias has the type int64",
         "bn1.weight has values that are not finite",
         "bn1.running_var has negative variances",
-        f"its sha256 is {hashlib.sha256(path.read_bytes()).hexdigest()}",
         pretrained.URL,
     ):
         assert part in message
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-# Loading, keeping the conversion, downloading.
+# Loading and downloading.
 
 
 def assert_same(variables, expected):
@@ -147,107 +150,62 @@ def assert_same(variables, expected):
 
 @pytest.fixture
 def official(tmp_path, state, monkeypatch):
-    """A folder with a file that passes for the official one."""
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    path = folder / pretrained.FILE_NAME
-    write(path, state, legacy=False)
+    """A file that passes for the public one, in a folder of its own."""
+    path = tmp_path / "weights" / pretrained.FILE_NAME
+    path.parent.mkdir()
+    safetensors.numpy.save_file(state, path)
     monkeypatch.setattr(pretrained, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     return path
 
 
-@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_other_weights_load_where_they_are_asked_for(tmp_path, state, kind, caplog):
-    path = tmp_path / "mine.bin"
-    if kind == "safetensors":
-        safetensors.numpy.save_file(state, path)
-    else:
-        write(path, state, legacy=kind == "legacy")
-    with pytest.raises(UserError, match=r"\(1 mismatches\): its sha256 is"):
-        pretrained.load_resnet18(path)
-    loaded = pretrained.load_resnet18(path, official=False)
-    assert_same(loaded, pretrained.convert_resnet18(state))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    pretrained.load_resnet18(path.with_name("mine.flax.safetensors"), official=False)
-    told = [record.getMessage() for record in caplog.records]
-    assert [message.split(" has the sha256 ")[0] for message in told] == [
-        str(path),
-        str(path.with_name("mine.flax.safetensors")),
-    ]
-    assert all(f" has the sha256 {digest}, not that of torchvision's" in line for line in told)
-    # Now that its conversion lies beside it, it still does not pass for the official file.
-    with pytest.raises(UserError, match=r"\(1 mismatches\): its sha256 is"):
-        pretrained.load_resnet18(path)
-
-
-def test_conversion_is_written_once_and_used(official, state, monkeypatch):
+def test_the_public_weights_load_from_their_file_or_its_folder(official, state, caplog):
     expected = pretrained.convert_resnet18(state)
-    assert_same(pretrained.load_resnet18(official), expected)
-    converted = official.with_name("resnet18-f37072fd.flax.safetensors")
-    assert sorted(official.parent.iterdir()) == sorted([official, converted])
-    before = converted.stat().st_mtime_ns
-    monkeypatch.setattr(pretrained, "read_torch_file", None)  # not read again
-    assert_same(pretrained.load_resnet18(official.parent), expected)
-    assert converted.stat().st_mtime_ns == before
-    official.unlink()  # the conversion stands alone
-    assert_same(pretrained.load_resnet18(official.parent), expected)
-    assert_same(pretrained.load_resnet18(converted), expected)
-
-
-def test_damaged_or_foreign_conversion_is_never_used(official, state, tmp_path):
-    expected = pretrained.convert_resnet18(state)
-    cache = tmp_path / "cache"
-    pretrained.load_resnet18(official, cache_dir=cache)
-    (converted,) = cache.iterdir()
-    whole = converted.read_bytes()
-    flipped = bytearray(whole)
-    flipped[-1000] ^= 1
-    for content in (flipped, whole[:5000], b"", whole):
-        converted.write_bytes(content)
-        assert_same(pretrained.load_resnet18(official, cache_dir=cache), expected)
-        assert_same(pretrained.load_resnet18(converted), expected)  # written anew
-    converted.write_bytes(flipped)
-    with pytest.raises(UserError, match="is damaged"):
-        pretrained.load_resnet18(converted)
-    other = dict(state)
-    other["bn1.bias"] = state["bn1.bias"] + 1
-    write(official, other, legacy=False)  # same name, other content
-    loaded = pretrained.load_resnet18(official, cache_dir=cache, official=False)
-    np.testing.assert_array_equal(loaded["params"]["bn1"]["bias"], other["bn1.bias"])
-    with pytest.raises(UserError, match="was made from a file with the sha256"):
-        pretrained.load_resnet18(converted)
-
-
-def test_official_weights_under_another_name_need_no_warning(official, caplog):
-    renamed = official.rename(official.with_name("weights.pth"))
-    pretrained.load_resnet18(renamed, official=False)
-    pretrained.load_resnet18(renamed.with_name("weights.flax.safetensors"), official=False)
+    for path in (official, str(official.parent)):
+        assert_same(pretrained.load_resnet18(path), expected)
+    moved = official.rename(official.with_name("model.safetensors"))  # its name at its source
+    for path in (moved, moved.parent):
+        assert_same(pretrained.load_resnet18(path), expected)
     assert not caplog.records
 
 
-def test_every_mismatch_of_a_conversion_is_listed_at_once(state, tmp_path):
-    variables = pretrained.convert_resnet18(state)
-    variables["params"]["conv1"]["kernel"] = np.zeros((64, 3, 7, 7), np.float32)
-    variables["batch_stats"]["bn1"]["var"] = np.full(64, -1, np.float32)
-    variables["params"]["fc"] = {"bias": np.zeros(3, np.float32)}
-    del variables["params"]["layer4_1"]["conv2"]
-    path = tmp_path / "mine.flax.safetensors"
-    pretrained._write_converted(variables, path, pretrained.SHA256)
-    with pytest.raises(UserError, match=r"is not the trunk of ResNet18 \(4 mismatches\)") as caught:
+def test_other_weights_load_with_a_warning(tmp_path, state, caplog):
+    path = tmp_path / "mine.safetensors"
+    other = state | {"bn1.bias": state["bn1.bias"] + 1}
+    safetensors.numpy.save_file(other, path)
+    loaded = pretrained.load_resnet18(path)
+    np.testing.assert_array_equal(loaded["params"]["bn1"]["bias"], other["bn1.bias"])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (record,) = caplog.records
+    message = f"{path} has the sha256 {digest}, not that of the public ImageNet weights"
+    assert record.getMessage().startswith(message)
+
+
+def test_a_damaged_public_file_is_refused(official):
+    content = bytearray(official.read_bytes())
+    content[-1000] ^= 1
+    official.write_bytes(content)
+    with pytest.raises(UserError, match=f"{official} is damaged or another file: its sha256 is"):
+        pretrained.load_resnet18(official.parent)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
+def test_a_file_of_torch_names_the_script_that_converts_it(tmp_path, suffix):
+    path = tmp_path / f"resnet18{suffix}"
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(UserError) as caught:
         pretrained.load_resnet18(path)
-    for part in (
-        "params/layer4_1/conv2/kernel is missing",
-        "params/conv1/kernel has the shape (64, 3, 7, 7), not (7, 7, 3, 64)",
-        "batch_stats/bn1/var has negative variances",
-        "params/fc/bias is unexpected",
-    ):
-        assert part in str(caught.value)
+    command = f"`python third_party/resnet18/convert.py {path} {tmp_path}/resnet18.safetensors`"
+    assert command in str(caught.value)
+    assert (THIRD_PARTY / "convert.py").is_file()
 
 
-def test_unwritable_cache_does_not_stop_the_load(official, state, tmp_path):
-    (tmp_path / "file").write_text("")
-    loaded = pretrained.load_resnet18(official, cache_dir=tmp_path / "file" / "folder")
-    assert_same(loaded, pretrained.convert_resnet18(state))
+def test_the_script_converts_what_torch_saved(tmp_path, state, monkeypatch):
+    torch = pytest.importorskip("torch")
+    path, target = tmp_path / "resnet18.pth", tmp_path / "resnet18.safetensors"
+    torch.save({name: torch.from_numpy(value) for name, value in state.items()}, path)
+    monkeypatch.setattr(sys, "argv", ["convert.py", str(path), str(target)])
+    runpy.run_path(str(THIRD_PARTY / "convert.py"), run_name="__main__")
+    assert_same(pretrained.load_resnet18(target), pretrained.convert_resnet18(state))
 
 
 def test_missing_weights_say_where_to_get_and_put_them(tmp_path):
@@ -257,26 +215,50 @@ def test_missing_weights_say_where_to_get_and_put_them(tmp_path):
     assert pretrained.URL in str(caught.value)
 
 
-def test_download_checks_and_leaves_no_half_file(official, tmp_path):
-    folder = tmp_path / "new" / "folder"
-    url, sha256 = official.as_uri(), pretrained.SHA256
-    path = pretrained.download_resnet18(folder, url=url, sha256=sha256)
-    assert path.read_bytes() == official.read_bytes()
-    # There already: not fetched again.
-    assert pretrained.download_resnet18(folder, url="file:///absent", sha256=sha256) == path
-    path.write_bytes(b"half")
-    with pytest.raises(UserError, match="remove it to download it"):
-        pretrained.download_resnet18(folder, url=url, sha256=sha256)
-    assert path.read_bytes() == b"half"
-    path.unlink()
-    with pytest.raises(UserError, match="came with the sha256"):
+@pytest.fixture
+def server(tmp_path):
+    """Address of a server on this very machine, and the folder that it serves."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(QuietHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{serving.server_port}", folder
+        serving.shutdown()
+        thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def test_download_checks_and_leaves_no_half_file(server, tmp_path):
+    address, served = server
+    (served / "weights").write_bytes(b"tensors")
+    sha256 = hashlib.sha256(b"tensors").hexdigest()
+    url, folder = f"{address}/weights", tmp_path / "new" / "folder"
+    with pytest.raises(UserError, match=r"could not be downloaded .* put it at"):
         pretrained.download_resnet18(folder, url=url, sha256="0" * 64)
     assert list(folder.iterdir()) == []
+    path = pretrained.download_resnet18(folder, url=url, sha256=sha256)
+    assert path == folder / pretrained.FILE_NAME
+    assert path.read_bytes() == b"tensors"
+    (served / "weights").unlink()  # there already: not fetched again
+    assert pretrained.download_resnet18(folder, url=url, sha256=sha256) == path
+    path.write_bytes(b"half")
+    with pytest.raises(UserError, match=r"could not be downloaded \(404"):
+        pretrained.download_resnet18(folder, url=url, sha256=sha256)
+    (served / "weights").write_bytes(b"tensors")
+    pretrained.download_resnet18(folder, url=url, sha256=sha256)
+    assert path.read_bytes() == b"tensors"
+    assert list(folder.iterdir()) == [path]
 
 
 def test_download_without_connection_says_what_to_do_by_hand(tmp_path):
     # Port 9 of this very machine: nothing answers, and nothing leaves the machine.
     with pytest.raises(UserError, match=r"could not be downloaded .* put it at") as caught:
-        pretrained.download_resnet18(tmp_path, url="http://127.0.0.1:9/resnet18.pth")
+        pretrained.download_resnet18(tmp_path, url="http://127.0.0.1:9/resnet18.safetensors")
     assert str(tmp_path / pretrained.FILE_NAME) in str(caught.value)
     assert list(tmp_path.iterdir()) == []

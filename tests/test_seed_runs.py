@@ -4,38 +4,23 @@ import json
 import statistics
 
 import pytest
+import small_models
 
 from vae_attn import config as config_lib
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments import scores
-from vae_attn.models import build as registry
-from vae_attn.models import tables as rows
-from vae_attn.models.vae import Architecture
 from vae_attn.reporting import tables
 from vae_attn.training import seeds
-
-DIGITS = Architecture(
-    name="mnist",
-    image_shape=(28, 28, 1),
-    encoder=(rows.Conv("conv1", 4, 4, 4, 0), rows.ReLU("conv1_relu"), rows.Flatten()),
-    decoder=(
-        rows.Linear("fc1", 49),
-        rows.Unflatten(7, 7, 1),
-        rows.ConvTranspose("convtr1", 1, 4, 4, 0),
-    ),
-    initialization="torch",
-)
 
 
 def read(folder):
     return json.loads((folder / "evaluation" / "metrics.json").read_text())
 
 
-def test_whole_run(monkeypatch, tmp_path):
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: DIGITS)
-    config = default_config()
+def test_whole_run(tmp_path):
+    config = small_models.use(default_config(), "shallow")
     config.num_seeds = 2
     config.model.latents = 2
     config.train.batch_size = 16

@@ -9,46 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_models
 from small_data import small_data
 
 from vae_attn.config import default_config
 from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
 from vae_attn.errors import UserError
-from vae_attn.models import build as registry
-from vae_attn.models import tables as rows
 from vae_attn.models.discriminator import Discriminator
-from vae_attn.models.vae import VAE, Architecture
 from vae_attn.training import factor, loop, parallel, preemption, seeds, state, steps, trunk
 from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints
 from vae_attn.training.task import Task
 from vae_attn.training.telemetry import read_metrics
 
-PLAIN = Architecture(
-    name="plain",
-    image_shape=(8, 8, 3),
-    encoder=(rows.Conv("conv1", 4, 4, 2, 1), rows.ReLU("conv1_relu"), rows.Flatten()),
-    decoder=(
-        rows.Linear("fc1", 16),
-        rows.Unflatten(4, 4, 1),
-        rows.ConvTranspose("convtr1", 3, 4, 2, 1),
-    ),
-    initialization="torch",
-)
-NORMALIZED = Architecture(
-    name="normalized",
-    image_shape=(8, 8, 3),
-    encoder=(rows.Conv("conv1", 4, 4, 2, 1), rows.BatchNorm("bn1"), rows.Flatten()),
-    decoder=PLAIN.decoder,
-    initialization="torch",
-)
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
 SEED = 4  # the first of two
 
 
 def make_task(kind):
-    architecture = NORMALIZED if kind == "batch_norm" else PLAIN
-    model, tx = VAE(architecture, latents=4, axis_name=steps.AXIS), optax.sgd(1e-3, momentum=0.9)
+    function = small_models.normalized if kind == "batch_norm" else small_models.plain
+    model = function(latents=4, image_shape=(8, 8, 3), axis_name=steps.AXIS)
+    tx = optax.sgd(1e-3, momentum=0.9)
     loss = steps.make_loss_fn(model=model, beta=1.0)
     if kind == "ad_factor_vae":
         networks = {
@@ -134,10 +115,9 @@ def test_one_seed_has_no_axis_of_seeds():
 
 
 @pytest.fixture
-def two_seeds(monkeypatch, tmp_path):
+def two_seeds(tmp_path):
     """A config of two seeds of the plain model, and a workdir."""
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: PLAIN)
-    config = default_config()
+    config = small_models.use(default_config(), "plain", channels=3)
     config.seed, config.num_seeds = SEED, 2
     config.model.latents = 4
     config.train.batch_size = 16
@@ -269,8 +249,8 @@ def test_seed_that_blows_up_is_named(two_seeds, monkeypatch):
 
 def test_every_seed_gets_the_pretrained_trunk(two_seeds, monkeypatch):
     config, workdir = two_seeds
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: NORMALIZED)
-    config.model.pretrained, config.model.freeze_trunk = "weights.pth", True
+    small_models.use(config, "trunk")
+    config.model.pretrained, config.model.freeze_trunk = "weights.safetensors", True
     config.train.steps = 2
     model = loop.build_model(config)
     made = state.create(model=model, tx=optax.identity(), seed=99).variables

@@ -3,11 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from small_run import SMALL
+import small_models
 
 from vae_attn.config import default_config
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.models import build as registry
 from vae_attn.training import feed, loop
 from vae_attn.training.telemetry import read_metrics
 
@@ -17,17 +16,12 @@ DATA = AnomalyData("noise", IMAGES[:32], IMAGES[32:], TEST)
 
 
 def config_of(at_once, steps=11, **options):
-    config = default_config()
+    config = small_models.use(default_config(), "digits")
     config.model.latents = 3
     config.train.update({"batch_size": 8, "steps": steps, "log_every": 4, "checkpoint_every": 8})
     config.train.steps_at_once = at_once
     config.update(options)
     return config
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: SMALL)
 
 
 @pytest.mark.parametrize("num_seeds", [2])

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import small_models
 from PIL import Image
 from small_data import small_data
 from test_distributed import finish, start_several
@@ -23,9 +24,6 @@ from vae_attn.data import cache, memory, sampling, stream
 from vae_attn.data.augment import Augmentation
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.models import build as registry
-from vae_attn.models import tables
-from vae_attn.models.vae import VAE, Architecture
 from vae_attn.training import factor, feed, loop, parallel, state, steps
 from vae_attn.training.telemetry import read_metrics
 
@@ -33,27 +31,10 @@ TESTS = pathlib.Path(__file__).parent
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
 
 
-SMALL = Architecture(
-    name="small",
-    image_shape=(8, 8, 1),
-    encoder=(
-        tables.Conv("conv1", 4, 4, 2, 1),
-        tables.BatchNorm("bn1"),
-        tables.ReLU("conv1_relu"),
-        tables.Flatten(),
-    ),
-    decoder=(
-        tables.Linear("fc1", 16),
-        tables.Unflatten(4, 4, 1),
-        tables.ConvTranspose("convtr1", 1, 4, 2, 1),
-    ),
-    initialization="torch",
-)
-
-
 def make():
     """The first state, and the update."""
-    model, tx = VAE(SMALL, latents=3, axis_name=steps.AXIS), optax.adam(1e-2)
+    model = small_models.normalized(latents=3, image_shape=(8, 8, 1), axis_name=steps.AXIS)
+    tx = optax.adam(1e-2)
     augment = Augmentation(rotation=20.0)
     update = steps.make_update_fn(model=model, tx=tx, augment=augment, beta=1.0)
     return state.create(model=model, tx=tx, seed=1), update
@@ -142,6 +123,7 @@ def test_two_processes(tmp_path):
     flags = [
         *("--config=configs/digits.py", "--mode=train", "--config.train.steps=4"),
         *("--config.train.checkpoint_every=2", "--config.train.log_every=1"),
+        *small_models.flags("digits"),
     ]
     program = [TESTS / "small_run.py", *flags]
     several = [*program, f"--workdir={tmp_path / 'two'}", "--config.data.resident=false"]
@@ -220,10 +202,9 @@ def test_a_file_that_is_damaged_meanwhile(mapped, damage):
 
 
 @pytest.fixture
-def small_run(monkeypatch, tmp_path):
+def small_run(tmp_path):
     """A config whose model is the small one, and a folder."""
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: SMALL)
-    config = config_lib.default_config()
+    config = small_models.use(config_lib.default_config(), "normalized")
     config.model.latents = 3
     config.train.batch_size = 16
     config.train.log_every = 1

@@ -7,14 +7,12 @@ import numpy as np
 import optax
 import pytest
 from event_files import pictures_of, scalars_of
-from small_run import SMALL
 from tiny_run import tiny_config
-from vae_attn.experiments.snapshots import MapSnapshots, _both_kinds
 
 from vae_attn.data import sources as data_registry
 from vae_attn.experiments.anomaly.calibration import variant_of
 from vae_attn.experiments.anomaly.explainer import calibrate
-from vae_attn.models import build as registry
+from vae_attn.experiments.anomaly.snapshots import MapSnapshots, _both_kinds
 from vae_attn.training import loop, state
 from vae_attn.training.telemetry import Telemetry, write_scores
 
@@ -51,12 +49,10 @@ def test_scores_of_an_earlier_evaluation_are_replaced(tmp_path):
 @pytest.fixture(scope="module")
 def small():
     """A config, its data and an untrained model's variables."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "architecture", lambda name, image_size: SMALL)
-        config = tiny_config()
-        config.evaluate.batch_size = 8
-        first = state.create(model=loop.build_model(config), tx=optax.sgd(1.0), seed=0)
-        yield config, data_registry.load(config), jax.device_get(first.variables)
+    config = tiny_config()
+    config.evaluate.batch_size = 8
+    first = state.create(model=loop.build_model(config), tx=optax.sgd(1.0), seed=0)
+    return config, data_registry.load(config), jax.device_get(first.variables)
 
 
 @pytest.mark.parametrize("style", ["contrast", "normal_difference"])

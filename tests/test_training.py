@@ -8,39 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_models
 from small_data import small_data
 
 from vae_attn.data.augment import Augmentation
 from vae_attn.errors import UserError
-from vae_attn.models import build as registry
-from vae_attn.models import tables
-from vae_attn.models.vae import VAE, Architecture
 from vae_attn.training import loop, parallel, state, steps
 from vae_attn.training.checkpoints import Checkpoints
 from vae_attn.training.telemetry import Telemetry, read_metrics
 
-SMALL = Architecture(
-    name="small",
-    image_shape=(8, 8, 1),
-    encoder=(
-        tables.Conv("conv1", 4, 4, 2, 1),
-        tables.BatchNorm("bn1"),
-        tables.ReLU("conv1_relu"),
-        tables.Residual("layer1_0", 6, 2),
-        tables.Flatten(),
-    ),
-    decoder=(
-        tables.Linear("fc1", 16),
-        tables.Unflatten(4, 4, 1),
-        tables.ConvTranspose("convtr1", 1, 4, 2, 1),
-    ),
-    initialization="torch",
-)
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
 
 
-def small_model():
-    return VAE(SMALL, latents=3, axis_name=steps.AXIS)
+def small_model(axis_name=steps.AXIS):
+    return small_models.residual(latents=3, image_shape=(8, 8, 1), axis_name=axis_name)
 
 
 def run_updates(mode, num_devices, num_steps=3):
@@ -100,7 +81,7 @@ def test_one_update_by_hand():
     ]
     noise = jnp.stack([jax.random.normal(key, (3,)) for key in keys])
     x = jnp.asarray(IMAGES[:16]) / 255.0
-    whole = VAE(SMALL, latents=3)
+    whole = small_model(axis_name=None)
 
     def loss(params):
         (logits, mean, logvar), _ = whole.apply(
@@ -135,12 +116,11 @@ def test_impossible_parallelism(mode, batch_size, message):
 
 
 @pytest.fixture
-def small_run(monkeypatch, tmp_path):
+def small_run(tmp_path):
     """A config whose model is the small one, and a workdir."""
     from vae_attn.config import default_config
 
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: SMALL)
-    config = default_config()
+    config = small_models.use(default_config(), "residual")
     config.model.latents = 3
     config.train.batch_size = 16
     config.train.log_every = 2

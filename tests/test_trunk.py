@@ -1,48 +1,35 @@
 """The trunk: pretrained weights arrive in it, a frozen one stays, its input is normalised."""
 
-import dataclasses
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_models
 
 from vae_attn.config import default_config
 from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.errors import UserError
-from vae_attn.models import build as registry
-from vae_attn.models import pretrained, resnet18_tensors, tables
-from vae_attn.models.vae import VAE, Architecture
+from vae_attn.models import pretrained, resnet18_tensors
+from vae_attn.models.build import build
+from vae_attn.models.layers import BatchNorm, Conv, Dense, Residual, flatten
+from vae_attn.models.tables import stack
 from vae_attn.training import loop, parallel, state, steps, trunk
 
-SMALL = Architecture(
-    name="small",
-    image_shape=(8, 8, 3),
-    encoder=(
-        tables.Conv("conv1", 4, 4, 2, 1, use_bias=False),
-        tables.BatchNorm("bn1"),
-        tables.Residual("layer1_0", 6, 2),
-        tables.Mark("layer1"),
-        tables.Flatten(),
-        tables.Linear("fc1", 5),
-    ),
-    decoder=(
-        tables.Linear("fc1", 16),
-        tables.Unflatten(4, 4, 1),
-        tables.BatchNorm("bn1"),
-        tables.ConvTranspose("convtr1", 3, 4, 2, 1),
-    ),
-    initialization="torch",
-)
-LIGHT = dataclasses.replace(
-    SMALL, encoder=tuple(row for row in SMALL.encoder if not isinstance(row, tables.Residual))
-)
 TRUNK = ("conv1", "bn1", "layer1_0")
+RESIDUAL = (
+    ("conv1", Conv(4, 4, 2, 1, use_bias=False)),
+    ("bn1", BatchNorm(steps.AXIS)),
+    ("layer1_0", Residual(6, 2, steps.AXIS)),
+    ("layer1", jax.nn.identity),
+)
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3)).astype(np.uint8)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def light(**options):
+    return small_models.trunk(latents=3, image_shape=(8, 8, 3), **options)
 
 
 def split(train_state):
@@ -55,9 +42,15 @@ def split(train_state):
 
 
 def test_frozen_trunk_keeps_parameters_and_statistics():
-    model = VAE(SMALL, latents=3, axis_name=steps.AXIS, freeze_trunk=True)
+    encoder = stack(
+        *RESIDUAL,
+        ("flatten", flatten),
+        ("fc1", Dense(5)),
+        frozen=tuple(name for name, _ in RESIDUAL),
+    )
+    model = light(axis_name=steps.AXIS).clone(encoder=encoder)
     # The decay would shrink parameters that merely have no gradient.
-    tx = trunk.freeze(optax.adamw(1e-2, weight_decay=0.1), SMALL)
+    tx = trunk.freeze(optax.adamw(1e-2, weight_decay=0.1), model.layers)
     before = state.create(model=model, tx=tx, seed=1)
     trunk_before, rest_before = split(before)
     moments = sum(leaf.size for leaf in jax.tree.leaves(before.opt_state)) - 1  # and a counter
@@ -82,7 +75,7 @@ def test_frozen_trunk_keeps_parameters_and_statistics():
 def test_frozen_trunk_uses_running_statistics_in_training():
     x = jnp.asarray(IMAGES) / 255
     for freeze in (True, False):
-        model = VAE(LIGHT, latents=3, freeze_trunk=freeze)
+        model = light(freeze_trunk=freeze)
         variables = state.create(model=model, tx=optax.identity(), seed=0).variables
 
         @jax.jit
@@ -94,8 +87,8 @@ def test_frozen_trunk_uses_running_statistics_in_training():
 
 
 def test_normalised_input_equals_dividing_by_hand():
-    normalised = VAE(dataclasses.replace(LIGHT, input_mean=MEAN, input_std=STD), latents=3)
-    plain = VAE(LIGHT, latents=3)
+    plain = light()
+    normalised = plain.clone(input_mean=MEAN, input_std=STD)
     x = jnp.float32(IMAGES) / 255
     variables = state.create(model=plain, tx=optax.identity(), seed=0).variables
     by_hand = jnp.asarray((np.float64(IMAGES) / 255 - MEAN) / STD, jnp.float32)
@@ -105,7 +98,7 @@ def test_normalised_input_equals_dividing_by_hand():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
         assert not np.allclose(jax.tree.leaves(found)[0], jax.tree.leaves(
             plain.apply(variables, x, **arguments))[0], atol=1e-2)  # fmt: skip
-    # The head takes features, which are behind the normalisation: encode = head . features.
+    # The head takes features, which come after the normalisation: encode = head . features.
     features = normalised.apply(variables, x, "conv1", method="features")
     np.testing.assert_allclose(
         normalised.apply(variables, features, "conv1", method="head")[0],
@@ -124,11 +117,11 @@ def test_normalised_input_equals_dividing_by_hand():
 def test_the_models_of_a_config_normalise_only_for_pretrained_weights():
     config = default_config()
     config.model.name, config.data.image_size = "mvtec_ad", 64
-    assert loop.build_model(config).architecture.input_mean == ()
+    assert loop.build_model(config).input_mean == ()
     config.model.pretrained, config.model.freeze_trunk = "weights", True
     model = loop.build_model(config)
-    assert (model.architecture.input_mean, model.architecture.input_std) == (MEAN, STD)
-    assert model.freeze_trunk
+    assert (model.input_mean, model.input_std) == (MEAN, STD)
+    assert model.encoder.frozen == model.layers
 
 
 def small_data():
@@ -148,7 +141,7 @@ def small_run(monkeypatch, tmp_path):
     """A config of the small model with pretrained weights, those weights, and a workdir."""
     rng = np.random.default_rng(1)
     shapes = jax.eval_shape(
-        lambda: VAE(LIGHT, latents=3).init(
+        lambda: light().init(
             jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 3)), train=True
         )
     )
@@ -160,11 +153,10 @@ def small_run(monkeypatch, tmp_path):
         }
         for collection in ("params", "batch_stats")
     }
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: LIGHT)
-    monkeypatch.setattr(pretrained, "load_resnet18", lambda path, official: weights)
-    config = default_config()
+    monkeypatch.setattr(pretrained, "load_resnet18", lambda path: weights)
+    config = small_models.use(default_config(), "trunk")
     config.model.latents = 3
-    config.model.pretrained = "somewhere/own.pth"
+    config.model.pretrained = "somewhere/own.safetensors"
     config.model.freeze_trunk = True
     config.train.batch_size = 16
     config.train.steps = 2
@@ -182,7 +174,7 @@ def test_pretrained_values_arrive_stay_and_are_needed_once(small_run, monkeypatc
     config, weights, workdir = small_run
     assert_trunk(loop.train(config, workdir, small_data()), weights)
 
-    def gone(path, official):
+    def gone(path):
         raise UserError("no ResNet18 weights")
 
     monkeypatch.setattr(pretrained, "load_resnet18", gone)
@@ -206,7 +198,7 @@ def test_pretrained_weights_that_are_not_frozen_are_learned_on(small_run):
 
 def test_weights_fit_the_resnet_row_by_row():
     """The names that `pretrained` writes are those of the model's rows, and no other."""
-    model = registry.build("mvtec_ad", image_size=64, latents=2)
+    model = build("mvtec_ad", image_size=64, latents=2)
     shapes = jax.eval_shape(lambda: state.create(model=model, tx=optax.adam(1.0), seed=0))
     wanted = {
         path: shape if len(shape) < 4 else (*shape[2:], shape[1], shape[0])
@@ -221,27 +213,17 @@ def test_weights_fit_the_resnet_row_by_row():
     assert found == wanted
 
 
-def test_which_weights_have_to_be_official(monkeypatch, tmp_path):
+def test_where_weights_come_from(monkeypatch, tmp_path):
     asked = []
+    monkeypatch.setattr(pretrained, "load_resnet18", lambda path: asked.append(path) or {})
     monkeypatch.setattr(
-        pretrained, "load_resnet18", lambda path, official: asked.append((path, official)) or {}
+        pretrained, "download_resnet18", lambda folder: asked.append(folder) or "the file"
     )
-
-    def download(folder):
-        asked.append(folder)
-        return pathlib.Path(folder) / pretrained.FILE_NAME
-
-    monkeypatch.setattr(pretrained, "download_resnet18", download)
     config = default_config()
-    own, official = tmp_path / "own.safetensors", tmp_path / pretrained.FILE_NAME
-    for path in (own, official):
-        path.write_bytes(b"")
-    for path, expected in ((own, False), (official, True), (tmp_path, True)):
-        config.model.pretrained = str(path)
-        trunk.load_pretrained(config)
-        assert asked.pop() == (path, expected)
+    config.model.pretrained = "own.safetensors"
+    trunk.load_pretrained(config)
+    assert asked == ["own.safetensors"]
     config.model.pretrained = "download"
     config.data.cache_dir = str(tmp_path / "cache")
     trunk.load_pretrained(config)
-    place = str(tmp_path / "cache")
-    assert asked == [place, (pathlib.Path(place) / pretrained.FILE_NAME, True)]
+    assert asked[1:] == [str(tmp_path / "cache"), "the file"]

@@ -8,11 +8,9 @@ import time
 
 import child_runs
 import pytest
-import small_run
 
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.models import build as registry
 from vae_attn.workdir_lock import WorkdirLock
 
 
@@ -20,8 +18,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_second_run_in_a_workdir_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(registry, "architecture", lambda name, image_size: small_run.SMALL)
+def test_second_run_in_a_workdir_is_refused(tmp_path):
     slow = {"script": "small_run.py", "SECONDS_A_STEP": "60"}
     first = child_runs.start(tmp_path, "--config.train.steps=100", **slow)
     try:

@@ -1,15 +1,14 @@
 """A run of a few steps on scikit-learn's digits, whose data is gone afterwards."""
 
-from small_run import SMALL
+import small_models
 
 from vae_attn.config import default_config
 from vae_attn.data import sources as data_registry
 from vae_attn.experiments import run as experiment
-from vae_attn.models import build as registry
 
 
 def tiny_config():
-    config = default_config()
+    config = small_models.use(default_config(), "digits")
     config.data.validation_fraction = 0.2
     config.model.latents = 3
     config.train.batch_size = 16
@@ -23,7 +22,6 @@ def tiny_config():
 
 def trained(patch, workdir, *, config=None):
     """Trains into `workdir`, after which no data set can be loaded; returns config and data."""
-    patch.setattr(registry, "architecture", lambda name, image_size: SMALL)
     config = tiny_config() if config is None else config
     data = data_registry.load(config)
     experiment.run(config, workdir, mode="train")

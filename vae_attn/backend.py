@@ -37,7 +37,7 @@ def jit(fn: Callable, **options) -> Callable:
 def slow_windows() -> bool:
     """Whether XLA's dilated convolutions, and its gradients of kernels and pools, are slow here.
 
-    `models.windows` then goes around them. What it brings on the CPU to FactorVAE, which has no
+    `models.operations` then goes around them. What it brings on the CPU to FactorVAE, which has no
     pool: `python -m benchmarks.run train_dilated`. Not measured on GPU and TPU, whose vendors'
     kernels are made for them. The choice is made when a function is traced, so an exported one
     keeps that of its machine.

@@ -11,7 +11,7 @@ from vae_attn import attention, whole_files
 from vae_attn.data import dsprites, mvtec_ad
 from vae_attn.errors import UserError, shown
 from vae_attn.experiments.anomaly import calibration
-from vae_attn.models import build as registry
+from vae_attn.models import build as models
 from vae_attn.training import distributed, feed, parallel
 
 DTYPES = ("float32", "bfloat16")
@@ -43,7 +43,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.data.dir = "data"  # where the data set's official files are
     config.data.cache_dir = ""  # of decoded images and downloaded weights; "" is ~/.cache/vae_attn
     config.data.image_size = 28
-    config.data.channels = 0  # folder: 1 grey, 3 colour, 0 what the model takes
+    config.data.channels = 0  # 1 grey, 3 colour, 0 what the model was made for
     config.data.digit = 3  # digits, mnist: the normal class
     config.data.category = ""  # mvtec_ad: one of its categories, or a group of them
     config.data.validation_fraction = 0.1  # of the normal training images
@@ -61,10 +61,10 @@ def default_config() -> ml_collections.ConfigDict:
     config.data.resident_limit_mb = 0.0
 
     config.model = ml_collections.ConfigDict()
-    config.model.name = "mnist"
+    config.model.name = "mnist"  # or package.module:function, a model of one's own (`models.build`)
     config.model.latents = 32
-    # ImageNet weights of the ResNet18 of model.name=mvtec_ad: "", the path of a .pth or
-    # .safetensors file or of its folder, or "download" for torchvision's official file.
+    # ImageNet weights of the ResNet18 of model.name=mvtec_ad: "", the path of a .safetensors file
+    # or of its folder, or "download" for the public file (`models.pretrained`).
     config.model.pretrained = ""
     config.model.freeze_trunk = False  # keep the pretrained weights and statistics as they are
 
@@ -226,11 +226,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key in ("attention.style", "evaluate.styles"):
         styles = f"of {', '.join(attention.STYLES)}"
         _require(config, key, lambda value: _all_of(value, attention.STYLES), styles)
-    architecture = registry.architecture(config.model.name, config.data.image_size)
-    layers = architecture.attention_layers()
-    for key in ("attention.layer", "attention.layers", "evaluate.layers"):
-        known = f"of the layers of model.name={config.model.name}: {', '.join(layers)}"
-        _require(config, key, lambda value: _all_of(value, layers), known)
     kinds = f"one of {', '.join(calibration.KINDS)}"
     _require(config, "attention.calibration", lambda v: v in calibration.KINDS, kinds)
     if config.attention.style == "authors_code":
@@ -245,16 +240,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     categories = (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS) if config.data.name == "mvtec_ad" else ()
     known = f"one of {', '.join(categories)}" if categories else "empty unless data.name=mvtec_ad"
     _require(config, "data.category", lambda v: v in (categories or ("",)), known)
-    if config.model.name != "mvtec_ad":
-        known = "empty unless model.name=mvtec_ad, whose trunk is the ResNet18"
-        _require(config, "model.pretrained", lambda v: not v, known)
-    if not config.model.pretrained:
-        known = "False unless model.pretrained gives the weights to keep"
-        _require(config, "model.freeze_trunk", lambda v: not v, known)
     dtypes = ("float32",) if config.factor.gamma or config.factor.ad_weight else DTYPES
     known = f"one of {', '.join(dtypes)} (with a discriminator float32)"
     _require(config, "train.dtype", lambda v: v in dtypes, known)
-    _validate_factor(config, layers)
+    _validate_factor(config)
+    models.validate(config)
 
 
 def _validate_checkpoints(config: ml_collections.ConfigDict) -> None:
@@ -286,11 +276,15 @@ def _all_of(value: str | tuple, known: tuple[str, ...]) -> bool:
     return all(one in known for one in ((value,) if isinstance(value, str) else value))
 
 
-def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...]) -> None:
+def _validate_factor(config: ml_collections.ConfigDict) -> None:
     sources = ("auto", *dsprites.SOURCES)
     _require(config, "data.source", lambda v: v in sources, f"one of {', '.join(sources)}")
     if config.data.name == "dsprites":
-        _require(config, "model.name", lambda v: v == "dsprites", "dsprites, as data.name is")
+        _require(config, "data.image_size", lambda v: v == 64, "64, as dSprites' images are")
+        channels = models.image_shape(config.model.name, 64, config.data.channels)[-1]
+        known = "dsprites, or another model of 64 x 64 grey images (data.channels=1)"
+        fits = config.model.name not in ("mnist", "ucsd_ped1") and channels == 1
+        _require(config, "model.name", lambda _: fits, known)
     else:
         for key in ("factor.gamma", "factor.ad_weight"):
             _require(config, key, lambda v: v == 0, "0 unless data.name=dsprites")
@@ -301,8 +295,6 @@ def _validate_factor(config: ml_collections.ConfigDict, layers: tuple[str, ...])
     rate = "greater than 0, and finite"
     _require(config, "factor.learning_rate", lambda v: 0 < v < math.inf, rate)
     if config.factor.ad_weight:
-        known = f"one of the layers of model.name={config.model.name}: {', '.join(layers)}"
-        _require(config, "factor.ad_layer", lambda v: v in layers, known)
         most = config.model.latents // 2
         within = f"from 1 to {most}, as no latent of model.latents={config.model.latents} is in two"
         _require(config, "factor.ad_pairs", lambda v: 1 <= v <= most, within)

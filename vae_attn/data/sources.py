@@ -40,9 +40,8 @@ def _files(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def _load_folder(config: ml_collections.ConfigDict):
-    model = models.architecture(config.model.name, config.data.image_size)
-    channels = config.data.channels or model.image_shape[-1]
-    return folder.load(config.data.dir, channels=channels, **_files(config))
+    shape = models.image_shape(config.model.name, config.data.image_size, config.data.channels)
+    return folder.load(config.data.dir, channels=shape[-1], **_files(config))
 
 
 SOURCES = {

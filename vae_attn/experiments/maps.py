@@ -17,7 +17,7 @@ from vae_attn import attention, backend
 from vae_attn import counterparts as counterparts_lib
 from vae_attn.batching import map_batches
 from vae_attn.data.dataset import to_unit
-from vae_attn.models.vae import VAE
+from vae_attn.models.model import Model
 from vae_attn.training.steps import at_mean
 
 # The baselines beside the attention styles, |x - x'| for the two kinds of counterpart x'; they
@@ -49,7 +49,7 @@ class NormalLatents(NamedTuple):
 
 
 def project(
-    model: VAE, variables: PyTree, x: Float[Array, "n h w c"], steps: int
+    model: Model, variables: PyTree, x: Float[Array, "n h w c"], steps: int
 ) -> Float[Array, "n h w c"]:
     """Normal counterparts of images in [0, 1]; with 0 steps their reconstructions."""
 
@@ -61,7 +61,7 @@ def project(
 
 
 def layer_maps(
-    model: VAE,
+    model: Model,
     variables: PyTree,
     normal: NormalLatents | None,
     x: Float[Array, "n height width channels"],
@@ -122,15 +122,15 @@ class Deviations:
     maps: Float[np.ndarray, "n count height width"]
 
 
-def _encode(model: VAE, variables: PyTree, images: Array) -> tuple[Array, Array]:
+def _encode(model: Model, variables: PyTree, images: Array) -> tuple[Array, Array]:
     return model.apply(variables, to_unit(images), method="encode")
 
 
-def _decode(model: VAE, variables: PyTree, z: Array) -> Array:
+def _decode(model: Model, variables: PyTree, z: Array) -> Array:
     return model.apply(variables, z, method="reconstruct")
 
 
-def _project(model: VAE, variables: PyTree, images: Array, *, steps: int) -> Array:
+def _project(model: Model, variables: PyTree, images: Array, *, steps: int) -> Array:
     return project(model, variables, to_unit(images), steps)
 
 
@@ -155,7 +155,7 @@ def _deviating(
 
 
 def _image_scores(
-    model: VAE, variables: PyTree, normal: NormalLatents, images: Array
+    model: Model, variables: PyTree, normal: NormalLatents, images: Array
 ) -> dict[str, Array]:
     found = at_mean(model, variables, to_unit(images))
     variance = jnp.exp(found.logvar) + normal.variance
@@ -187,7 +187,7 @@ class Mapper:
       latent_batch_size: latents differentiated at once; None is all.
     """
 
-    model: VAE
+    model: Model
     variables: PyTree
     normal: NormalLatents | None = None
     projection_steps: int = 0

@@ -1,6 +1,5 @@
 """The variational autoencoder, its encoder split at any named layer into features and head."""
 
-import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -9,63 +8,44 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from vae_attn import attention
-from vae_attn.models import layers, tables
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """A VAE as data: its tables and what they expect.
-
-    Attributes:
-      name: the one that configs use.
-      image_shape: height, width and channels of the images, which are in [0, 1].
-      encoder: rows up to, without, the two linear heads.
-      decoder: rows from the latents to the logits of the image.
-      initialization: of the weights: `torch` (PyTorch's default) or `normal` (N(0, 0.02)).
-      input_mean: a channel, subtracted from the images at the encoder's entrance; empty for none.
-      input_std: a channel, by which they are then divided.
-    """
-
-    name: str
-    image_shape: tuple[int, int, int]
-    encoder: tuple[tables.Row, ...]
-    decoder: tuple[tables.Row, ...]
-    initialization: str
-    input_mean: tuple[float, ...] = ()
-    input_std: tuple[float, ...] = ()
-
-    def attention_layers(self) -> tuple[str, ...]:
-        """Names of the places whose features are spatial, in order: the rows of the trunk."""
-        names = [row.name for row in self.encoder]
-        return tuple(names[: names.index("flatten")])
+from vae_attn.models import layers
+from vae_attn.models.layers import Dense
+from vae_attn.models.tables import Layers
 
 
 class VAE(nn.Module):
-    """A variational autoencoder with Gaussian latents (Kingma & Welling 2014).
+    """A variational autoencoder with Gaussian latents (Kingma & Welling 2014), a `model.Model`.
 
     For every layer name of the encoder's table, `encode` is `head` after `features`.
 
     Attributes:
-      architecture: the tables.
+      image_shape: height, width and channels of the images, which are in [0, 1].
       latents: dimension D of the latent space.
-      axis_name: device axis over which batch statistics are averaged in training.
-      freeze_trunk: whether the trunk's batch normalisation keeps its running statistics in
-        training too. What keeps its parameters is `training.trunk.freeze`.
+      encoder: rows up to, but not including, the two linear heads.
+      decoder: rows from the latents to the logits of the image.
+      initialization: of the heads: `torch` (PyTorch's default) or `normal` (N(0, 0.02)).
+      input_mean: per channel, subtracted from the images that enter the encoder; empty for none.
+      input_std: per channel, by which they are then divided.
     """
 
-    architecture: Architecture
-    latents: int = 32
-    axis_name: str | None = None
-    freeze_trunk: bool = False
+    image_shape: tuple[int, int, int]
+    latents: int
+    encoder: Layers
+    decoder: Layers
+    initialization: str = "torch"
+    input_mean: tuple[float, ...] = ()
+    input_std: tuple[float, ...] = ()
 
     def setup(self) -> None:
-        """Builds encoder, heads and decoder."""
-        scheme = self.architecture.initialization
-        frozen = self.architecture.attention_layers() if self.freeze_trunk else ()
-        self.encoder = tables.Layers(self.architecture.encoder, scheme, self.axis_name, frozen)
-        self.mean = layers.Dense(self.latents, scheme)
-        self.logvar = layers.Dense(self.latents, scheme)
-        self.decoder = tables.Layers(self.architecture.decoder, scheme, self.axis_name)
+        """Builds the heads; encoder and decoder are there."""
+        self.mean = Dense(self.latents, self.initialization)
+        self.logvar = Dense(self.latents, self.initialization)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the places whose features are spatial, in order: the rows of the trunk."""
+        names = self.encoder.table.names
+        return names[: names.index("flatten")]
 
     def features(
         self,
@@ -87,53 +67,12 @@ class VAE(nn.Module):
         hidden = self.encoder(features, after=layer, train=train)
         return self.mean(hidden), self.logvar(hidden)
 
-    @nn.nowrap
-    def dense_mean(self, layer: str) -> Callable[[PyTree], attention.DenseMean] | None:
-        """The mean of `head` in the form from which attention is cheap, where it has that form.
-
-        Args:
-          layer: see `features`.
-
-        Returns:
-          A function of the variables, for `attention.make_attention_fn`; None unless [ReLU,]
-          Flatten and Linear follow the layer.
-        """
-        names = [row.name for row in self.architecture.encoder]
-        match self.architecture.encoder[names.index(layer) + 1 :]:
-            case (tables.ReLU(), tables.Flatten(), tables.Linear(name), *_):
-                activation = jax.nn.relu
-            case (tables.Flatten(), tables.Linear(name), *_):
-                activation = jax.nn.identity
-            case _:
-                return None
-
-        def split(variables: PyTree) -> attention.DenseMean:
-            dense = variables["params"]["encoder"][name]
-
-            def rest(hidden: Array) -> Array:
-                return self.apply(
-                    variables,
-                    hidden + dense["bias"],
-                    method=lambda vae, hidden: vae.mean(vae.encoder(hidden, after=name)),
-                )
-
-            return attention.DenseMean(activation, dense["kernel"], rest)
-
-        return split
-
     def encode(
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> tuple[Float[Array, "batch latents"], Float[Array, "batch latents"]]:
         """Mean and log variance of q(z | x)."""
         hidden = self.encoder(self._normalized(images), train=train)
         return self.mean(hidden), self.logvar(hidden)
-
-    def _normalized(self, images: Array) -> Array:
-        """What the trunk's weights expect; the images outside the encoder stay in [0, 1]."""
-        if not self.architecture.input_mean:
-            return images
-        mean, std = self.architecture.input_mean, self.architecture.input_std
-        return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
 
     def decode(
         self, z: Float[Array, "batch latents"], *, train: bool = False
@@ -166,3 +105,43 @@ class VAE(nn.Module):
         mean, logvar = self.encode(images, train=train)
         z = mean + jnp.exp(logvar / 2) * noise
         return self.decode(z, train=train), mean, logvar
+
+    @nn.nowrap
+    def dense_mean(self, layer: str) -> Callable[[PyTree], attention.DenseMean] | None:
+        """The mean of `head` in the form from which attention is cheap, where it has that form.
+
+        Args:
+          layer: see `features`.
+
+        Returns:
+          A function of the variables, for `attention.make_attention_fn`; None unless the rows after
+          the layer are [ReLU,] flatten and a linear layer.
+        """
+        match self.encoder.table.between(layer, None):
+            case ((_, nn.relu), (_, layers.flatten), (name, Dense()), *_):
+                activation = jax.nn.relu
+            case ((_, layers.flatten), (name, Dense()), *_):
+                activation = jax.nn.identity
+            case _:
+                return None
+
+        def split(variables: PyTree) -> attention.DenseMean:
+            dense = variables["params"]["encoder"][name]
+
+            def rest(hidden: Array) -> Array:
+                return self.apply(
+                    variables,
+                    hidden + dense["bias"],
+                    method=lambda vae, hidden: vae.mean(vae.encoder(hidden, after=name)),
+                )
+
+            return attention.DenseMean(activation, dense["kernel"], rest)
+
+        return split
+
+    def _normalized(self, images: Array) -> Array:
+        """What the trunk's weights expect; the images outside the encoder stay in [0, 1]."""
+        if not self.input_mean:
+            return images
+        mean, std = self.input_mean, self.input_std
+        return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from vae_attn import attention, losses
 from vae_attn.data import sampling
 from vae_attn.models.discriminator import Discriminator
-from vae_attn.models.vae import VAE
+from vae_attn.models.model import Model
 from vae_attn.training import state as state_lib
 from vae_attn.training.steps import AXIS, Images, Metrics, PixelsOf, example_keys, mean_over_devices
 from vae_attn.training.task import Task
@@ -75,7 +75,7 @@ FactorUpdateFn = Callable[[FactorState, Images, Int[Array, "local 2"]], tuple[Fa
 def make_task(
     config: ml_collections.ConfigDict,
     *,
-    model: VAE,
+    model: Model,
     tx: optax.GradientTransformation,
     loss: Callable[..., Float[Array, "batch"]],
     pixels_of: PixelsOf,
@@ -118,7 +118,7 @@ def two_batches(**options: int) -> Int[np.ndarray, "batch 2"]:
 
 def create(
     *,
-    model: VAE,
+    model: Model,
     discriminator: Discriminator,
     tx: optax.GradientTransformation,
     discriminator_tx: optax.GradientTransformation,
@@ -158,7 +158,7 @@ def permute_latents(
     return lax.dynamic_slice_in_dim(permuted, lax.axis_index(AXIS) * len(z), len(z))
 
 
-def make_attention_loss_fn(*, model: VAE, layer: str) -> Callable[..., Float[Array, "batch"]]:
+def make_attention_loss_fn(*, model: Model, layer: str) -> Callable[..., Float[Array, "batch"]]:
     """`loss(variables, features, pairs)`: L_AD per image, the mean over the pairs.
 
     Differentiable through alpha, so that its gradient reaches the weights above the layer
@@ -186,7 +186,7 @@ def make_attention_loss_fn(*, model: VAE, layer: str) -> Callable[..., Float[Arr
 
 def make_factor_update_fn(
     *,
-    model: VAE,
+    model: Model,
     discriminator: Discriminator,
     tx: optax.GradientTransformation,
     discriminator_tx: optax.GradientTransformation,
@@ -245,7 +245,7 @@ def make_factor_update_fn(
 
 
 def _make_vae_loss_fn(
-    model: VAE, discriminator: Discriminator, objective: FactorObjective
+    model: Model, discriminator: Discriminator, objective: FactorObjective
 ) -> Callable[..., tuple]:
     """The VAE's loss of a batch, with its terms and codes; the discriminator's parameters stay."""
     attention_loss = make_attention_loss_fn(model=model, layer=objective.ad_layer)

@@ -18,8 +18,8 @@ from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import to_unit
 from vae_attn.errors import UserError
-from vae_attn.models import build as registry
-from vae_attn.models.vae import VAE
+from vae_attn.models import build
+from vae_attn.models.model import Model
 from vae_attn.training import (
     distributed,
     factor,
@@ -42,16 +42,9 @@ State = state.TrainState | factor.FactorState
 SeedMetrics = dict[str, Float[np.ndarray, "seeds"]]
 
 
-def build_model(config: ml_collections.ConfigDict) -> VAE:
+def build_model(config: ml_collections.ConfigDict) -> Model:
     """The model of a config; its batch normalisation is synchronised in training."""
-    return registry.build(
-        config.model.name,
-        image_size=config.data.image_size,
-        latents=config.model.latents,
-        axis_name=steps.AXIS,
-        imagenet_input=bool(config.model.pretrained),
-        freeze_trunk=config.model.freeze_trunk,
-    )
+    return build.from_config(config, axis_name=steps.AXIS)
 
 
 def total_steps(config: ml_collections.ConfigDict, num_examples: int) -> int:
@@ -246,9 +239,9 @@ def _task(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) -> Task:
     )
 
 
-def _optimizer(config: ml_collections.ConfigDict, model: VAE) -> optax.GradientTransformation:
+def _optimizer(config: ml_collections.ConfigDict, model: Model) -> optax.GradientTransformation:
     tx = optax.adam(config.train.learning_rate)
-    return trunk.freeze(tx, model.architecture) if model.freeze_trunk else tx
+    return trunk.freeze(tx, model.layers) if config.model.freeze_trunk else tx
 
 
 def _augmentation(config: ml_collections.ConfigDict) -> Augmentation:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from vae_attn.models.vae import VAE
+from vae_attn.models.model import Model
 
 
 @flax.struct.dataclass
@@ -35,13 +35,13 @@ class TrainState:
 
 
 def create(
-    *, model: VAE, tx: optax.GradientTransformation, seed: int | Int[Array, ""]
+    *, model: Model, tx: optax.GradientTransformation, seed: int | Int[Array, ""]
 ) -> TrainState:
     """The state before the first step; a function of the seed alone."""
 
     @jax.jit
     def initialize(seed: Int[Array, ""]) -> TrainState:
-        images = jnp.zeros((1, *model.architecture.image_shape))
+        images = jnp.zeros((1, *model.image_shape))
         noise = jnp.zeros((1, model.latents))
         variables = model.init(jax.random.key(seed), images, noise, train=True)
         params = variables["params"]

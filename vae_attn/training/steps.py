@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 from vae_attn import losses
 from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import to_unit
-from vae_attn.models.vae import VAE
+from vae_attn.models.model import Model
 from vae_attn.training.state import TrainState
 
 AXIS = "batch"
@@ -48,7 +48,7 @@ def as_dtype(tree: PyTree, dtype: DTypeLike) -> PyTree:
 
 def make_update_fn(
     *,
-    model: VAE,
+    model: Model,
     tx: optax.GradientTransformation,
     augment: Augmentation,
     beta: float,
@@ -147,7 +147,7 @@ class AtMean(NamedTuple):
     kl: Float[Array, "batch"]
 
 
-def at_mean(model: VAE, variables: PyTree, images: Float[Array, "batch h w c"]) -> AtMean:
+def at_mean(model: Model, variables: PyTree, images: Float[Array, "batch h w c"]) -> AtMean:
     """What a trained model makes of images in [0, 1] without noise, at z = mean."""
     mean, logvar = model.apply(variables, images, method="encode")
     logits = model.apply(variables, mean, method="decode")
@@ -156,7 +156,7 @@ def at_mean(model: VAE, variables: PyTree, images: Float[Array, "batch h w c"]) 
 
 
 def make_loss_fn(
-    *, model: VAE, beta: float, pixels_of: PixelsOf = to_unit
+    *, model: Model, beta: float, pixels_of: PixelsOf = to_unit
 ) -> Callable[..., Float[Array, "batch"]]:
     """`loss(variables, images)`: the objective per image at z = mean, for the validation loss."""
 

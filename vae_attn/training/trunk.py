@@ -1,6 +1,4 @@
-"""The trunk, all of an encoder in front of its flatten: weights put into it, updates kept out."""
-
-import pathlib
+"""The trunk, all of an encoder before its flatten: weights put into it, updates kept out."""
 
 import jax
 import ml_collections
@@ -10,18 +8,14 @@ from jaxtyping import PyTree
 from vae_attn.data import cache
 from vae_attn.errors import UserError
 from vae_attn.models import pretrained
-from vae_attn.models.vae import Architecture
 from vae_attn.training.state import TrainState
 
 
 def load_pretrained(config: ml_collections.ConfigDict) -> pretrained.Variables:
     """The ResNet18 weights that `model.pretrained` names, downloaded where it says so.
 
-    A folder, and a file under the official name, must hold torchvision's own weights; any other
-    file may be a ResNet18 of one's own, of which a warning tells.
-
     Raises:
-      UserError: they cannot be had, or do not fit.
+      UserError: they cannot be had, or do not fit; see `pretrained.load_resnet18`.
     """
     path = config.model.pretrained
     if path == "download":
@@ -31,9 +25,7 @@ def load_pretrained(config: ml_collections.ConfigDict) -> pretrained.Variables:
             problem = f"no home folder for downloaded weights ({error}): set data.cache_dir."
             raise UserError(problem) from error
         path = pretrained.download_resnet18(folder)
-    path = pathlib.Path(path)
-    official = not path.is_file() or path.name.startswith(pathlib.Path(pretrained.FILE_NAME).stem)
-    return pretrained.load_resnet18(path, official=official)
+    return pretrained.load_resnet18(path)
 
 
 def put(state: TrainState, variables: pretrained.Variables) -> TrainState:
@@ -57,15 +49,19 @@ def put(state: TrainState, variables: pretrained.Variables) -> TrainState:
 
 
 def freeze(
-    tx: optax.GradientTransformation, architecture: Architecture
+    tx: optax.GradientTransformation, layers: tuple[str, ...]
 ) -> optax.GradientTransformation:
-    """The optimiser without updates of the trunk's parameters, of which it keeps no moments."""
-    frozen = architecture.attention_layers()
+    """The optimiser without updates of the trunk's parameters, of which it keeps no moments.
+
+    Args:
+      tx: the optimiser.
+      layers: names of the encoder's rows whose parameters stay.
+    """
 
     def labels(params: PyTree) -> PyTree:
         def label(path: tuple, _: PyTree) -> str:
             module, row = path[0].key, path[1].key
-            return "frozen" if module == "encoder" and row in frozen else "trained"
+            return "frozen" if module == "encoder" and row in layers else "trained"
 
         return jax.tree_util.tree_map_with_path(label, params)
 

@@ -129,7 +129,7 @@ def _options(config: ml_collections.ConfigDict) -> dict:
 
 
 def _check_model_fits(config: ml_collections.ConfigDict, data: AnomalyData) -> None:
-    found, expected = data.train.shape[1:], loop.build_model(config).architecture.image_shape
+    found, expected = data.train.shape[1:], loop.build_model(config).image_shape
     if found != expected:
         found, expected = (" x ".join(map(str, shape)) for shape in (found, expected))
         raise UserError(

@@ -21,7 +21,7 @@ from vae_attn.experiments.maps import (
     layer_maps,
     project,
 )
-from vae_attn.models.vae import VAE
+from vae_attn.models.model import Model
 from vae_attn.training.checkpoints import digest
 
 
@@ -37,7 +37,7 @@ class Explainer(Mapper):
 
     @classmethod
     def of(
-        cls, model: VAE, variables: PyTree, calibration: Calibration, **options: int | None
+        cls, model: Model, variables: PyTree, calibration: Calibration, **options: int | None
     ) -> "Explainer":
         """The explainer of a model with its calibration.
 
@@ -87,7 +87,7 @@ class Explainer(Mapper):
         Raises:
           UserError: for images that are not uint8 of 1 or 3 channels.
         """
-        shape = self.model.architecture.image_shape
+        shape = self.model.image_shape
         images = fit_images(images, shape)
         if not len(images):
             return np.zeros((0, *shape[:2]), np.float32), np.zeros(0, np.float32)
@@ -128,7 +128,7 @@ class Explainer(Mapper):
 
 
 def explain(
-    model: VAE,
+    model: Model,
     variables: PyTree,
     normal: NormalLatents,
     statistics: calibration_lib.Statistics,
@@ -170,7 +170,7 @@ _explain_jit = backend.jit(
 
 
 def calibrate(
-    model: VAE,
+    model: Model,
     variables: PyTree,
     normal_images: UInt8[np.ndarray, "n_normal height width channels"],
     validation: UInt8[np.ndarray, "n_validation height width channels"],

@@ -35,7 +35,7 @@ def export(explainer: Explainer) -> jax.export.Exported:
     def attend(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         return explainer.explain(images)
 
-    batch, shape = jax.export.symbolic_shape("batch")[0], explainer.model.architecture.image_shape
+    batch, shape = jax.export.symbolic_shape("batch")[0], explainer.model.image_shape
     return jax.export.export(jax.jit(attend), platforms=PLATFORMS)(
         jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
     )
@@ -65,7 +65,7 @@ def write(
 
 
 def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict:
-    height, width, channels = explainer.model.architecture.image_shape
+    height, width, channels = explainer.model.image_shape
     calibration, variant = explainer.calibration, explainer.variant
     metrics = tables.read(workdir / "evaluation")
     own = f"{variant.name}/"
@@ -79,7 +79,7 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
             "channels": "grey (ITU-R 601 luma)" if channels == 1 else "RGB",
             "resizing": "to the square, by antialiased Lanczos (Pillow's LANCZOS)",
             "normalisation": "inside the function: divided by 255"
-            + _normalisation(explainer.model.architecture),
+            + _normalisation(explainer.model),
         },
         "output": {
             "maps": {
@@ -114,10 +114,10 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
     }
 
 
-def _normalisation(architecture) -> str:
-    if not architecture.input_mean:
+def _normalisation(model) -> str:
+    if not getattr(model, "input_mean", ()):  # which models of one's own need not have
         return ""
-    mean, std = (list(x) for x in (architecture.input_mean, architecture.input_std))
+    mean, std = list(model.input_mean), list(model.input_std)
     return f", and for the encoder minus {mean}, divided by {std}"
 
 

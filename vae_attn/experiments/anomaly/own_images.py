@@ -157,7 +157,7 @@ class _Writer:
     def explain(self, paths: Sequence[pathlib.Path]) -> tuple[list[dict], list[str]]:
         """Writes the images' files; the rows of those done, and what was wrong with the rest."""
         explainer = self._explainer
-        side, _, channels = explainer.model.architecture.image_shape
+        side, _, channels = explainer.model.image_shape
 
         def read(path: pathlib.Path) -> np.ndarray:
             return images_lib.read_resized_image(path, side, channels=channels)[0]

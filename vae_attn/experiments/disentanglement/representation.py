@@ -19,7 +19,7 @@ from vae_attn.experiments.disentanglement.scores import (
     TRUE,
     disentanglement_scores,
 )
-from vae_attn.models.vae import VAE
+from vae_attn.models.model import Model
 from vae_attn.reporting.tables import Table
 from vae_attn.training.steps import at_mean
 
@@ -40,12 +40,14 @@ _NOTE = (
 
 
 @functools.partial(backend.jit, static_argnames=("model", "pixels"))
-def _encode(model: VAE, pixels: Callable, variables: PyTree, stored: Array) -> Array:
+def _encode(model: Model, pixels: Callable, variables: PyTree, stored: Array) -> Array:
     return model.apply(variables, pixels(stored), method="encode")[0]
 
 
 @functools.partial(backend.jit, static_argnames=("model", "pixels"))
-def _losses(model: VAE, pixels: Callable, variables: PyTree, stored: Array) -> tuple[Array, Array]:
+def _losses(
+    model: Model, pixels: Callable, variables: PyTree, stored: Array
+) -> tuple[Array, Array]:
     found = at_mean(model, variables, pixels(stored))
     return found.reconstruction, losses.kl_divergence(mean=found.mean, logvar=found.logvar)
 
@@ -57,7 +59,7 @@ class Representation:
       data: the images.
     """
 
-    def __init__(self, model: VAE, data: FactorData, *, batch_size: int) -> None:
+    def __init__(self, model: Model, data: FactorData, *, batch_size: int) -> None:
         """Compiles nothing yet; the variables come with each call, so that it compiles once.
 
         Args:
