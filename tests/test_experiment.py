@@ -9,13 +9,14 @@ import sklearn.metrics
 from PIL import Image
 
 from vae_attn import attention
-from vae_attn.config import default_config, validate
+from vae_attn.config import default_config
 from vae_attn.data import sources as data_registry
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly import evaluation as anomaly
 from vae_attn.experiments.anomaly.calibrating import calibrate
 from vae_attn.experiments.anomaly.calibration import Variant
+from vae_attn.experiments.validation import validate
 from vae_attn.models import build as registry
 from vae_attn.models import tables
 from vae_attn.models.vae import Architecture

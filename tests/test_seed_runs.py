@@ -5,10 +5,10 @@ import statistics
 
 import pytest
 
-from vae_attn import config as config_lib
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
+from vae_attn.experiments import validation
 from vae_attn.experiments.anomaly import summary
 from vae_attn.models import build as registry
 from vae_attn.models import tables as rows
@@ -94,4 +94,4 @@ def test_config_values_that_cannot_be(changes, message):
     config = default_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
-        config_lib.validate(config)
+        validation.validate(config)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import ml_collections
 from jaxtyping import PyTree
 
-from vae_attn import config as config_lib
 from vae_attn import workdir as runs
 from vae_attn.data import mvtec_ad
 from vae_attn.data import sources as registry
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
-from vae_attn.experiments import checkpoint_report, snapshots
+from vae_attn.experiments import checkpoint_report, snapshots, validation
 from vae_attn.experiments.anomaly import evaluation as anomaly
 from vae_attn.experiments.anomaly import export, group_report, loading, own_images, report, summary
 from vae_attn.experiments.anomaly.calibrating import calibrate
@@ -87,7 +86,7 @@ def _run(
     if config.data.name == "dsprites":
         factor_experiment.run(config, workdir, mode=mode, lock=lock)
         return
-    config_lib.validate(config)
+    validation.validate(config)
     if config.data.category not in mvtec_ad.GROUPS:
         _run_one(config, workdir, mode, lock)
         return
@@ -97,9 +96,12 @@ def _run(
         _LOG.warning("%s lacks, and the runs leave out: %s", config.data.dir, ", ".join(missing))
     configs = {category: config.copy_and_resolve_references() for category in categories}
     for category, one in configs.items():
-        config_lib.set_category(one, category)
+        one.data.category = category
+        keep_pose = one.data.keep_pose
+        one.data.update(mvtec_ad.augmentation(category, keep_pose=keep_pose))
     _check_all(configs)
     lock.take(workdir, *(workdir / category for category in configs))
+    runs.keep_group(config, workdir)
     names = {c: _run_one(one, workdir / c, mode, lock) for c, one in configs.items()}
     if distributed.is_main() and mode in ("all", "evaluate"):
         _LOG.info("all categories: %s", summary.write_group(config, workdir, names))
@@ -127,12 +129,13 @@ def _run_one(
     """One run; returns its data set's name."""
     data = registry.load(config)
     _check_model_fits(config, data)
-    runs.begin(config, workdir, mode=mode, lock=lock)
+    total_steps = loop.total_steps(config, len(data.train))
+    runs.begin(config, workdir, mode=mode, lock=lock, total_steps=total_steps)
     _LOG.info("%s: %d normal images to train on, in %s", data.name, len(data.train), workdir)
     if mode in ("all", "train"):
         draw = snapshots.MapSnapshots(config, data) if config.report.tensorboard_images else None
         loop.train(config, workdir, data, draw=draw)
-    trained = runs.trained(config, workdir, mode=mode)
+    trained = loop.restore_seeds(config, workdir, mode=mode)
     if distributed.is_main():
         _evaluate_and_explain(config, workdir, trained, data, mode)
     distributed.barrier("evaluated")

@@ -2,9 +2,37 @@
 
 import dataclasses
 
+import ml_collections
+
+from vae_attn.config import require, require_each
 from vae_attn.errors import UserError
 from vae_attn.models import convnets, pretrained, resnet
 from vae_attn.models.vae import VAE, Architecture
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks `config.model`, and the layers that other sections name.
+
+    Raises:
+      UserError: naming the first key that is wrong, its value and what it may be.
+    """
+    require(config, "model.latents", lambda v: v > 0, "greater than 0")
+    layers = architecture(config.model.name, config.data.image_size).attention_layers()
+    known = f"of the layers of model.name={config.model.name}: {', '.join(layers)}"
+
+    def all_known(value: str | tuple) -> bool:  # a tuple of the user's may hold anything
+        return all(one in layers for one in ((value,) if isinstance(value, str) else value))
+
+    keys = ("attention.layer", "attention.layers", "evaluate.layers")
+    require_each(config, keys, all_known, known)
+    if config.factor.ad_weight:
+        require(config, "factor.ad_layer", lambda v: v in layers, f"one {known}")
+    if config.model.name != "mvtec_ad":
+        known = "empty unless model.name=mvtec_ad, whose trunk is the ResNet18"
+        require(config, "model.pretrained", lambda v: not v, known)
+    if not config.model.pretrained:
+        known = "False unless model.pretrained gives the weights to keep"
+        require(config, "model.freeze_trunk", lambda v: not v, known)
 
 
 def architecture(name: str, image_size: int) -> Architecture:

@@ -8,10 +8,9 @@ import jax
 import ml_collections
 from jaxtyping import PyTree
 
-from vae_attn import config as config_lib
 from vae_attn import workdir as runs
 from vae_attn.data import dsprites
-from vae_attn.experiments import checkpoint_report, snapshots
+from vae_attn.experiments import checkpoint_report, snapshots, validation
 from vae_attn.experiments.anomaly import summary
 from vae_attn.experiments.anomaly.calibrating import calibrate
 from vae_attn.experiments.anomaly.calibration import variant_of
@@ -39,11 +38,12 @@ def run(
     Raises:
       UserError: for whatever the user can mend.
     """
-    config_lib.validate(config)
+    validation.validate(config)
     data = dsprites.load_dsprites(
         config.data.dir or None, source=config.data.source, grid=dsprites.GRID
     )
-    runs.begin(config, workdir, mode=mode, lock=lock)
+    total_steps = loop.total_steps(config, len(data.train))
+    runs.begin(config, workdir, mode=mode, lock=lock, total_steps=total_steps)
     _LOG.info("%s: %d images to train on, in %s", data.name, len(data), workdir)
     model = loop.build_model(config)
     learned = representation.Representation(model, data, batch_size=config.evaluate.batch_size)
@@ -54,7 +54,7 @@ def run(
         loop.train(config, workdir, data, probe=learned.quick_score, draw=draw)
     if mode == "train":
         return
-    trained = runs.trained(config, workdir, mode=mode)
+    trained = loop.restore_seeds(config, workdir, mode=mode)
     if distributed.is_main():
         _evaluate_and_explain(config, workdir, trained, learned, mode)
     distributed.barrier("evaluated")

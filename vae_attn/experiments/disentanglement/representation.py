@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from vae_attn import backend, losses
 from vae_attn.batching import map_batches
+from vae_attn.config import require
 from vae_attn.data.dsprites import DSprites, unpack
 from vae_attn.experiments.disentanglement import factor_scores
 from vae_attn.experiments.disentanglement.disentanglement import disentanglement_scores
@@ -39,6 +40,16 @@ _NOTE = (
     "colour as a factor and so cannot be compared with ours. Reconstruction and KL in nats an "
     "image, at z = mean; active_latents have a mean KL above 0.01 nats."
 )
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks what scoring a run on dSprites reads of its config.
+
+    Raises:
+      UserError: naming the first key that is wrong, its value and what it may be.
+    """
+    require(config, "model.name", lambda v: v == "dsprites", "dsprites, as data.name is")
+    require(config, "evaluate.points", lambda v: v >= 100, "100 or more")
 
 
 class Representation:
