@@ -4,14 +4,14 @@ python -m vae_attn.main --config=configs/digits.py        # normal: 3
 python -m vae_attn.main --config=configs/digits.py:1      # normal: 1
 """
 
-from vae_attn.config import default_config, digit_variant
+from vae_attn.config import default_config, known_variant
 
 
 def get_config(digit: str = "3"):
     """The config; `digit` is the normal class."""
     config = default_config()
     config.data.name = "digits"
-    config.data.digit = digit_variant(digit)
+    config.data.digit = int(known_variant(digit, "0123456789"))
     config.data.validation_fraction = 0.2
     # Some 110 images are few: small rotations and shifts, which leave a digit what it is.
     config.data.rotation = 10.0

@@ -7,7 +7,7 @@ digit 1 and 31 for digit 3, on two cores that were shared with other work. Expec
 .99 and .96 for contrast at conv1, where the reconstruction error has .97 and .91 (README).
 """
 
-from vae_attn.config import default_config, digit_variant
+from vae_attn.config import default_config, known_variant
 
 
 def get_config(digit: str = "3"):
@@ -15,7 +15,7 @@ def get_config(digit: str = "3"):
     config = default_config()
     config.data.name = "mnist"
     config.data.dir = "data/mnist"
-    config.data.digit = digit_variant(digit)
+    config.data.digit = int(known_variant(digit, "0123456789"))
     config.train.batch_size = 128
     config.train.epochs = 100
     config.train.learning_rate = 1e-3

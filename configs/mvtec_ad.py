@@ -12,7 +12,8 @@ The report's 300 epochs took it 8 hours on its GPU; ours is not measured. For a 
 accelerator there is configs/mvtec_ad_light.py.
 """
 
-from vae_attn.config import default_config, set_category
+from vae_attn.config import default_config
+from vae_attn.data import mvtec_ad
 
 
 def get_config(category: str = "bottle"):
@@ -24,7 +25,8 @@ def get_config(category: str = "bottle"):
     config.data.validation_fraction = 0.2
     config.data.images_per_epoch = 10_000
     config.data.rotation = 30.0
-    set_category(config, category)  # and its mirrors
+    config.data.category = category
+    config.data.update(mvtec_ad.augmentation(category, keep_pose=False))
     config.model.name = "mvtec_ad"
     config.model.latents = 32
     config.train.batch_size = 8

@@ -2,8 +2,8 @@
 
     python launch/local.py --processes=2 --devices=2 -- --config=configs/digits.py [...]
 
-What stands behind `--` goes to `vae_attn.main`. Every line of a process is printed with its
-number in front. SIGTERM and SIGINT go to all processes, which then save a checkpoint; when a
+What follows `--` is passed to `vae_attn.main`. Every line of a process is printed after its
+number. SIGTERM and SIGINT go to all processes, which then save a checkpoint; when a
 process fails, the others are ended.
 """
 
@@ -112,7 +112,7 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, default=2, help="how many (2)")
     parser.add_argument("--devices", type=int, default=1, help="simulated, in each process (1)")
-    parser.add_argument("arguments", nargs="*", help="of vae_attn.main, behind --")
+    parser.add_argument("arguments", nargs="*", help="of vae_attn.main, after --")
     options = parser.parse_args()
     if min(options.processes, options.devices) < 1:
         parser.error("--processes and --devices are 1 or more")

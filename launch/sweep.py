@@ -3,9 +3,9 @@ r"""Runs the cross product of seeds and values of config keys, one run after the
     python launch/sweep.py --config=configs/mnist.py:3 --set model.latents=16,32 \
         --set train.beta=0.5,1 [--seeds=0,1] [--workdir=runs/sweep] [--dry_run] [-- ...]
 
-What stands behind `--` goes to every `vae_attn.main`. Each run has a folder in --workdir whose name
-tells its values, so that the same command goes on where it stopped. A run that fails does not stop
-the others; they are listed at the end. SIGTERM and SIGINT go to the run at hand, which then saves
+What follows `--` is passed to every `vae_attn.main`. Each run has a folder in --workdir whose name
+holds its values, so that the same command resumes where it stopped. A run that fails does not stop
+the others; they are listed at the end. SIGTERM and SIGINT go to the current run, which then saves
 a checkpoint, and end the sweep. `python -m vae_attn.main --mode=report --workdirs=runs/sweep`
 compares the runs.
 """
@@ -69,7 +69,7 @@ class Sweep:
     """Runs commands one after the other, until a signal comes."""
 
     def __init__(self) -> None:
-        """Takes SIGTERM and SIGINT, which go to the run at hand."""
+        """Handles SIGTERM and SIGINT, which go to the current run."""
         self._process: subprocess.Popen | None = None
         self._signal = 0
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,7 +91,7 @@ class Sweep:
         if failed:
             print(f"{len(failed)} of {len(commands)} runs failed:", *failed, sep="\n  ")
         if self._signal:
-            print("stopped; the same command goes on.")
+            print("stopped; the same command resumes it.")
             return 128 + self._signal
         return 1 if failed else 0
 
@@ -112,8 +112,8 @@ def main() -> None:
     )
     parser.add_argument("--seeds", help="such as 0,1,2")
     parser.add_argument("--workdir", default="runs/sweep", help="of all runs (runs/sweep)")
-    parser.add_argument("--dry_run", action="store_true", help="print the commands alone")
-    parser.add_argument("arguments", nargs="*", help="of vae_attn.main, behind --")
+    parser.add_argument("--dry_run", action="store_true", help="only print the commands")
+    parser.add_argument("arguments", nargs="*", help="of vae_attn.main, after --")
     options = parser.parse_args()
     try:
         found = commands(options)

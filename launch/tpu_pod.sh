@@ -9,8 +9,8 @@
 # CODE         (environment) the checkout on every host, with its .venv; default ~/vae_attn
 # MAX_RETRIES  (environment) how often a run that ended early is started again; default 100
 #
-# A run that was preempted, or lost a host, goes on from its newest checkpoint. A slice that is
-# gone for good has to be created anew; the same command then goes on.
+# A run that was preempted, or lost a host, resumes from its newest checkpoint. A slice that is
+# gone for good has to be created again; the same command then resumes the run.
 set -euo pipefail
 
 usage() {
@@ -43,9 +43,9 @@ trap 'exit 130' INT
 for ((attempt = 0; attempt <= ${MAX_RETRIES:-100}; attempt++)); do
   status=0
   "${command[@]}" || status=$?
-  # 0: done. 2: an error that no further attempt mends.
+  # 0: done. 2: an error that no further attempt fixes.
   case $status in 0 | 2) exit "$status" ;; esac
-  echo "ended with $status; going on in ${RETRY_SECONDS:-30} s" >&2
+  echo "ended with $status; retrying in ${RETRY_SECONDS:-30} s" >&2
   sleep "${RETRY_SECONDS:-30}"
 done
 exit "$status"

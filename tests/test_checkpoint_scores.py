@@ -8,10 +8,9 @@ import pytest
 from event_files import pictures_of, scalars_of
 from tiny_run import tiny_config
 
-from vae_attn import config as config_lib
 from vae_attn.data import sources as data_registry
 from vae_attn.errors import UserError
-from vae_attn.experiments import checkpoint_scores
+from vae_attn.experiments import checkpoint_scores, validation
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly import loading
 from vae_attn.experiments.checkpoint_scores import Row
@@ -145,10 +144,10 @@ def test_config_values_that_cannot_be(changes, message):
     config = kept_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
-        config_lib.validate(config)
+        validation.validate(config)
 
 
 def test_several_processes_cannot_score_all(monkeypatch):
     monkeypatch.setattr("jax.process_count", lambda: 2)
     with pytest.raises(UserError, match="best or latest with several processes"):
-        config_lib.validate(kept_config())
+        validation.validate(kept_config())

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from vae_attn import config as config_lib
+from vae_attn import workdir as workdir_lib
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.experiments import compare_runs, finished_runs
@@ -23,7 +23,7 @@ def leave(folder, score=None, **changes):
     """A folder as a run leaves it."""
     config = default_config()
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    config_lib.save_or_compare(config, folder)
+    workdir_lib.keep_or_compare(config, folder)
     (folder / "metrics.jsonl").write_text('{"step": 2, "loss": 5.0, "validation_loss": 4.0}\n')
     if score is not None:
         (folder / "evaluation").mkdir()

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_attn import config as config_lib
+from vae_attn import workdir as workdir_lib
 from vae_attn.config import default_config
 from vae_attn.data import mvtec_ad
 from vae_attn.data import sources as data_registry
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
+from vae_attn.experiments import validation
 from vae_attn.models import build as registry
 from vae_attn.training import loop, steps
 
@@ -31,7 +32,7 @@ def load(name, *variant):
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.py")))
 def test_every_config_is_valid_and_shows_a_layer_that_it_scores(name):
     config = load(name)
-    config_lib.validate(config)
+    validation.validate(config)
     scored = config.evaluate.layers if name != "dsprites" else ("conv1", "conv2", "conv3")
     assert config.attention.layer in scored
     assert f"configs/{name}.py" in (CONFIGS / f"{name}.py").read_text()
@@ -41,21 +42,21 @@ def test_every_config_is_valid_and_shows_a_layer_that_it_scores(name):
 def test_variants_of_mvtec(name):
     for category, mirror in mvtec_ad.MIRRORS.items():
         config = load(name, category)
-        config_lib.validate(config)
+        validation.validate(config)
         assert config.data.category == category
         mirrors = (config.data.mirror_horizontal, config.data.mirror_vertical)
         fixed = name == "mvtec_ad_light" and category in mvtec_ad.FIXED_POSE
         assert mirrors == ((False, False) if fixed else (mirror.horizontal, mirror.vertical))
         assert config.data.rotation == (3 if fixed else 30)
     for group in ("all", "table4"):
-        config_lib.validate(load(name, group))
+        validation.validate(load(name, group))
     with pytest.raises(UserError, match=r"'botle' is no category.*bottle, cable.*all or table4"):
         load(name, "botle")
 
 
 def test_light_variant_of_a_folder():
     light, mvtec = load("folder", "light"), load("mvtec_ad_light")
-    config_lib.validate(light)
+    validation.validate(light)
     assert light.model.to_dict() == mvtec.model.to_dict()
     for key in ("steps", "batch_size", "learning_rate", "beta"):
         assert light.train[key] == mvtec.train[key], key
@@ -126,21 +127,21 @@ def test_values_that_cannot_be(keys, message):
     config = default_config()
     config.update_from_flattened_dict(keys)
     with pytest.raises(UserError, match=message):
-        config_lib.validate(config)
+        validation.validate(config)
 
 
 def test_workdir_without_a_checkpoint_takes_another_config(tmp_path):
     config = default_config()
-    config_lib.save_or_compare(config, tmp_path)
+    workdir_lib.keep_or_compare(config, tmp_path)
     config.model.pretrained = "mended"
-    config_lib.save_or_compare(config, tmp_path)
+    workdir_lib.keep_or_compare(config, tmp_path)
     assert '"pretrained": "mended"' in (tmp_path / "config.json").read_text()
     (tmp_path / "checkpoints" / "100").mkdir(parents=True)
     config.data.cache_dir = "elsewhere"
-    config_lib.save_or_compare(config, tmp_path)
+    workdir_lib.keep_or_compare(config, tmp_path)
     config.model.pretrained = "other"
     with pytest.raises(UserError, match=r"model.pretrained \(there 'mended', now 'other'\)"):
-        config_lib.save_or_compare(config, tmp_path)
+        workdir_lib.keep_or_compare(config, tmp_path)
 
 
 @pytest.fixture

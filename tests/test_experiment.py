@@ -10,13 +10,14 @@ import small_models
 from PIL import Image
 
 from vae_attn import attention
-from vae_attn.config import default_config, validate
+from vae_attn.config import default_config
 from vae_attn.data import sources as data_registry
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly import evaluation as anomaly
 from vae_attn.experiments.anomaly.calibration import Variant
 from vae_attn.experiments.anomaly.explainer import calibrate
+from vae_attn.experiments.validation import validate
 from vae_attn.reporting import figures
 from vae_attn.training import loop
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_attn.config import validate
 from vae_attn.errors import UserError
 from vae_attn.experiments.anomaly import evaluation as anomaly
 from vae_attn.experiments.anomaly import explorer
+from vae_attn.experiments.validation import validate
 from vae_attn.reporting import page
 from vae_attn.reporting.explorer import files as explorer_files
 

@@ -20,6 +20,7 @@ from vae_attn.data import dsprites
 from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
+from vae_attn.experiments import validation
 from vae_attn.experiments.disentanglement import latent_figures, representation
 from vae_attn.experiments.disentanglement import report as factor_report
 from vae_attn.experiments.disentanglement.scores import NAMES
@@ -222,7 +223,7 @@ def test_without_a_run_there_is_nothing_to_score(mode, tmp_path):
 
 def test_default_config_has_no_discriminator():
     config = config_lib.default_config()
-    config_lib.validate(config)
+    validation.validate(config)
     assert config.factor.gamma == config.factor.ad_weight == 0
     assert config.attention.style in attention.STYLES
 

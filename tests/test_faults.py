@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from vae_attn import config as config_lib
+from vae_attn import workdir as workdir_lib
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
@@ -70,7 +70,7 @@ def test_killed_in_saves_and_out_of_space_it_ends_as_the_uninterrupted_one(
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
     (steps / "7.orbax-checkpoint-tmp" / "state").mkdir(parents=True)  # of a stop, and a kill then
-    assert "going on from step 8" in child_runs.finish(child_runs.start(workdir, **cache))
+    assert "resuming from step 8" in child_runs.finish(child_runs.start(workdir, **cache))
     assert names(steps) == names(whole / "checkpoints") == ["10", "8"]
     child_runs.assert_equal(child_runs.latest(workdir), child_runs.latest(whole))
     assert (workdir / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
@@ -194,7 +194,7 @@ def write_calibration(folder, n):
 
 
 def write_config(folder, n):
-    config_lib.save_or_compare(child_runs.config_of(seed=n), folder)
+    workdir_lib.keep_or_compare(child_runs.config_of(seed=n), folder)
 
 
 def write_thumbnail(folder, n):

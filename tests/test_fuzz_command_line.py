@@ -10,8 +10,10 @@ from fuzzing import answer, examples
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from vae_attn import command_line
 from vae_attn import config as config_lib
-from vae_attn import main
+from vae_attn import workdir as workdir_lib
+from vae_attn.experiments import validation
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
@@ -64,10 +66,10 @@ def _parse(monkeypatch, arguments):
     monkeypatch.setattr(sys, "argv", argv)  # ml_collections looks there
     defined = set(flags.FLAGS)
     try:
-        main.parse_flags(argv)
+        command_line.parse(argv)
         config = flags.FLAGS["config"].value
-        config_lib.validate(config)
-        main.default_workdir()
+        validation.validate(config)
+        command_line.default_workdir()
         return config
     finally:
         for name in set(flags.FLAGS) - defined:
@@ -85,8 +87,8 @@ def test_any_override(monkeypatch, tmp_path, overrides):
     monkeypatch.chdir(tmp_path)
     config = answer(lambda: _parse(monkeypatch, [DIGITS, *overrides]))
     if config is not None:
-        config_lib.save_or_compare(config, tmp_path / "run")
-        assert config_lib.load(tmp_path / "run").to_json() == config.to_json()
+        workdir_lib.keep_or_compare(config, tmp_path / "run")
+        assert validation.load(tmp_path / "run").to_json() == config.to_json()
     if overrides == ["--config.seed=7"]:
         assert config.seed == 7
     assert [path.name for path in tmp_path.iterdir()] in ([], ["run"])
@@ -129,11 +131,11 @@ def test_any_variant(monkeypatch, tmp_path, name, variant):
     if name != "ucsd_ped1":  # which takes none
         config = answer(lambda: module.get_config(variant), *_named(variant))
         if config is not None:
-            config_lib.validate(config)
+            validation.validate(config)
     monkeypatch.chdir(tmp_path)
     config = answer(lambda: _parse(monkeypatch, [f"--config={CONFIGS[name]}:{variant}"]))
     if config is not None:
-        config_lib.validate(config)
+        validation.validate(config)
 
 
 def _named(variant):

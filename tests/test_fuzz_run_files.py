@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vae_attn import config as config_lib
+from vae_attn import workdir as workdir_lib
+from vae_attn.experiments import validation
 from vae_attn.experiments.anomaly.calibration import Calibration, MapStatistics, Variant
 from vae_attn.training.telemetry import Telemetry, read_metrics
 
@@ -180,10 +182,10 @@ def test_calibrations_that_run_or_unpack(tmp_path):
 
 def _config(workdir):
     """A config with which a run could be built, or one sentence."""
-    found = answer(lambda: config_lib.load(workdir), workdir / "config.json")
+    found = answer(lambda: validation.load(workdir), workdir / "config.json")
     if found is not None:
-        config_lib.validate(found)
-        answer(lambda: config_lib.compare(config_lib.default_config(), workdir), workdir)
+        validation.validate(found)
+        answer(lambda: workdir_lib.compare(config_lib.default_config(), workdir), workdir)
     return found
 
 

@@ -37,9 +37,9 @@ MNIST = "--config=configs/mnist.py"
     ("arguments", "message"),
     [
         ([], "--config is missing: give one"),
-        ([DIGITS, "--config.train.stepz=3"], "Did you mean 'steps'?"),
+        ([DIGITS, "--config.train.stepz=3"], "Did you mean 'train.steps'?"),
         ([DIGITS, "--config.train.steps=many"], "--config.train.steps=many"),
-        ([DIGITS + ":x"], "the config's variant 'x' is no digit"),
+        ([DIGITS + ":x"], "the config's variant 'x' is unknown: give one of :0, :1"),
         ([DIGITS, "--config.attention.layer=conv9"], "--config.attention.layer='conv9' must be of"),
         ([DIGITS, "--config.train.learning_rate=-1"], "must be greater than 0"),
         ([DIGITS, "--workdir=/proc/nowhere"], "--workdir=/proc/nowhere cannot be written"),
@@ -48,6 +48,9 @@ MNIST = "--config=configs/mnist.py"
         ([DIGITS, "--config.zzzz=1"], "--config.zzzz=1: the config has no key 'zzzz'"),
         ([DIGITS, "--config.train.steps=\\x"], "--config.train.steps"),
         (["--config=tests/data/broken_config.py"], "name 'undefined' is not defined"),
+        ([DIGITS, "--config.train={'steps': 3}"], "--config.train is a section, which cannot be"),
+        (["--config.seed=3"], "--config is missing: give one"),
+        (["--workdir=/tmp/no_such_run"], "--workdir=/tmp/no_such_run holds no run with one"),
         ([DIGITS, "--mode=evaluate", "--workdir=/tmp/no_such_run"], "holds no run: train it first"),
         ([DIGITS, "--mode=export", "--workdir=/tmp/no_such_run"], "holds no run: train it first"),
         ([DIGITS, "--images=a.png"], "--images is for --mode=explain, and not for --mode=all."),
@@ -110,7 +113,7 @@ def test_killed_run_ends_as_the_uninterrupted_one(tmp_path):
 
     result = run(*options, f"--workdir={killed}")
     assert result.returncode == 0, result.stderr
-    assert "going on from step" in result.stderr
+    assert "resuming from step" in result.stderr
     expected = final_state(whole)
     found = final_state(killed)
     assert found.keys() == expected.keys()

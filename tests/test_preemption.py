@@ -77,7 +77,7 @@ def stopped_step(output, workdir, folders=(".",)):
         checkpoints = Checkpoints(workdir / folder)
         assert checkpoints.steps() == [int(step)]
         checkpoints.close()
-    assert "the same command goes on" in output
+    assert "the same command resumes" in output
     return int(step)
 
 
@@ -110,7 +110,7 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(config
     process = start(command)
     output = finish(process)
     assert process.returncode == 0, output
-    assert f"going on from step {step}" in output
+    assert f"resuming from step {step}" in output
     for found, expected in zip(leaves(config, tmp_path), leaves(config, whole), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -144,7 +144,7 @@ def test_signal_stops_two_processes_at_one_step(config, whole, tmp_path, to_all)
         return
     # One process goes on where two stopped.
     output = finish(start(program))
-    assert f"going on from step {step}" in output
+    assert f"resuming from step {step}" in output
     for found, expected in zip(leaves(config, tmp_path), leaves(config, whole), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3)
 

@@ -6,11 +6,10 @@ import statistics
 import pytest
 import small_models
 
-from vae_attn import config as config_lib
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.experiments import scores
+from vae_attn.experiments import scores, validation
 from vae_attn.reporting import tables
 from vae_attn.training import seeds
 
@@ -79,4 +78,4 @@ def test_config_values_that_cannot_be(changes, message):
     config = default_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
-        config_lib.validate(config)
+        validation.validate(config)

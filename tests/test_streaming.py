@@ -20,10 +20,12 @@ from small_data import small_data
 from test_distributed import finish, start_several
 
 from vae_attn import config as config_lib
+from vae_attn import workdir as workdir_lib
 from vae_attn.data import cache, memory, sampling, stream
 from vae_attn.data.augment import Augmentation
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
+from vae_attn.experiments import validation
 from vae_attn.training import factor, feed, loop, parallel, state, steps
 from vae_attn.training.telemetry import read_metrics
 
@@ -264,7 +266,7 @@ def test_a_folder_over_the_limit_is_streamed(small_run, caplog):
     assert results[0.0015] == results[0.0016]
     # The same workdir may go on with another limit.
     config.data.resident, config.data.resident_limit_mb = "false", 7.0
-    config_lib.save_or_compare(config, folder / "0.0016")
+    workdir_lib.keep_or_compare(config, folder / "0.0016")
 
 
 def test_what_auto_decides_by(monkeypatch):
@@ -300,7 +302,7 @@ def test_impossible_settings(key, value, expected):
     config = config_lib.default_config()
     config.data[key] = value
     with pytest.raises(UserError, match=expected):
-        config_lib.validate(config)
+        validation.validate(config)
 
 
 LARGE = """

@@ -112,7 +112,7 @@ def test_signals_reach_the_run_and_end_the_sweep(number):
             break
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert output == "saved\nstopped; the same command goes on.\n"
+    assert output == "saved\nstopped; the same command resumes it.\n"
     assert process.returncode == 128 + number
 
 
@@ -131,4 +131,4 @@ def test_a_whole_sweep_and_its_resumption(tmp_path):
     assert kept["train"]["learning_rate"] == 0.001
     assert (folder / "checkpoints" / "2").exists()
     again = sweep(*options)
-    assert re.search("going on from step 2", again.stderr)
+    assert re.search("resuming from step 2", again.stderr)

@@ -1,49 +1,247 @@
-"""A run's folders: taken by a command before it writes, and read back once trained."""
+"""A run's folder: its name, and its config, which it keeps and compares."""
 
+import json
+import os
 import pathlib
 
 import ml_collections
 
-from vae_attn import config as config_lib
-from vae_attn.training import loop, seeds
+from vae_attn import whole_files
+from vae_attn.config import default_config, flat
+from vae_attn.errors import UserError, shown
+from vae_attn.training import distributed, seeds
 from vae_attn.workdir_lock import WorkdirLock
+
+CONFIG = "config.json"
+# Of the folder of a group of runs, which is no run itself, lest it counts as one.
+GROUP_CONFIG = "group.json"
+
+# Keys that may differ between two calls on one workdir: they change no parameter of the model.
+_FREE_KEYS = (
+    "attention.",
+    "evaluate.",
+    "parallel.",
+    "report.",
+    "data.dir",
+    "data.cache_dir",
+    "data.resident",
+    "train.log_every",
+    "train.steps_at_once",
+    "train.keep_every",
+)
+# Keys that may differ as long as the run is not shorter than what was trained already.
+_LENGTH_KEYS = ("train.steps", "train.epochs")
+
+
+def default(config_file: str, data_dir: str = "") -> pathlib.Path:
+    """The folder of a run for which none is given.
+
+    Args:
+      config_file: such as `configs/mnist.py:3`, which gives `runs/mnist_3`.
+      data_dir: of the images, where they are others than the config file's: `photos` of
+        `configs/folder.py` gives `runs/folder_photos`.
+    """
+    path, _, variant = config_file.partition(":")
+    data_name = os.path.basename(os.path.abspath(data_dir)) if data_dir else ""
+    parts = [pathlib.Path(path).stem, variant.replace(",", "_"), data_name]
+    return pathlib.Path("runs") / "_".join(filter(None, parts))
 
 
 def begin(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str, lock: WorkdirLock
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    mode: str,
+    lock: WorkdirLock,
+    total_steps: int,
 ) -> None:
-    """Takes a run's folders, one for each of several seeds, and writes or compares its config.
+    """Takes a run's folders, one for each of several seeds, and keeps or compares its config.
 
     Args:
       config: the run's.
-      workdir: created if missing, unless `mode` needs a run that is there.
-      mode: `evaluate` and `explain` need one.
+      workdir: created if missing, unless `mode` needs a run that exists.
+      mode: `evaluate` and `explain` need one; the others train it, longer if the config says so.
       lock: takes the folders.
+      total_steps: of the whole training, see `loop.total_steps`.
 
     Raises:
-      UserError: if there is no run where one is needed, another command works in the folders, or
-        they hold a run with another config.
+      UserError: if there is no run where one is needed, another command works in the folders, they
+        hold a run with another config, or `train.init_from` names no run of this kind.
     """
-    if mode in ("evaluate", "explain"):
-        config_lib.require_run(workdir)  # before the lock, which makes the folder
+    trains = mode not in ("evaluate", "explain")
+    if not trains:
+        require_run(workdir)  # before the lock, which makes the folder
+    elif config.train.init_from and not newest_step(workdir):
+        _require_source(config, workdir)
     of_seeds = seeds.runs(config, workdir)
     lock.take(workdir, *(folder for _, folder in of_seeds))
-    config_lib.save_or_compare(config, workdir)
-    for one, folder in of_seeds if config.num_seeds > 1 else ():
-        config_lib.save_or_compare(one, folder)
+    folders = [(config, workdir), *(of_seeds if config.num_seeds > 1 else ())]
+    for one, folder in folders:
+        keep_or_compare(one, folder, trains=trains, total_steps=total_steps)
 
 
-def trained(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str
-) -> list[loop.State]:
-    """Each seed's state; to explain, the first's alone.
+def keep_or_compare(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    trains: bool = True,
+    total_steps: int | None = None,
+) -> None:
+    """Writes `config.json` into a new workdir; refuses a workdir made with another config.
 
-    All processes restore together, and could not while the main one is busy with a seed.
+    A workdir without a checkpoint counts as new: a run that ended before its first one, because
+    its weights were missing, say, may come again with a config that corrects it.
+
+    Args:
+      config: of this call.
+      workdir: created if missing.
+      trains: whether this call trains; its `train.steps` and `train.epochs` are then kept.
+      total_steps: see `compare`.
 
     Raises:
-      UserError: if there is no intact checkpoint.
+      UserError: if the workdir cannot be written, or was made with other values of keys that
+        change the training; the message lists them.
     """
-    of_seeds = seeds.runs(config, workdir)
-    needed = of_seeds[:1] if mode == "explain" else of_seeds
-    which = config_lib.which_checkpoint(config)
-    return [loop.restore(*run, which=which) for run in needed]
+    if (workdir / CONFIG).exists() and newest_step(workdir):
+        compare(config, workdir, total_steps=total_steps)
+        kept = read(workdir)
+        if not trains or all(_value(kept, key) == _value(config, key) for key in _LENGTH_KEYS):
+            return
+        kept.train.steps, kept.train.epochs = config.train.steps, config.train.epochs
+        config = kept
+    _keep(config, workdir, CONFIG)
+
+
+def keep_group(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes the config of a group of runs into their common folder, for `read`."""
+    _keep(config, workdir, GROUP_CONFIG)
+
+
+def _keep(config: ml_collections.ConfigDict, workdir: pathlib.Path, name: str) -> None:
+    if not distributed.is_main():
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
+        with whole_files.writing(workdir / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}): choose another folder."
+        ) from error
+
+
+def read(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a run, or of a group of runs; keys that it lacks have their defaults.
+
+    Raises:
+      UserError: if there is none, or it cannot be read.
+    """
+    path = config_path(workdir)
+    if path is None:
+        require_run(workdir)
+    config = default_config()
+    try:
+        config.update(json.loads(path.read_text(encoding="utf-8")))
+        if None in flat(json.loads(config.to_json())).values():
+            raise ValueError("a key is null")
+    except (
+        *(OSError, ValueError, TypeError, LookupError),
+        *(AttributeError, RecursionError, ArithmeticError),
+    ) as error:
+        raise unreadable(workdir, error) from error
+    return config
+
+
+def config_path(workdir: pathlib.Path) -> pathlib.Path | None:
+    """The file with the config of a run, or of a group of runs; None where there is none."""
+    paths = [workdir / CONFIG, workdir / GROUP_CONFIG]
+    return next((path for path in paths if path.exists()), None)
+
+
+def unreadable(workdir: pathlib.Path, error: Exception) -> UserError:
+    """The sentence that says why the config of a run cannot be read or used."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"{config_path(workdir)} cannot be read ({shown(reason)}): repair it, or give another "
+        "--workdir."
+    )
+
+
+def require_run(workdir: pathlib.Path) -> None:
+    """Refuses a workdir without a run."""
+    if not (workdir / CONFIG).exists():
+        raise UserError(f"{workdir} holds no run: train it first (--mode=train).")
+
+
+def newest_step(workdir: pathlib.Path) -> int:
+    """The step of a run's newest checkpoint, of any of its seeds; 0 without one."""
+    kept = ("checkpoints/[0-9]*", "seed_*/checkpoints/[0-9]*")  # of one seed, and of several
+    names = [path.name for pattern in kept for path in workdir.glob(pattern)]
+    return max((int(name) for name in names if name.isdecimal() and len(name) < 20), default=0)
+
+
+def compare(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, total_steps: int | None = None
+) -> None:
+    """Refuses a workdir that was made with another config.
+
+    Args:
+      config: of this call.
+      workdir: the run's.
+      total_steps: of the whole training, where the number of images, and so of steps, is known.
+
+    Raises:
+      UserError: if keys that change the training differ, or it already took more steps.
+    """
+    before, now = (flat(json.loads(one.to_json())) for one in (read(workdir), config))
+    differing = [
+        f"{shown(key)} (there {shown(repr(before.get(key, 'absent')))}, "
+        f"now {shown(repr(now.get(key, 'absent')))})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith((*_FREE_KEYS, *_LENGTH_KEYS))
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir} holds a run with another config: {', '.join(differing)}. Give another "
+            "--workdir, or the values of the run that is there; to start from its weights, give "
+            f"another --workdir and --config.train.init_from={workdir}."
+        )
+    _require_no_shorter(config, workdir, total_steps)
+
+
+def _require_no_shorter(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, total_steps: int | None
+) -> None:
+    done = newest_step(workdir)
+    total = config.train.steps if total_steps is None else total_steps  # 0: unknown
+    if 0 < total < done:
+        key = "steps" if config.train.steps else "epochs"
+        raise UserError(
+            f"{workdir} holds a run of {done} steps, and --config.train.{key}={config.train[key]} "
+            f"asks for {total}: give at least as many, or another --workdir."
+        )
+
+
+def _require_source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses a `train.init_from` that is no run whose weights could be used."""
+    source = pathlib.Path(config.train.init_from)
+    given = f"--config.train.init_from={shown(str(source))}"
+    if not (source / CONFIG).exists():
+        raise UserError(f"{given} holds no run: give the folder of one, as its --workdir was.")
+    if source.resolve() == workdir.resolve():
+        raise UserError(f"{given} is the --workdir itself: give another --workdir.")
+    kept = read(source)
+    if kept.num_seeds > 1:
+        raise UserError(f"{given} holds several seeds: give the folder of one, such as seed_0.")
+    if bool(kept.model.pretrained) != bool(config.model.pretrained):
+        raise UserError(
+            f"{given} has --config.model.pretrained={shown(kept.model.pretrained)!r}, and this run "
+            f"{shown(config.model.pretrained)!r}: give both one or neither, since the images are "
+            "normalised accordingly."
+        )
+
+
+def _value(config: ml_collections.ConfigDict, key: str) -> object:
+    section, _, name = key.partition(".")
+    return config[section][name]

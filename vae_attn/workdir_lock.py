@@ -1,13 +1,14 @@
 """One command at a time in a workdir: two would overwrite each other's checkpoints and figures."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import pathlib
 import socket
 
-from vae_attn.errors import UserError
+import filelock
+
+from vae_attn.errors import UserError, shown
 from vae_attn.training import distributed
 
 _LOG = logging.getLogger("vae_attn")
@@ -17,28 +18,28 @@ class WorkdirLock:
     """Held by a command, within `with`, in the folders that it writes.
 
     It is the kernel's lock on `.lock` in the folder, which ends with the process however that
-    ends; the file stays, and tells nothing by being there. Of several processes the main one
-    holds it for all.
+    ends; the file stays, and means nothing by itself. Of several processes the main one holds it
+    for all.
     """
 
     def __init__(self) -> None:
-        self._files: dict[pathlib.Path, int] = {}
+        self._locks: dict[pathlib.Path, filelock.BaseFileLock] = {}
 
     def __enter__(self) -> "WorkdirLock":
         """Holds nothing yet."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives all back."""
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
+        """Releases all folders."""
+        for lock in self._locks.values():
+            lock.release(force=True)
+        self._locks.clear()
 
     def take(self, *folders: pathlib.Path) -> None:
-        """Takes folders, which are created if missing; those it holds already are no matter.
+        """Takes folders, which are created if missing, unless it holds them already.
 
-        A file system without locks only warns. A folder that cannot be made is left to whoever
-        writes there next, to tell.
+        A file system without locks only causes a warning. A folder that cannot be created is left
+        for whoever writes there next to report.
 
         Raises:
           UserError: in all processes, if another command holds one of them; nothing in it has
@@ -46,7 +47,7 @@ class WorkdirLock:
         """
         refused = ""
         for folder in folders if distributed.is_main() else ():
-            if folder not in self._files and not refused:
+            if folder not in self._locks and not refused:
                 refused = self._take(folder)
         # The main process' sentence is printed by it alone; the others only have to end too.
         if distributed.any_process(bool(refused)):
@@ -58,29 +59,32 @@ class WorkdirLock:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             return ""
-        path = folder / ".lock"
+        # The soft lock that would stand in where the kernel has none outlives a killed process.
+        lock = filelock.FileLock(folder / ".lock", fallback_to_soft=False)
+        # Not in the lock's own file, which some versions of filelock empty on a mere attempt.
+        holder = folder / ".holder"
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            _warn(folder, error)
-            return ""
-        self._files[folder] = file
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(file, 200, 0).decode(errors="replace") or "another process"
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
             return (
-                f"--workdir={folder} is in use by {holder}: wait for it or end it, or give "
-                "another --workdir."
+                f"--workdir={folder} is in use by {_read_holder(holder)}: wait for it or end it, "
+                "or give another --workdir."
             )
-        except OSError as error:
-            _warn(folder, error)
+        except (OSError, NotImplementedError) as error:
+            _LOG.warning(
+                "%s cannot be locked (%s): make sure that one command at a time uses it.",
+                folder,
+                error,
+            )
             return ""
-        with contextlib.suppress(OSError):  # a full disk; what is written next tells
-            os.truncate(file, 0)
-            os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        self._locks[folder] = lock
+        with contextlib.suppress(OSError):  # a full disk, which the next file will report
+            text = f"process {os.getpid()} on {socket.gethostname()}"
+            holder.write_text(text, encoding="utf-8")
         return ""
 
 
-def _warn(folder: pathlib.Path, error: OSError) -> None:
-    _LOG.warning("%s cannot be locked (%s): see that one command at a time uses it.", folder, error)
+def _read_holder(path: pathlib.Path) -> str:
+    with contextlib.suppress(OSError):
+        return shown(path.read_text(encoding="utf-8", errors="replace")) or "another process"
+    return "another process"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from vae_attn.data import folder
 from vae_attn.data.dataset import AnomalyData
-from vae_attn.errors import UserError
+from vae_attn.errors import UserError, shown
 
 SOURCE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 
@@ -56,7 +56,7 @@ MIRRORS: dict[str, Mirror] = {
 FIXED_POSE: frozenset[str] = frozenset(
     ("bottle", "cable", "capsule", "pill", "toothbrush", "transistor", "zipper")
 )
-FIXED_POSE_ROTATION = 3.0  # degrees both ways
+FIXED_POSE_ROTATION = 3.0  # degrees in either direction
 
 CATEGORIES: tuple[str, ...] = tuple(MIRRORS)
 
@@ -76,6 +76,37 @@ TABLE4_CATEGORIES: tuple[str, ...] = (
 
 # What may stand in place of a category, for one run of each.
 GROUPS: dict[str, tuple[str, ...]] = {"all": CATEGORIES, "table4": TABLE4_CATEGORIES}
+
+
+def augmentation(category: str, *, keep_pose: bool) -> dict[str, bool | float]:
+    """The `data` keys of the augmentation that a category permits.
+
+    Args:
+      category: of MVTec-AD; or a group of them (a key of `GROUPS`), whose runs have their own.
+      keep_pose: whether objects of a fixed pose are not mirrored, and hardly rotated.
+
+    Returns:
+      The mirrors of `MIRRORS`; and for a category of `FIXED_POSE`, if it is kept, none and the
+      largest rotation.
+
+    Raises:
+      UserError: for an unknown category; the message lists all.
+    """
+    if category in GROUPS:
+        return {}
+    if category not in CATEGORIES:
+        raise UserError(
+            f"{shown(repr(category))} is no category of MVTec-AD: give one of "
+            f"{', '.join(CATEGORIES)}, or {' or '.join(GROUPS)}."
+        )
+    if keep_pose and category in FIXED_POSE:
+        return {
+            "rotation": FIXED_POSE_ROTATION,
+            "mirror_horizontal": False,
+            "mirror_vertical": False,
+        }
+    mirror = MIRRORS[category]
+    return {"mirror_horizontal": mirror.horizontal, "mirror_vertical": mirror.vertical}
 
 
 def present(data_dir: str | os.PathLike, group: str) -> tuple[str, ...]:

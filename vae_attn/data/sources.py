@@ -1,11 +1,13 @@
 """Data sources that a config may name: one row each."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 
+from vae_attn.config import require, require_each
 from vae_attn.data import digits, dsprites, folder, mnist, mvtec_ad, ucsd_ped1
 from vae_attn.errors import UserError
 from vae_attn.models import build as models
@@ -57,6 +59,25 @@ SOURCES = {
         FACTORS,
     ),
 }
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks `config.data`, except for what the training alone uses.
+
+    Raises:
+      UserError: naming the first key that is wrong, its value and what it may be.
+    """
+    require_each(
+        config, ("data.images_per_epoch", "data.split_seed"), lambda v: v >= 0, "0 or more"
+    )
+    require_each(config, ("data.rotation", "data.shift"), math.isfinite, "finite")
+    require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
+    require(config, "data.channels", lambda v: v in (0, 1, 3), "1 (grey), 3 (colour) or 0 (auto)")
+    categories = (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS) if config.data.name == "mvtec_ad" else ()
+    known = f"one of {', '.join(categories)}" if categories else "empty unless data.name=mvtec_ad"
+    require(config, "data.category", lambda v: v in (categories or ("",)), known)
+    known = ("auto", *dsprites.SOURCES)
+    require(config, "data.source", lambda v: v in known, f"one of {', '.join(known)}")
 
 
 def _source(name: str) -> Source:

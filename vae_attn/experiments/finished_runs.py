@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from vae_attn import config as config_lib
+from vae_attn.config import flat
 from vae_attn.errors import UserError
-from vae_attn.experiments import kinds
+from vae_attn.experiments import kinds, validation
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.reporting import tables
 from vae_attn.training.telemetry import read_metrics
@@ -112,8 +112,8 @@ def _named(runs: Sequence[Run]) -> list[Run]:
 def _read(folder: pathlib.Path) -> Run | None:
     """The run; None for one that is broken, or whose seeds have folders of their own."""
     try:
-        config = config_lib.load(folder)
-        keys = config_lib.flat(json.loads(config.to_json()))
+        config = validation.load(folder)
+        keys = flat(json.loads(config.to_json()))
         if config.num_seeds > 1 and any(folder.glob("seed_*/config.json")):
             return None
     except UserError as error:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from vae_attn import config as config_lib
 from vae_attn import workdir as workdir_lib
 from vae_attn.errors import UserError
-from vae_attn.experiments import checkpoint_report, kinds, titles
+from vae_attn.experiments import checkpoint_report, kinds, titles, validation
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import export, own_images
 from vae_attn.experiments.protocol import Experiment, Trained
 from vae_attn.reporting import figures, page, tables
 from vae_attn.training import distributed, loop, seeds, telemetry
+from vae_attn.training.task import Data
 from vae_attn.workdir_lock import WorkdirLock
 
 _LOG = logging.getLogger("vae_attn")
@@ -47,7 +47,7 @@ def run(
     """
     try:
         with WorkdirLock() as lock:
-            config_lib.validate(config)
+            validation.validate(config)
             kind = kinds.of(config)
             if mode == "export" or images is not None:
                 _use(kind, config, workdir, images, lock)
@@ -92,6 +92,7 @@ def _run_members(
     """Several runs, one after the other, and what is reported over all of them."""
     _check_all(kind, members)
     lock.take(workdir, *(workdir / name for name in members))
+    workdir_lib.keep_group(config, workdir)
     names = {name: _run_one(kind, one, workdir / name, mode, lock) for name, one in members.items()}
     if distributed.is_main() and mode != "train":
         _LOG.info("all runs: %s", kind.report_members(config, workdir, names, mode))
@@ -121,11 +122,13 @@ def _run_one(
     """One run; returns its data's name."""
     experiment = kind.load(config)
     data = experiment.data
-    workdir_lib.begin(config, workdir, mode=mode, lock=lock)
+    _check_model_fits(config, data)
+    total_steps = loop.total_steps(config, len(data.train))
+    workdir_lib.begin(config, workdir, mode=mode, lock=lock, total_steps=total_steps)
     _LOG.info("%s: %d images to train on, in %s", data.name, len(data.train), workdir)
     if mode in ("all", "train"):
         loop.train(config, workdir, data, probe=experiment.probe, draw=experiment.draw)
-    states = workdir_lib.trained(config, workdir, mode=mode)
+    states = loop.restore_seeds(config, workdir, mode=mode)
     trained = [
         Trained(one, folder, state.variables, int(state.step))
         for (one, folder), state in zip(seeds.runs(config, workdir), states, strict=False)
@@ -134,6 +137,17 @@ def _run_one(
         _evaluate_and_explain(experiment, config, workdir, trained, mode)
     distributed.barrier("evaluated")
     return data.name
+
+
+def _check_model_fits(config: ml_collections.ConfigDict, data: Data) -> None:
+    found, expected = data.image_shape, loop.build_model(config).image_shape
+    if found != expected:
+        found, expected = (" x ".join(map(str, shape)) for shape in (found, expected))
+        raise UserError(
+            f"the images of data.name={config.data.name} are {found} (height, width, channels), "
+            f"and model.name={config.model.name} takes {expected}: choose another model.name, "
+            "data.image_size or data.channels."
+        )
 
 
 def _evaluate_and_explain(

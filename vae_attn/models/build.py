@@ -53,6 +53,7 @@ from typing import Any
 import flax.linen as nn
 import ml_collections
 
+from vae_attn.config import require
 from vae_attn.errors import UserError, shown
 from vae_attn.models import contract, convnets, resnet
 from vae_attn.models.adaptor import Adaptor
@@ -168,6 +169,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: in one sentence, with the key, its value and what it may be.
     """
+    require(config, "model.latents", lambda v: v > 0, "greater than 0")
     name, options = config.model.name, config.model
     if name in MODELS and (unknown := [key for key in options if key not in _OWN_KEYS]):
         raise UserError(

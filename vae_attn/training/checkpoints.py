@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 import jax
+import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Float, PyTree
@@ -18,6 +19,11 @@ from vae_attn.training import distributed, orbax_errors, seeds
 
 _LOG = logging.getLogger("vae_attn")
 _MOST_LEAVES = 3  # that a message names
+
+
+def which_checkpoint(config: ml_collections.ConfigDict) -> str:
+    """The one checkpoint that is explained and whose scores count: `best` or `latest`."""
+    return "latest" if config.evaluate.checkpoint == "latest" else "best"
 
 
 class Checkpoints:
@@ -61,7 +67,7 @@ class Checkpoints:
             self.remove_unfinished()
             raise UserError(
                 f"cannot save a checkpoint in {self._directory} ({answer}): free some space and "
-                "run the same command again; it goes on from the checkpoint before."
+                "run the same command again; it resumes from the checkpoint before."
             ) from error
         self._losses[step] = validation_loss
         # orbax would do it by a loss that it keeps in memory: not in a run that goes on.
@@ -88,21 +94,26 @@ class Checkpoints:
           UserError: if there are checkpoints but not one that is intact, or the newest (best) one
             that is does not fit `template`.
         """
+        return self._restore(template, which=which, newest=newest)
+
+    def _restore(
+        self, template: PyTree | None, *, which: str, newest: int | None
+    ) -> tuple[PyTree, int] | None:
         steps = [step for step in self.steps()[::-1] if newest is None or step <= newest]
         if which == "best" and steps:
             best = self._best_step(steps)
             steps = [best, *(step for step in steps if step != best)]
         for step in steps:
             try:
-                return self._read(template, step), step
+                return self._read(self._kept(step) if template is None else template, step), step
             except (RuntimeError, MemoryError):  # of devices and networks, not of files
                 raise
             except Exception as error:  # orbax raises any, `Exception` itself among them
                 path = self._directory / str(step)
-                if differing := self._differing_leaves(template, step):
+                if template is not None and (differing := self._differing(template, step)):
                     raise UserError(
                         f"checkpoint {path} is of another model or optimizer, which differs in "
-                        f"{_listed(differing)}: give another --workdir, or the config and the "
+                        f"{listed(differing)}: give another --workdir, or the config and the "
                         "version of vae_attn that it was made with."
                     ) from error
                 self._pass_over(step, error)
@@ -112,6 +123,10 @@ class Checkpoints:
                 f"{', '.join(map(str, steps))}; the warnings say why): give another --workdir."
             )
         return None
+
+    def restore_any(self, *, which: str = "latest") -> tuple[dict[str, PyTree], int] | None:
+        """As `restore`, of whatever structure was saved, as nested dictionaries."""
+        return self._restore(None, which=which, newest=None)
 
     def each(self, template: PyTree) -> Iterator[tuple[int, float | None, PyTree]]:
         """Every intact checkpoint, ascending: its step, validation loss (None: none) and state."""
@@ -189,25 +204,25 @@ class Checkpoints:
         )
         wrong = [name for name in found | expected if found.get(name) != expected.get(name)]
         if wrong:
-            raise ValueError(f"the checksums differ of {_listed(wrong)}")
+            raise ValueError(f"the checksums differ of {listed(wrong)}")
         return restored["state"]
 
-    def _differing_leaves(self, template: PyTree, step: int) -> list[str]:
+    def _kept(self, step: int) -> PyTree:
+        """Shapes and dtypes of what was saved at a step."""
+        handler = ocp.StandardCheckpointHandler()
+        kept = handler.metadata(self._directory / str(step) / "state").tree
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), kept)
+
+    def _differing(self, template: PyTree, step: int) -> list[str]:
         """How an intact checkpoint's leaves are not the template's; empty for a broken one."""
         try:
-            handler = ocp.StandardCheckpointHandler()
-            kept = handler.metadata(self._directory / str(step) / "state").tree
-            kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), kept)
-            there, now = _shapes(kept), _shapes(template)
-            differing = [name for name in now | there if there.get(name) != now.get(name)]
+            kept = self._kept(step)
+            differing = differing_leaves(kept, template)
             if differing:
                 self._read(kept, step)  # its checksums tell whether it really is that
         except Exception:  # as in `restore`
             return []
-        return [
-            f"{name} (there {there.get(name, 'absent')}, now {now.get(name, 'absent')})"
-            for name in differing
-        ]
+        return differing
 
 
 class SeedCheckpoints:
@@ -276,6 +291,16 @@ def digest(tree: PyTree) -> str:
     return f"{zlib.crc32(repr(sorted(_checksums(tree).items())).encode()):08x}"
 
 
+def differing_leaves(there: PyTree, now: PyTree) -> list[str]:
+    """How the leaves of one tree differ from another's in name, dtype or shape."""
+    before, after = _shapes(there), _shapes(now)
+    return [
+        f"{name} (there {before.get(name, 'absent')}, now {after.get(name, 'absent')})"
+        for name in after | before
+        if before.get(name) != after.get(name)
+    ]
+
+
 def _checksums(state: PyTree) -> dict[str, int]:
     return {
         jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)))
@@ -295,7 +320,8 @@ def _plain(name: str) -> str:
     return ".".join(re.findall(r"[^\[\].']+", name))
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
     more = len(names) - _MOST_LEAVES
     shown = ", ".join(names[:_MOST_LEAVES])
     return f"{shown} and {more} more" if more > 0 else shown

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import flax
@@ -14,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from vae_attn import attention, losses
+from vae_attn.config import require, require_each
 from vae_attn.data import sampling
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.model import Model
@@ -67,6 +69,22 @@ class FactorObjective:
     ad_weight: float = 0.0
     ad_layer: str = "conv3"
     ad_pairs: int = 1
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks `config.factor`, but for the layer, which `models.build` knows.
+
+    Raises:
+      UserError: naming the first key that is wrong, its value and what it may be.
+    """
+    weights = ("factor.gamma", "factor.ad_weight")
+    require_each(config, weights, lambda v: 0 <= v < math.inf, "0 or more, and finite")
+    rate = "greater than 0, and finite"
+    require(config, "factor.learning_rate", lambda v: 0 < v < math.inf, rate)
+    if config.factor.ad_weight:
+        most = config.model.latents // 2
+        within = f"from 1 to {most}, as no latent of model.latents={config.model.latents} is in two"
+        require(config, "factor.ad_pairs", lambda v: 1 <= v <= most, within)
 
 
 FactorUpdateFn = Callable[[FactorState, Images, Int[Array, "local 2"]], tuple[FactorState, Metrics]]

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
+from vae_attn.config import require, require_each
 from vae_attn.data import memory, stream
 from vae_attn.training import distributed, parallel
 
@@ -16,6 +17,17 @@ MODES = ("auto", "true", "false")
 
 _LOG = logging.getLogger("vae_attn")
 _SHARE = 0.5  # of a device's memory, for the training images; the model needs the rest
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks what this module reads of a config.
+
+    Raises:
+      UserError: naming the first key that is wrong, its value and what it may be.
+    """
+    numbers = ("data.resident_limit_mb", "train.steps_at_once")
+    require_each(config, numbers, lambda v: v >= 0, "0 or more")
+    require(config, "data.resident", lambda v: v in MODES, f"one of {', '.join(MODES)}")
 
 
 def is_resident(config: ml_collections.ConfigDict, images: UInt8[np.ndarray, "n ..."]) -> bool:

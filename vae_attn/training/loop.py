@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from vae_attn.batching import map_batches
+from vae_attn.config import require, require_each
 from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import to_unit
@@ -21,6 +22,7 @@ from vae_attn.errors import UserError
 from vae_attn.models import build
 from vae_attn.models.model import Model
 from vae_attn.training import (
+    beginning,
     distributed,
     factor,
     feed,
@@ -31,7 +33,7 @@ from vae_attn.training import (
     steps,
     trunk,
 )
-from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints
+from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints, which_checkpoint
 from vae_attn.training.task import Data, Task
 from vae_attn.training.telemetry import Telemetry
 
@@ -40,6 +42,45 @@ _LOG = logging.getLogger("vae_attn")
 State = state.TrainState | factor.FactorState
 
 SeedMetrics = dict[str, Float[np.ndarray, "seeds"]]
+
+
+DTYPES = ("float32", "bfloat16")
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks what a training reads of a config: `train`, `factor`, `parallel`, seeds, checkpoints.
+
+    Raises:
+      UserError: naming the first key that is wrong, its value and what it may be.
+    """
+    positive = ("train.batch_size", "train.log_every", "train.checkpoint_every", "num_seeds")
+    require_each(config, (*positive, "train.learning_rate"), lambda v: v > 0, "greater than 0")
+    numbers = ("train.epochs", "train.steps", "train.keep_every", "train.beta", "seed")
+    require_each(config, numbers, lambda v: v >= 0, "0 or more")
+    require_each(config, ("train.learning_rate", "train.beta"), math.isfinite, "finite")
+    if not config.train.steps:
+        require(config, "train.epochs", lambda v: v > 0, "greater than 0 where train.steps is 0")
+    require(config, "seed", lambda v: v < 2**31, "less than 2**31")
+    last = config.seed + config.num_seeds - 1
+    require(config, "num_seeds", lambda _: last < 2**31, "so small that all seeds are below 2**31")
+    require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
+    dtypes = ("float32",) if config.factor.gamma or config.factor.ad_weight else DTYPES
+    known = f"one of {', '.join(dtypes)} (with a discriminator float32)"
+    require(config, "train.dtype", lambda v: v in dtypes, known)
+    feed.validate(config)
+    factor.validate(config)
+    _validate_checkpoints(config)
+
+
+def _validate_checkpoints(config: ml_collections.ConfigDict) -> None:
+    every = config.train.checkpoint_every
+    known = f"a multiple of train.checkpoint_every={every}, as no others are saved; 0 is none"
+    require(config, "train.keep_every", lambda v: v % every == 0, known)
+    known = "best, latest or all"
+    require(config, "evaluate.checkpoint", lambda v: v in ("best", "latest", "all"), known)
+    if jax.process_count() > 1:
+        known = "best or latest with several processes: score all with one, in --mode=evaluate"
+        require(config, "evaluate.checkpoint", lambda v: v != "all", known)
 
 
 def build_model(config: ml_collections.ConfigDict) -> Model:
@@ -77,6 +118,21 @@ def restore(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, which: 
     if restored is None:
         raise UserError(f"{workdir} holds no checkpoint: train it first (--mode=train).")
     return restored[0]
+
+
+def restore_seeds(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, mode: str
+) -> list[State]:
+    """The state of each seed of a trained run that `mode` needs; to explain, the first's alone.
+
+    All processes restore together, and could not while the main one is busy with a seed.
+
+    Raises:
+      UserError: if there is no intact checkpoint.
+    """
+    of_seeds = seeds.runs(config, workdir)
+    needed = of_seeds[:1] if mode == "explain" else of_seeds
+    return [restore(*run, which=which_checkpoint(config)) for run in needed]
 
 
 def restore_each(
@@ -144,7 +200,7 @@ def _train(
     )
     folders = [folder for _, folder in seeds.runs(config, workdir)]
     checkpoints = SeedCheckpoints(folders, keep_every=config.train.keep_every)
-    train_state, start = _begin(config, task, checkpoints)
+    train_state, start = beginning.begin(config, task, checkpoints)
     distributed.require_same({"the state that they begin with": train_state})
     train_state = parallel.replicate(train_state)
     total = total_steps(config, len(data.train))
@@ -188,7 +244,7 @@ def _train(
     checkpoints.close()
     if stopping or watch.stopping(now=True):
         raise preemption.Stopped(
-            f"stopped at step {done} of {total}, and saved in {workdir}: the same command goes on."
+            f"stopped at step {done} of {total}, and saved in {workdir}: the same command resumes."
         )
     return train_state
 
@@ -202,19 +258,6 @@ def _require_same_run(config, workdir: pathlib.Path, data) -> None:
             "whether they see the workdir's config.json": distributed.sees(workdir / "config.json"),
         }
     )
-
-
-def _begin(config, task: Task, checkpoints: SeedCheckpoints) -> tuple[State, int]:
-    """The state to go on from, and its step: of the checkpoints, or before the first step."""
-    train_state = task.create(seed=config.seed)
-    if (restored := checkpoints.restore(train_state)) is not None:
-        _LOG.info("going on from step %d", restored[1])
-        return restored
-    if config.model.pretrained:
-        weights = trunk.load_pretrained(config)
-        states = seeds.split(train_state, config.num_seeds)
-        train_state = seeds.join([trunk.put(one, weights) for one in states])
-    return train_state, 0
 
 
 def _task(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) -> Task:
@@ -297,7 +340,7 @@ def _check_finite(config, losses: np.ndarray, *, step: int) -> None:
         if not np.isfinite(loss):
             whose = f" of seed {config.seed + n}" if config.num_seeds > 1 else ""
             raise UserError(
-                f"the loss{whose} is {loss} at step {step}: lower train.learning_rate (or mend the "
+                f"the loss{whose} is {loss} at step {step}: lower train.learning_rate (or fix the "
                 "data) in a new --workdir; the checkpoints before that step are kept."
             )
 

@@ -18,11 +18,13 @@ class Data(Protocol):
       name: for titles and tables.
       train: training images as they are stored, along the first axis.
       validation: held-out images, likewise.
+      image_shape: height, width and channels of an image.
     """
 
     name: str
     train: UInt8[np.ndarray, "n ..."]
     validation: UInt8[np.ndarray, "m ..."]
+    image_shape: tuple[int, int, int]
 
     def pixels(
         self, stored: UInt8[Array, "batch ..."]

@@ -9,7 +9,6 @@ from jaxtyping import PyTree
 
 from vae_attn.data import sources
 from vae_attn.data.dataset import AnomalyData
-from vae_attn.errors import UserError
 from vae_attn.experiments.anomaly import (
     comparison,
     evaluation,
@@ -49,9 +48,7 @@ class AnomalyExperiment(Experiment):
     @classmethod
     def load(cls, config: ml_collections.ConfigDict) -> "AnomalyExperiment":
         """The experiment on the data of a config."""
-        data = sources.load(config)
-        _check_model_fits(config, data)
-        return cls(config, data)
+        return cls(config, sources.load(config))
 
     members = staticmethod(groups.members)
     report_members = staticmethod(groups.report)
@@ -126,14 +123,3 @@ def _options(config: ml_collections.ConfigDict) -> dict:
         "max_images": config.evaluate.max_images,
         "seed": config.seed,
     }
-
-
-def _check_model_fits(config: ml_collections.ConfigDict, data: AnomalyData) -> None:
-    found, expected = data.train.shape[1:], loop.build_model(config).image_shape
-    if found != expected:
-        found, expected = (" x ".join(map(str, shape)) for shape in (found, expected))
-        raise UserError(
-            f"the images of data.name={config.data.name} are {found} (height, width, channels), "
-            f"and model.name={config.model.name} takes {expected}: choose another model.name, "
-            "data.image_size or, for data.name=folder, data.channels."
-        )

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import ml_collections
 import numpy as np
 
-from vae_attn import config as config_lib
 from vae_attn.data import mvtec_ad
 from vae_attn.experiments import titles
 from vae_attn.experiments.anomaly import comparison, map_figures, summary
@@ -32,7 +31,8 @@ def members(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Confi
         _LOG.warning("%s lacks, and the runs leave out: %s", config.data.dir, ", ".join(missing))
     configs = {category: config.copy_and_resolve_references() for category in categories}
     for category, one in configs.items():
-        config_lib.set_category(one, category)
+        one.data.category = category
+        one.data.update(mvtec_ad.augmentation(category, keep_pose=one.data.keep_pose))
     return configs
 
 

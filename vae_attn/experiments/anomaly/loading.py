@@ -5,13 +5,14 @@ import pathlib
 
 import ml_collections
 
-from vae_attn import config as config_lib
+from vae_attn import workdir as workdir_lib
 from vae_attn.data import mvtec_ad, sources
 from vae_attn.errors import UserError
+from vae_attn.experiments import validation
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant, variant_of
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.training import loop
-from vae_attn.training.checkpoints import digest
+from vae_attn.training.checkpoints import digest, which_checkpoint
 
 CALIBRATION = "calibration.npz"  # in the workdir, beside the checkpoints that it belongs to
 
@@ -33,7 +34,7 @@ def load(workdir: str | os.PathLike, which: str = "best") -> Explainer:
         raise UserError(f"which={which!r} must be best or latest.")
     workdir = pathlib.Path(workdir)
     _check_is_a_run(workdir)
-    config = config_lib.load(workdir)
+    config = validation.load(workdir)
     _check_is_a_run(workdir, config)
     return _load(config, workdir, which)
 
@@ -45,8 +46,8 @@ def load_with(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Expla
       UserError: as `load`, and if the run was made, or calibrated, with another config.
     """
     _check_is_a_run(workdir, config)
-    config_lib.compare(config, workdir)
-    explainer = _load(config, workdir, config_lib.which_checkpoint(config))
+    workdir_lib.compare(config, workdir)
+    explainer = _load(config, workdir, which_checkpoint(config))
     steps = explainer.calibration.projection_steps
     if (found := _told(explainer.variant, steps)) != (asked := _asked(config)):
         raise UserError(

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from vae_attn import backend, losses
 from vae_attn.batching import map_batches
+from vae_attn.config import require
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.disentanglement import factor_scores
@@ -37,6 +38,15 @@ _NOTE = (
     "Reconstruction and KL in nats per image, at z = mean; active_latents have a mean KL above "
     "0.01 nats."
 )
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks what scoring a run on factors reads of its config.
+
+    Raises:
+      UserError: naming the first key that is wrong, its value and what it may be.
+    """
+    require(config, "evaluate.points", lambda v: v >= 100, "100 or more")
 
 
 @functools.partial(backend.jit, static_argnames=("model", "pixels"))
