@@ -62,7 +62,9 @@ def train(name: str, size: int, batch: int, latents: int) -> Side:
     """One training step of a model."""
     model, _, images = setting(name, size=size, latents=latents)
     tx = optax.adam(1e-3)
-    update = steps.make_update_fn(model=model, tx=tx, augment=Augmentation(), beta=1.0)
+    update = steps.make_update_fn(
+        model=model, tx=tx, augment=Augmentation(), combine=steps.beta_elbo(1.0)
+    )
     start = state.create(model=model, tx=tx, seed=0)
     indices = functools.partial(
         sampling.batch_indices, seed=0, batch_size=batch, num_examples=len(images)

@@ -72,7 +72,11 @@ def _ours(name: str, size: int, batch: int, dtype: str = "float32") -> Side:
 
     def update(tx: optax.GradientTransformation) -> Callable:
         return steps.make_update_fn(
-            model=model, tx=tx, augment=Augmentation(), beta=1.0, dtype=jnp.dtype(dtype)
+            model=model,
+            tx=tx,
+            augment=Augmentation(),
+            combine=steps.beta_elbo(1.0),
+            dtype=jnp.dtype(dtype),
         )
 
     # With plain descent at rate 1 the parameters' change is the gradient.

@@ -15,8 +15,12 @@ from vae_attn.errors import UserError, shown
 
 # Kim & Mnih (2018) compare at gamma 40; lambda 1 weighs L_AD as it is; beta 4: Higgins et al.
 _VARIANTS = {
-    "factor_vae": {"factor.gamma": 40.0},
-    "ad_factor_vae": {"factor.gamma": 40.0, "factor.ad_weight": 1.0},
+    "factor_vae": {"train.objective": "factor_vae", "factor.gamma": 40.0},
+    "ad_factor_vae": {
+        "train.objective": "factor_vae",
+        "factor.gamma": 40.0,
+        "factor.ad_weight": 1.0,
+    },
     "beta_vae": {"train.beta": 4.0},
     "vae": {},
 }

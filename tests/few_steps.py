@@ -38,7 +38,9 @@ def make(name):
     if name != "factor":
         model = model_of(small_models.residual if name == "resnet" else small_models.plain)
         augment = Augmentation(rotation=20.0)
-        update = steps.make_update_fn(model=model, tx=tx, augment=augment, beta=1.0)
+        update = steps.make_update_fn(
+            model=model, tx=tx, augment=augment, combine=steps.beta_elbo(1.0)
+        )
         return state.create(model=model, tx=tx, seed=1), update, ()
     networks = {
         "model": model_of(small_models.plain),

@@ -16,7 +16,7 @@ from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly.calibration import variant_of
 from vae_attn.experiments.anomaly.explainer import calibrate
-from vae_attn.training import loop
+from vae_attn.training import loop, objectives
 
 
 def small_config(name, root, tmp_path, channels=3):
@@ -42,7 +42,7 @@ def mvtec_twin(tmp_path_factory):
 
 
 def explainer_of(config, variables, data):
-    model, variant = loop.build_model(config), variant_of(config.attention)
+    model, variant = objectives.build_model(config), variant_of(config.attention)
     return calibrate(model, variables, data.train, data.validation, variant=variant)
 
 

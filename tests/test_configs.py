@@ -17,7 +17,7 @@ from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments import validation
 from vae_attn.models import build as registry
-from vae_attn.training import loop, steps
+from vae_attn.training import loop, objectives, steps
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
@@ -164,7 +164,7 @@ def test_grey_images_fit_a_colour_model(grey_folder, tmp_path):
     assert data.train.shape == (2, 64, 64, 3)
     assert (data.train[..., 0] == data.train[..., 2]).all()
     assert list((tmp_path / "cache").glob("*.npy"))
-    assert loop.build_model(config).image_shape == (64, 64, 3)
+    assert objectives.build_model(config).image_shape == (64, 64, 3)
 
 
 def test_grey_images_train_a_grey_model(grey_folder, tmp_path):
@@ -174,7 +174,7 @@ def test_grey_images_train_a_grey_model(grey_folder, tmp_path):
     config.data.validation_fraction = 0.4
     config.train.batch_size, config.train.steps = 8, 1
     data = data_registry.load(config)
-    assert data.train.shape[1:] == loop.build_model(config).image_shape == (32, 32, 1)
+    assert data.train.shape[1:] == objectives.build_model(config).image_shape == (32, 32, 1)
     trained = loop.train(config, tmp_path / "run", data)
     assert trained.params["encoder"]["conv1"]["kernel"].shape == (4, 4, 1, 32)
     assert trained.params["decoder"]["convtr4"]["kernel"].shape[2] == 1

@@ -19,7 +19,7 @@ from vae_attn.experiments.anomaly.calibration import Variant
 from vae_attn.experiments.anomaly.explainer import calibrate
 from vae_attn.experiments.validation import validate
 from vae_attn.reporting import figures
-from vae_attn.training import loop
+from vae_attn.training import loop, objectives
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def explained(finished):
 
 def explainer_of(config, variables, data, **options):
     return calibrate(
-        loop.build_model(config),
+        objectives.build_model(config),
         variables,
         data.train,
         data.validation,

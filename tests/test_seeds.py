@@ -17,7 +17,17 @@ from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
 from vae_attn.errors import UserError
 from vae_attn.models.discriminator import Discriminator
-from vae_attn.training import factor, loop, parallel, preemption, seeds, state, steps, trunk
+from vae_attn.training import (
+    factor,
+    loop,
+    objectives,
+    parallel,
+    preemption,
+    seeds,
+    state,
+    steps,
+    trunk,
+)
 from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints
 from vae_attn.training.task import Task
 from vae_attn.training.telemetry import read_metrics
@@ -30,7 +40,7 @@ def make_task(kind):
     function = small_models.normalized if kind == "batch_norm" else small_models.plain
     model = function(latents=4, image_shape=(8, 8, 3), axis_name=steps.AXIS)
     tx = optax.sgd(1e-3, momentum=0.9)
-    loss = steps.make_loss_fn(model=model, beta=1.0)
+    loss = steps.make_loss_fn(model=model, combine=steps.beta_elbo(1.0))
     if kind == "ad_factor_vae":
         networks = {
             "model": model,
@@ -45,7 +55,7 @@ def make_task(kind):
         create = functools.partial(factor.create, **networks)
         return Task(create, update, loss, factor.two_batches)
     augment = Augmentation(rotation=20.0, mirror_horizontal=True)
-    update = steps.make_update_fn(model=model, tx=tx, augment=augment, beta=1.0)
+    update = steps.make_update_fn(model=model, tx=tx, augment=augment, combine=steps.beta_elbo(1.0))
     create = functools.partial(state.create, model=model, tx=tx)
     return Task(create, update, loss, sampling.batch_indices)
 
@@ -252,7 +262,7 @@ def test_every_seed_gets_the_pretrained_trunk(two_seeds, monkeypatch):
     small_models.use(config, "trunk")
     config.model.pretrained, config.model.freeze_trunk = "weights.safetensors", True
     config.train.steps = 2
-    model = loop.build_model(config)
+    model = objectives.build_model(config)
     made = state.create(model=model, tx=optax.identity(), seed=99).variables
     weights = {
         "params": {name: made["params"]["encoder"][name] for name in ("conv1", "bn1")},

@@ -38,7 +38,7 @@ def make():
     model = small_models.normalized(latents=3, image_shape=(8, 8, 1), axis_name=steps.AXIS)
     tx = optax.adam(1e-2)
     augment = Augmentation(rotation=20.0)
-    update = steps.make_update_fn(model=model, tx=tx, augment=augment, beta=1.0)
+    update = steps.make_update_fn(model=model, tx=tx, augment=augment, combine=steps.beta_elbo(1.0))
     return state.create(model=model, tx=tx, seed=1), update
 
 

@@ -13,7 +13,7 @@ from vae_attn.data import sources as data_registry
 from vae_attn.experiments.anomaly.calibration import variant_of
 from vae_attn.experiments.anomaly.explainer import calibrate
 from vae_attn.experiments.anomaly.snapshots import MapSnapshots, _both_kinds
-from vae_attn.training import loop, state
+from vae_attn.training import loop, objectives, state
 from vae_attn.training.telemetry import Telemetry, write_scores
 
 
@@ -51,7 +51,7 @@ def small():
     """A config, its data and an untrained model's variables."""
     config = tiny_config()
     config.evaluate.batch_size = 8
-    first = state.create(model=loop.build_model(config), tx=optax.sgd(1.0), seed=0)
+    first = state.create(model=objectives.build_model(config), tx=optax.sgd(1.0), seed=0)
     return config, data_registry.load(config), jax.device_get(first.variables)
 
 
@@ -67,7 +67,7 @@ def test_maps_are_those_of_the_explainer(small, style):
     assert name == f"maps/{style}/conv1"
     spread = np.linspace(0, len(data.train) - 1, 8).astype(int)
     explainer = calibrate(
-        loop.build_model(config),
+        objectives.build_model(config),
         variables,
         data.train[spread],
         data.validation,

@@ -31,7 +31,9 @@ def run_updates(mode, num_devices, num_steps=3):
     model, tx = small_model(), optax.sgd(1e-3, momentum=0.9)
     devices = jax.devices()[:num_devices]
     update = parallel.parallelize(
-        steps.make_update_fn(model=model, tx=tx, augment=Augmentation(rotation=20.0), beta=1.0),
+        steps.make_update_fn(
+            model=model, tx=tx, augment=Augmentation(rotation=20.0), combine=steps.beta_elbo(1.0)
+        ),
         mode=mode,
         batch_size=16,
         devices=devices,
@@ -67,7 +69,9 @@ def test_one_update_by_hand():
     before = state.create(model=model, tx=tx, seed=1)
     indices = np.arange(16, dtype=np.int32)
     update = parallel.parallelize(
-        steps.make_update_fn(model=model, tx=tx, augment=Augmentation(), beta=2.0),
+        steps.make_update_fn(
+            model=model, tx=tx, augment=Augmentation(), combine=steps.beta_elbo(2.0)
+        ),
         mode="pmap",
         batch_size=16,
         devices=jax.devices()[:4],
@@ -283,7 +287,7 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_float32():
     before = state.create(model=model, tx=tx, seed=1)
     for dtype in (jnp.float32, jnp.bfloat16):
         update = steps.make_update_fn(
-            model=model, tx=tx, augment=Augmentation(), beta=1.0, dtype=dtype
+            model=model, tx=tx, augment=Augmentation(), combine=steps.beta_elbo(1.0), dtype=dtype
         )
         step = parallel.parallelize(update, mode="pmap", batch_size=16, devices=jax.devices()[:1])
         arguments = parallel.replicate((before, IMAGES), jax.devices()[:1])

@@ -15,7 +15,7 @@ from vae_attn.models import pretrained, resnet18_tensors
 from vae_attn.models.build import build
 from vae_attn.models.layers import BatchNorm, Conv, Dense, Residual, flatten
 from vae_attn.models.tables import stack
-from vae_attn.training import loop, parallel, state, steps, trunk
+from vae_attn.training import loop, objectives, parallel, state, steps, trunk
 
 TRUNK = ("conv1", "bn1", "layer1_0")
 RESIDUAL = (
@@ -55,7 +55,9 @@ def test_frozen_trunk_keeps_parameters_and_statistics():
     trunk_before, rest_before = split(before)
     moments = sum(leaf.size for leaf in jax.tree.leaves(before.opt_state)) - 1  # and a counter
     update = parallel.parallelize(
-        steps.make_update_fn(model=model, tx=tx, augment=Augmentation(), beta=1.0),
+        steps.make_update_fn(
+            model=model, tx=tx, augment=Augmentation(), combine=steps.beta_elbo(1.0)
+        ),
         mode="pmap",
         batch_size=16,
         devices=jax.devices()[:2],
@@ -110,16 +112,16 @@ def test_normalised_input_equals_dividing_by_hand():
     p = jax.nn.sigmoid(plain.apply(variables, mean, method="decode"))
     expected = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum((1, 2, 3))
     expected += 0.5 * (np.exp(logvar) + mean**2 - 1 - logvar).sum(1)
-    found = steps.make_loss_fn(model=normalised, beta=1.0)(variables, IMAGES)
+    found = steps.make_loss_fn(model=normalised, combine=steps.beta_elbo(1.0))(variables, IMAGES)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_the_models_of_a_config_normalise_only_for_pretrained_weights():
     config = default_config()
     config.model.name, config.data.image_size = "mvtec_ad", 64
-    assert loop.build_model(config).input_mean == ()
+    assert objectives.build_model(config).input_mean == ()
     config.model.pretrained, config.model.freeze_trunk = "weights", True
-    model = loop.build_model(config)
+    model = objectives.build_model(config)
     assert (model.input_mean, model.input_std) == (MEAN, STD)
     assert model.encoder.frozen == model.layers
 

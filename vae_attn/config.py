@@ -59,6 +59,7 @@ def default_config() -> ml_collections.ConfigDict:
     # statistics of its best checkpoint, or its latest where evaluate.checkpoint is latest.
     config.train.init_from = ""
     config.train.learning_rate = 1e-3
+    config.train.objective = "vae"  # or factor_vae, see `training.objectives`
     config.train.beta = 1.0  # weight of the KL term
     # In which the model computes in training: float32, or bfloat16 for speed on accelerators (not
     # with a discriminator, whose density ratio needs full precision); parameters stay in float32.
@@ -71,8 +72,7 @@ def default_config() -> ml_collections.ConfigDict:
     # steps are kept, itself a multiple of checkpoint_every; 0 is none.
     config.train.keep_every = 0
 
-    # FactorVAE and AD-FactorVAE, for data.name=dsprites; without either weight there is no
-    # discriminator, and train.beta alone makes a VAE or a beta-VAE.
+    # Of train.objective=factor_vae: FactorVAE, and with ad_weight AD-FactorVAE.
     config.factor = ml_collections.ConfigDict()
     config.factor.gamma = 0.0  # weight of the total correlation
     config.factor.learning_rate = 1e-4  # of the discriminator

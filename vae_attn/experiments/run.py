@@ -13,7 +13,7 @@ from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import export, own_images
 from vae_attn.experiments.protocol import Experiment, Trained
 from vae_attn.reporting import figures, page, tables
-from vae_attn.training import distributed, loop, seeds, telemetry
+from vae_attn.training import distributed, loop, objectives, seeds, telemetry
 from vae_attn.training.task import Data
 from vae_attn.workdir_lock import WorkdirLock
 
@@ -140,7 +140,7 @@ def _run_one(
 
 
 def _check_model_fits(config: ml_collections.ConfigDict, data: Data) -> None:
-    found, expected = data.image_shape, loop.build_model(config).image_shape
+    found, expected = data.image_shape, objectives.build_model(config).image_shape
     if found != expected:
         found, expected = (" x ".join(map(str, shape)) for shape in (found, expected))
         raise UserError(

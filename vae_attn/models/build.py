@@ -192,7 +192,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         layers = config[key].layers
         layers = (layers,) if isinstance(layers, str) else layers
         named += [(f"{key}.layers", layer) for layer in layers]
-    if discriminated := config.factor.gamma or config.factor.ad_weight:
+    if discriminated := config.train.objective == "factor_vae":
         named.append(("factor.ad_layer", config.factor.ad_layer))
     contract.require_layers(model, name, named)
     if name not in MODELS or discriminated:

@@ -7,31 +7,25 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PyTree
 
 from vae_attn.batching import map_batches
 from vae_attn.config import require, require_each
-from vae_attn.data import sampling
-from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import to_unit
 from vae_attn.errors import UserError
-from vae_attn.models import build
-from vae_attn.models.model import Model
 from vae_attn.training import (
     beginning,
     distributed,
     factor,
     feed,
+    objectives,
     parallel,
     preemption,
     seeds,
     state,
     steps,
-    trunk,
 )
 from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints, which_checkpoint
 from vae_attn.training.task import Data, Task
@@ -42,9 +36,6 @@ _LOG = logging.getLogger("vae_attn")
 State = state.TrainState | factor.FactorState
 
 SeedMetrics = dict[str, Float[np.ndarray, "seeds"]]
-
-
-DTYPES = ("float32", "bfloat16")
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -64,11 +55,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     last = config.seed + config.num_seeds - 1
     require(config, "num_seeds", lambda _: last < 2**31, "so small that all seeds are below 2**31")
     require(config, "parallel.mode", lambda v: v in parallel.MODES, "pmap or shard_map")
-    dtypes = ("float32",) if config.factor.gamma or config.factor.ad_weight else DTYPES
-    known = f"one of {', '.join(dtypes)} (with a discriminator float32)"
-    require(config, "train.dtype", lambda v: v in dtypes, known)
     feed.validate(config)
-    factor.validate(config)
+    objectives.validate(config)
     _validate_checkpoints(config)
 
 
@@ -81,11 +69,6 @@ def _validate_checkpoints(config: ml_collections.ConfigDict) -> None:
     if jax.process_count() > 1:
         known = "best or latest with several processes: score all with one, in --mode=evaluate"
         require(config, "evaluate.checkpoint", lambda v: v != "all", known)
-
-
-def build_model(config: ml_collections.ConfigDict) -> Model:
-    """The model of a config; its batch normalisation is synchronised in training."""
-    return build.from_config(config, axis_name=steps.AXIS)
 
 
 def total_steps(config: ml_collections.ConfigDict, num_examples: int) -> int:
@@ -145,7 +128,9 @@ def restore_each(
 
 
 def _template(config: ml_collections.ConfigDict) -> State:
-    return jax.eval_shape(functools.partial(_task(config, to_unit).create, seed=config.seed))
+    return jax.eval_shape(
+        functools.partial(objectives.make_task(config, to_unit).create, seed=config.seed)
+    )
 
 
 def train(
@@ -188,7 +173,7 @@ def _train(
     draw: Callable[[PyTree], dict[str, np.ndarray]] | None,
     watch: preemption.Watch,
 ) -> State:
-    task = seeds.together(_task(config, data.pixels), config.num_seeds)
+    task = seeds.together(objectives.make_task(config, data.pixels), config.num_seeds)
     _require_same_run(config, workdir, data)
     resident = feed.is_resident(config, data.train)
     at_once = feed.steps_at_once(config, resident=resident)
@@ -257,42 +242,6 @@ def _require_same_run(config, workdir: pathlib.Path, data) -> None:
             "the training images": data.train,
             "whether they see the workdir's config.json": distributed.sees(workdir / "config.json"),
         }
-    )
-
-
-def _task(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) -> Task:
-    """The VAE of the config, with a discriminator where the config has a use for one."""
-    model = build_model(config)
-    tx = _optimizer(config, model)
-    loss = steps.make_loss_fn(model=model, beta=config.train.beta, pixels_of=pixels_of)
-    if config.factor.gamma or config.factor.ad_weight:
-        return factor.make_task(config, model=model, tx=tx, loss=loss, pixels_of=pixels_of)
-    return Task(
-        create=functools.partial(state.create, model=model, tx=tx),
-        update=steps.make_update_fn(
-            model=model,
-            tx=tx,
-            augment=_augmentation(config),
-            beta=config.train.beta,
-            pixels_of=pixels_of,
-            dtype=jnp.dtype(config.train.dtype),
-        ),
-        loss=loss,
-        batch_indices=sampling.batch_indices,
-    )
-
-
-def _optimizer(config: ml_collections.ConfigDict, model: Model) -> optax.GradientTransformation:
-    tx = optax.adam(config.train.learning_rate)
-    return trunk.freeze(tx, model.layers) if config.model.freeze_trunk else tx
-
-
-def _augmentation(config: ml_collections.ConfigDict) -> Augmentation:
-    return Augmentation(
-        rotation=config.data.rotation,
-        shift=config.data.shift,
-        mirror_horizontal=config.data.mirror_horizontal,
-        mirror_vertical=config.data.mirror_vertical,
     )
 
 

@@ -21,6 +21,8 @@ AXIS = "batch"
 Metrics = dict[str, Float[Array, ""]]
 Images = UInt8[Array, "n ..."]  # as they are stored: pixels, or packed bits
 PixelsOf = Callable[[UInt8[Array, "batch ..."]], Float[Array, "batch height width channels"]]
+# From the terms of the ELBO, as means or per image, to the loss that is minimised.
+Combine = Callable[[dict[str, Array]], Array]
 UpdateFn = Callable[[TrainState, Images, Int[Array, "local"]], tuple[TrainState, Metrics]]
 
 
@@ -46,22 +48,27 @@ def as_dtype(tree: PyTree, dtype: DTypeLike) -> PyTree:
     return jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
+def beta_elbo(beta: float) -> Combine:
+    """Reconstruction + beta KL (1: Kingma & Welling 2014; more: beta-VAE, Higgins et al. 2017)."""
+    return lambda terms: terms["reconstruction"] + beta * terms["kl"]
+
+
 def make_update_fn(
     *,
     model: Model,
     tx: optax.GradientTransformation,
     augment: Augmentation,
-    beta: float,
+    combine: Combine,
     pixels_of: PixelsOf = to_unit,
     dtype: DTypeLike = jnp.float32,
 ) -> UpdateFn:
-    """The update of a VAE: loss = reconstruction + beta KL, averaged over the batch.
+    """The update of a VAE.
 
     Args:
       model: whose batch normalisation averages over `AXIS`.
       tx: optimiser.
       augment: what may be done to a training image.
-      beta: weight of the KL term (1: Kingma & Welling 2014; more: beta-VAE).
+      combine: from the terms' means over the batch to the loss, such as `beta_elbo(1.0)`.
       pixels_of: from images as they are stored to [0, 1].
       dtype: in which the model computes; its parameters, and the loss, stay in float32.
 
@@ -82,7 +89,7 @@ def make_update_fn(
         logits, mean, logvar = as_dtype(outputs, jnp.float32)
         terms = losses.elbo_terms(logits=logits, images=batch, mean=mean, logvar=logvar)
         means = {name: term.mean() for name, term in terms.items()}
-        loss = means["reconstruction"] + beta * means["kl"]
+        loss = combine(means)
         return loss, ({"loss": loss, **means}, updated.get("batch_stats", {}))
 
     def update(
@@ -156,13 +163,13 @@ def at_mean(model: Model, variables: PyTree, images: Float[Array, "batch h w c"]
 
 
 def make_loss_fn(
-    *, model: Model, beta: float, pixels_of: PixelsOf = to_unit
+    *, model: Model, combine: Combine, pixels_of: PixelsOf = to_unit
 ) -> Callable[..., Float[Array, "batch"]]:
     """`loss(variables, images)`: the objective per image at z = mean, for the validation loss."""
 
     @jax.jit
     def loss(variables: PyTree, images: UInt8[Array, "batch ..."]) -> Float[Array, "batch"]:
         found = at_mean(model, variables, pixels_of(images))
-        return found.reconstruction + beta * found.kl
+        return combine({"reconstruction": found.reconstruction, "kl": found.kl})
 
     return loss

@@ -22,7 +22,7 @@ from vae_attn.experiments.anomaly.calibration import Calibration, fused_layers, 
 from vae_attn.experiments.anomaly.explainer import Explainer, calibrate
 from vae_attn.experiments.protocol import Content, Experiment, Trained
 from vae_attn.reporting.tables import Table
-from vae_attn.training import loop
+from vae_attn.training import objectives
 from vae_attn.training.checkpoints import digest
 
 
@@ -95,7 +95,7 @@ class AnomalyExperiment(Experiment):
         if (kept := Calibration.load(path)) is not None:
             found = (kept.parameters, kept.variant)
             if found == wanted and kept.projection_steps == config.attention.projection_steps:
-                model = loop.build_model(config)
+                model = objectives.build_model(config)
                 return Explainer.of(model, trained.variables, kept, **loading.batches(config))
         explainer = self._calibrated(trained.variables)
         explainer.calibration.save(path)
@@ -103,7 +103,7 @@ class AnomalyExperiment(Experiment):
 
     def _calibrated(self, variables: PyTree) -> Explainer:
         return calibrate(
-            loop.build_model(self.config),
+            objectives.build_model(self.config),
             variables,
             self.data.train,
             evaluation.sample_validation(self.data),

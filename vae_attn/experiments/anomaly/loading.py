@@ -11,7 +11,7 @@ from vae_attn.errors import UserError
 from vae_attn.experiments import validation
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant, variant_of
 from vae_attn.experiments.anomaly.explainer import Explainer
-from vae_attn.training import loop
+from vae_attn.training import loop, objectives
 from vae_attn.training.checkpoints import digest, which_checkpoint
 
 CALIBRATION = "calibration.npz"  # in the workdir, beside the checkpoints that it belongs to
@@ -72,7 +72,7 @@ def _load(config: ml_collections.ConfigDict, workdir: pathlib.Path, which: str) 
             f"{path} {lacks} (wanted: the {which} checkpoint's): run --mode=train or "
             "--mode=evaluate on the run first, which measure it on the data."
         )
-    return Explainer.of(loop.build_model(config), variables, calibration, **batches(config))
+    return Explainer.of(objectives.build_model(config), variables, calibration, **batches(config))
 
 
 def batches(config: ml_collections.ConfigDict) -> dict[str, int | None]:

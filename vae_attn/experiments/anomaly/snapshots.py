@@ -12,7 +12,7 @@ from vae_attn.experiments.anomaly import map_figures
 from vae_attn.experiments.maps import Mapper, NormalLatents
 from vae_attn.experiments.protocol import Picture
 from vae_attn.reporting import figures, pictures
-from vae_attn.training import loop
+from vae_attn.training import objectives
 
 _NORMAL_IMAGES = 64  # whose latents stand for those of all normal images
 
@@ -33,7 +33,7 @@ class MapSnapshots:
         self._style, self._layer = config.attention.style, config.attention.layer
         needed = attention.needs_counterparts(self._style)
         self._mapper = Mapper(
-            model=loop.build_model(config),
+            model=objectives.build_model(config),
             variables={},
             projection_steps=config.attention.projection_steps if needed else 0,
             batch_size=max(len(self._images), 1),

@@ -14,7 +14,7 @@ from vae_attn.experiments.disentanglement import report, representation, snapsho
 from vae_attn.experiments.maps import Mapper
 from vae_attn.experiments.protocol import Content, Experiment, Trained
 from vae_attn.reporting.tables import Table
-from vae_attn.training import loop
+from vae_attn.training import objectives
 
 
 class DisentanglementExperiment(Experiment):
@@ -36,7 +36,7 @@ class DisentanglementExperiment(Experiment):
     def __init__(self, config: ml_collections.ConfigDict, data: FactorData) -> None:
         """An experiment on data that is loaded already."""
         self.config, self.data = config, data
-        self._model = loop.build_model(config)
+        self._model = objectives.build_model(config)
         self._learned = representation.Representation(
             self._model, data, batch_size=config.evaluate.batch_size
         )

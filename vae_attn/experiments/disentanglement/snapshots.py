@@ -10,7 +10,7 @@ from vae_attn.experiments.disentanglement import report
 from vae_attn.experiments.maps import Mapper
 from vae_attn.experiments.protocol import Picture
 from vae_attn.reporting import pictures
-from vae_attn.training import loop
+from vae_attn.training import objectives
 
 
 class TraversalSnapshots:
@@ -22,7 +22,9 @@ class TraversalSnapshots:
         self._images = data.as_uint8(images)
         self._sample = data.as_uint8(data.sample(report.RESPONSE_IMAGES))
         self._mapper = Mapper(
-            model=loop.build_model(config), variables={}, batch_size=config.evaluate.batch_size
+            model=objectives.build_model(config),
+            variables={},
+            batch_size=config.evaluate.batch_size,
         )
 
     def __call__(self, variables: PyTree) -> dict[str, Picture]:
