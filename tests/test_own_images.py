@@ -63,9 +63,7 @@ def test_other_formats_are_found_and_the_rest_is_named(photos, caplog):
     caplog.clear()
     own_images.find(str(photos))
     (message,) = caplog.messages
-    assert (
-        "7 files are no images and were skipped: 0.csv, 1.csv, 2.csv, 3.csv" in message
-    )
+    assert "7 files are no images and were skipped: 0.csv, 1.csv, 2.csv, 3.csv" in message
     caplog.clear()
     own_images.find(str(photos / "*.png"))
     assert not caplog.messages
