@@ -11,7 +11,7 @@ import pytest
 import synthetic
 from PIL import Image
 
-from vae_attn.data import ucsd_ped1
+from vae_attn.data import ucsd_ped1, ucsd_ped1_decoding
 from vae_attn.errors import UserError
 
 SIZE = 40
@@ -133,7 +133,7 @@ def test_clips_without_normal_frames_are_not_held_out(root):
 
 def test_second_load_decodes_nothing(root, monkeypatch):
     first = _load(root)
-    monkeypatch.setattr(ucsd_ped1, "_decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(ucsd_ped1, "decode_clips", lambda *_: pytest.fail("decoded again"))
     second = _load(root)
     np.testing.assert_array_equal(first.test.masks, second.test.masks)
     assert isinstance(second.train, np.memmap)
@@ -178,6 +178,13 @@ def test_a_gap_in_the_masks_contradicts_no_label(root):
     assert count.startswith(f"{masks}: 11 masks for the 12 frames")
 
 
+def test_two_masks_more_than_frames(root):
+    for number in (13, 14):
+        shutil.copy(root / "Test/Test002_gt/012.bmp", root / f"Test/Test002_gt/{number:03d}.bmp")
+    (line,) = _problems(root)
+    assert line.startswith(f"{root}/Test/Test002_gt: 14 masks for the 12 frames")
+
+
 def test_frames_of_another_size(root):
     """In clips without masks as with them, and of the first frame too."""
     odd = [root / f"{clip}.tif" for clip in ("Train/Train001/001", "Test/Test001/007")]
@@ -190,10 +197,122 @@ def test_frames_of_another_size(root):
     ]
 
 
-def test_missing_frame_in_the_middle(root):
-    (root / "Train/Train001/005.tif").unlink()
+def _lose(path, how):
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:1000] if how == "cut" else b"")
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "empty"])
+def test_a_lost_frame_costs_that_frame_alone(root, caplog, how):
+    """In training clips, in clips with masks and in those without, in the middle and at ends."""
+    whole = _load(root)
+    scored = [clip for clip in (1, 3, 5) if f"Test{clip:03d}/001" in whole.test.names]
+    lost = ["Train/Train001/005", f"Test/Test{scored[0]:03d}/001", "Test/Test002/012"]
+    for name in lost:
+        _lose(root / f"{name}.tif", how)
+    assert not caplog.messages
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        data = _load(root)
+        (message,) = caplog.messages
+        assert message == (
+            f"{root}: these frames cannot be read or are missing, and are left out: "
+            + ", ".join(lost)
+        )
+        np.testing.assert_array_equal(data.train, np.delete(whole.train, 4, axis=0))
+        kept = np.array([f"Test/{name}" not in lost for name in whole.test.names])
+        expected = whole.test.take(kept)
+        assert len(data.test) == len(whole.test) - 2
+        assert data.test.names == expected.names
+        for name in ("images", "labels", "masks", "has_mask"):
+            np.testing.assert_array_equal(getattr(data.test, name), getattr(expected, name))
+        index = data.test.names.index("Test002/011")
+        np.testing.assert_array_equal(
+            data.test.full_mask(index), whole.test.full_mask(whole.test.names.index("Test002/011"))
+        )
+        assert "Frames that cannot be read are not scored (2)." in data.scores_note
+        np.testing.assert_array_equal(data.validation, whole.validation)
+
+
+def test_a_lost_last_frame_that_the_labels_name(root):
+    """Nothing but the labels says that it was there."""
+    path = root / "Test/UCSDped1.m"
+    lines = path.read_text().splitlines()
+    lines[3] = "TestVideoFile{end+1}.gt_frame = [3:12];"
+    path.write_text("\n".join(lines))
+    whole = _load(root)
+    (root / "Test/Test003/012.tif").unlink()
+    data = _load(root)
+    assert len(data.test) + len(data.validation) >= len(whole.test) + len(whole.validation) - 1
+    assert "Test003/012" not in data.test.names
+    lines[3] = "TestVideoFile{end+1}.gt_frame = [3:14];"
+    path.write_text("\n".join(lines))
+    (line,) = _problems_beside_a_cache(root)
+    assert "goes beyond the clip's 11 frames" in line
+
+
+def _problems_beside_a_cache(root):
+    with pytest.raises(UserError) as caught:
+        _load(root)
+    return str(caught.value).split("\n  ")[1:]
+
+
+@pytest.mark.parametrize("how", ["missing", "cut"])
+@pytest.mark.parametrize(("number", "stand_in"), [("005", "004"), ("001", "002")])
+def test_known_damage_is_healed_by_the_frame_beside_it(
+    root, caplog, monkeypatch, how, number, stand_in
+):
+    monkeypatch.setattr(ucsd_ped1_decoding, "KNOWN_DAMAGE", {("Test004", number)})
+    whole = _load(root, cache_dir=root.parent / "whole")
+    _lose(root / f"Test/Test004/{number}.tif", how)
+    for _ in range(2):
+        caplog.clear()
+        test = _load(root).test
+        (message,) = caplog.messages
+        assert message.startswith(f"{root}: these frames are damaged in the published archive")
+        assert message.endswith(f": Test/Test004/{number}")
+        assert test.names == whole.test.names
+        np.testing.assert_array_equal(test.labels, whole.test.labels)
+        np.testing.assert_array_equal(
+            test.images[test.names.index(f"Test004/{number}")],
+            whole.test.images[whole.test.names.index(f"Test004/{stand_in}")],
+        )
+
+
+def test_the_published_damage_is_known():
+    """Frame 142 of test clip 17, in the archive itself."""
+    assert {("Test017", "142")} == ucsd_ped1_decoding.KNOWN_DAMAGE
+
+
+def test_more_lost_frames_than_one_in_twenty_are_refused(root):
+    for number in (5, 6):
+        (root / f"Train/Train001/{number:03d}.tif").unlink()
+        (root / f"Test/Test001/{number:03d}.tif").write_bytes(b"")
+    missing, *unreadable = _problems(root)
+    assert missing == (
+        f"{root}/Train/Train001: 2 of 12 frames are missing, 005.tif the first of them; "
+        "restore them"
+    )
+    assert [line.split(":")[0].removeprefix(f"{root}/") for line in unreadable] == [
+        "Test/Test001/005.tif",
+        "Test/Test001/006.tif",
+    ]
+
+
+def test_a_huge_number_of_a_frame(root):
+    (root / "Train/Train001/012.tif").rename(root / "Train/Train001/999999999.tif")
     (line,) = _problems(root)
-    assert line.startswith(f"{root}/Train/Train001/005.tif: missing")
+    assert "999999987 of 999999999 frames are missing, 012.tif the first" in line
+
+
+def test_frames_whose_names_are_no_numbers(root):
+    names = ["5.tif", "000.tif", "0012.tif", "012.TIF", "٠٠٣.tif"]
+    for name in names:
+        shutil.copy(root / "Train/Train001/012.tif", root / "Train/Train001" / name)
+    named = {line.split(":")[0].rpartition("/")[2] for line in _problems(root)}
+    assert named == {*names} - {"012.TIF"} | {"012.tif"}
 
 
 def test_mask_size_and_label_contradiction(root):
@@ -205,16 +324,10 @@ def test_mask_size_and_label_contradiction(root):
     assert "005" in contradiction
 
 
-def test_unreadable_frames(root):
-    (root / "Train/Train002/003.tif").write_bytes(b"")
-    cut = root / "Test/Test001/004.tif"
-    cut.write_bytes(cut.read_bytes()[:1000])
+def test_unreadable_masks(root):
     (root / "Test/Test006_gt/001.bmp").write_text("no image")
-    assert [line.split(":")[0].removeprefix(f"{root}/") for line in _problems(root)] == [
-        "Train/Train002/003.tif",
-        "Test/Test001/004.tif",
-        "Test/Test006_gt/001.bmp",
-    ]
+    (line,) = _problems(root)
+    assert line.startswith(f"{root}/Test/Test006_gt/001.bmp: ")
 
 
 def test_empty_unknown_and_missing_clips(root):
@@ -234,8 +347,9 @@ def test_empty_unknown_and_missing_clips(root):
 def test_problems_of_all_kinds_at_once(root):
     (root / "Test/UCSDped1.m").unlink()
     (root / "Test/Test002_gt/012.bmp").unlink()
-    (root / "Train/Train002/003.tif").write_bytes(b"")
-    assert len(_problems(root)) == 3
+    for number in (3, 4):
+        (root / f"Train/Train002/{number:03d}.tif").write_bytes(b"")
+    assert len(_problems(root)) == 4
 
 
 @pytest.mark.parametrize("clips", [-1, 1])
@@ -251,6 +365,25 @@ def _labels(tmp_path, text, counts):
     path = tmp_path / "UCSDped1.m"
     path.write_text(text)
     return ucsd_ped1.read_frame_labels(path, counts)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_labels_after_a_byte_order_mark(root, encoding):
+    expected = _load(root).test.labels
+    path = root / "Test/UCSDped1.m"
+    mark = "\ufeff" if encoding.endswith("be") else ""
+    path.write_text(mark + path.read_text(), encoding=encoding)
+    np.testing.assert_array_equal(_load(root).test.labels, expected)
+
+
+def test_masks_at_the_size_of_the_frames(root):
+    test = _load(root).test
+    index = test.names.index("Test004/006")
+    mask = np.asarray(Image.open(root / "Test/Test004_gt/006.bmp")) > 0
+    np.testing.assert_array_equal(test.full_mask(index), mask)
+    assert mask.shape == (158, 238)
+    with pytest.raises(ValueError, match=r"Test00\d/001 has no mask"):
+        test.full_mask(int(np.flatnonzero(~test.has_mask)[0]))
 
 
 def test_label_syntax(tmp_path):
@@ -338,3 +471,25 @@ def test_real_masks_and_labels(shared_data, tmp_path):
     assert dict(zip(levels // 5, counts, strict=True)) == {
         clip: count for clip, count in zip(held_out, normal, strict=True) if count
     }
+
+
+def test_real_frames(shared_data, tmp_path, caplog):
+    """Eleven official test clips; training clips of the normal frames of others."""
+    with tarfile.open(shared_data / "ucsd_ped1_part.tar.xz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    root = tmp_path / "ucsd_ped1" / "UCSDped1"
+    (root / "Train/Train004/050.tif").write_bytes(b"damaged")
+    (root / "Test/Test003/100.tif").unlink()
+    data = ucsd_ped1.load(root, cache_dir=tmp_path / "cache")
+    (message,) = caplog.messages
+    assert message.endswith("left out: Train/Train004/050, Test/Test003/100")
+    assert data.train.shape[0] == len(list(root.glob("Train/*/*.tif"))) - 1
+    clips = {_clip(name) for name in data.test.names}
+    assert len(clips) == 9
+    assert set(range(1, 8)) < clips  # those with masks
+    assert "Test003/099" in data.test.names
+    assert "Test003/100" not in data.test.names
+    marked = data.test.masks.any(axis=(1, 2))
+    has = data.test.has_mask
+    np.testing.assert_array_equal(marked[has], data.test.labels[has] > 0)
+    assert data.test.full_mask(5).any() == marked[5]

@@ -27,8 +27,8 @@ class LabelledImages:
       masks: True on anomalous pixels; None where the data has no pixel truth at all.
       has_mask: which images have pixel truth (all False where `masks` is None). A normal
         image whose truth is "no pixel" has one.
-      read_full_mask: one function per image that reads its mask at the size of the image's file;
-        None where `masks` has that size already.
+      read_full_mask: one function per image that reads its mask at the size of the image's file,
+        None for an image without one; None for all where `masks` has that size already.
     """
 
     images: UInt8[np.ndarray, "n height width channels"]
@@ -37,7 +37,7 @@ class LabelledImages:
     names: tuple[str, ...]
     masks: Bool[np.ndarray, "n height width"] | None
     has_mask: Bool[np.ndarray, "n"]
-    read_full_mask: tuple[Callable[[], Bool[np.ndarray, "_ _"]], ...] | None = None
+    read_full_mask: tuple[Callable[[], Bool[np.ndarray, "_ _"]] | None, ...] | None = None
 
     def __len__(self) -> int:
         """Number of images."""

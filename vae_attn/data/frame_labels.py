@@ -1,5 +1,7 @@
 """Which frames of a clip are anomalous: the `.m` file of UCSD Ped1, read as data, never run."""
 
+import codecs
+import contextlib
 import pathlib
 import re
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ def read_frame_labels(
     """Reads which frames are anomalous from a Ped1 `.m` file, without executing anything.
 
     Args:
-      path: the file; the i-th statement `TestVideoFile{end+1}.gt_frame = [5:90, 140:200];` tells
+      path: the file; the i-th statement `TestVideoFile{end+1}.gt_frame = [5:90, 140:200];` gives
         the anomalous frames of the i-th test clip, counted from 1, ends included.
       frame_counts: the number of frames of each clip.
 
@@ -43,13 +45,13 @@ def parse_frame_labels(
 ) -> tuple[list[Bool[np.ndarray, "_"]], list[str]]:
     """As `read_frame_labels`, but returns what is wrong with the file beside the labels."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _read(path).splitlines()
     except OSError as error:
         return [], [f"{path}: cannot be read ({error.strerror}); it tells the anomalous frames"]
     labels: list[np.ndarray] = []
     problems: list[str] = []
     for number, line in enumerate(lines, start=1):
-        statement = line.split("%")[0].strip()
+        statement = _statement(line)
         frames = _FRAMES.fullmatch(statement)
         if frames:
             count = frame_counts[len(labels)] if len(labels) < len(frame_counts) else None
@@ -67,6 +69,29 @@ def parse_frame_labels(
             "restore the file or the clips"
         )
     return labels, problems
+
+
+def last_frames(path: pathlib.Path) -> list[int]:
+    """The last anomalous frame of each clip that the file has, 0 where there is none.
+
+    Nothing is checked, and of a file that cannot be read nothing is returned.
+    """
+    with contextlib.suppress(OSError):
+        statements = (_statement(line) for line in _read(path).splitlines())
+        found = filter(None, map(_FRAMES.fullmatch, statements))
+        return [max(map(int, re.findall("[0-9]{1,9}", ranges[1])), default=0) for ranges in found]
+    return []
+
+
+def _read(path: pathlib.Path) -> str:
+    """The file's text, without the mark that some editors put at its start."""
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
+
+
+def _statement(line: str) -> str:
+    return line.split("%")[0].strip()
 
 
 def _parse_ranges(text: str, count: int | None) -> tuple[np.ndarray, list[str]]:

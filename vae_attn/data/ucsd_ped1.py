@@ -4,8 +4,8 @@ Only some test clips have pixel masks (ten of 36); what is anomalous in the othe
 frame, from `UCSDped1.m`. A clip without masks has no pixel truth, which is not "no anomaly".
 """
 
-import collections
 import functools
+import logging
 import os
 import pathlib
 from collections.abc import Callable
@@ -16,13 +16,15 @@ from jaxtyping import Bool, UInt8
 
 from vae_attn.data import cache, images
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.data.frame_labels import parse_frame_labels, read_frame_labels
+from vae_attn.data.frame_labels import last_frames, parse_frame_labels, read_frame_labels
 from vae_attn.data.layout import (
     check_settings,
     held_out_count,
     problems_error,
 )
-from vae_attn.data.ucsd_ped1_files import Clip, list_clips, numbered
+from vae_attn.data.ucsd_ped1_decoding import HEALED, LOST, is_known
+from vae_attn.data.ucsd_ped1_decoding import decode as decode_clips
+from vae_attn.data.ucsd_ped1_files import LABELS, Clip, list_clips, numbered
 from vae_attn.errors import UserError
 
 __all__ = ["LAYOUT", "SOURCE", "load", "read_frame_labels", "read_masks"]
@@ -33,7 +35,7 @@ LAYOUT = (
     "with pixel masks, and Test/UCSDped1.m"
 )
 
-_LABELS = "UCSDped1.m"
+_LOG = logging.getLogger("vae_attn")
 
 
 def load(
@@ -44,12 +46,15 @@ def load(
     seed: int = 0,
     cache_dir: str | os.PathLike | None = None,
 ) -> AnomalyData:
-    """Loads the official layout (see `LAYOUT`), grey, a label a frame.
+    """Loads the official layout (see `LAYOUT`), grey, one label per frame.
 
     Training takes all frames of the training clips. A fifth of the test clips is set aside for
     validation, of which the normal frames are kept; no clip is split. They are drawn from the
     clips without masks while those last, so that every mask stays in the test set, and from
     clips with normal frames.
+
+    A frame that cannot be read, or is missing while later ones are there, is left out with a
+    warning; one that is damaged in the published archive is replaced by its neighbour.
 
     Args:
       data_dir: the folder `UCSDped1`, or the one that holds it.
@@ -64,33 +69,45 @@ def load(
 
     Raises:
       UserError: one sentence for a missing folder or an impossible setting; else all problems:
-        frames or masks missing or of another size than their clip, unreadable files, a `.m` file
-        with another number of clips, ranges beyond a clip, masks that contradict the frame labels.
+        clips that lack more than one frame in twenty, masks missing or unreadable, frames or masks
+        of another size than their clip, a `.m` file with another number of clips, ranges beyond a
+        clip, masks that contradict the frame labels.
     """
     check_settings(image_size=image_size, validation_fraction=validation_fraction)
     root = _find_root(pathlib.Path(data_dir))
     train, test, problems = list_clips(root)
-    labels, wrong = parse_frame_labels(root / "Test" / _LABELS, [len(c.frames) for c in test])
+    for clip, last in zip(test, last_frames(root / "Test" / LABELS), strict=False):
+        clip.lengthen(last)
+    labels, wrong = parse_frame_labels(root / "Test" / LABELS, [len(c.frames) for c in test])
     problems += wrong
     if wrong:
         labels = []  # half-read labels would only contradict the masks
-    decode = functools.partial(_decode, train, test, labels, size=image_size)
+    decode = functools.partial(decode_clips, train, test, labels, size=image_size)
     if problems:
         raise problems_error(root, problems + decode({}, lambda *_: None), layout=LAYOUT)
     held_out = _validation_clips(test, labels, validation_fraction, seed)
     validation, scored = _split(test, labels, held_out)
-    arrays = _arrays(root, train, validation, scored, decode, image_size, cache_dir)
+    paths = {
+        "train": [path for clip in train for path in clip.frames],
+        "validation": [frame.path for frame in validation],
+        "test": [frame.path for frame in scored],
+    }
+    arrays = _arrays(root, paths, scored, decode, image_size, cache_dir)
+    lost = _warn_of_lost(root, paths, arrays)
     masked = sum(bool(clip.masks) for n, clip in enumerate(test) if n not in held_out)
+    note = (
+        f"Of {len(test)} test clips {len(test) - len(held_out)} are scored, pixels on the "
+        f"{masked} of them with masks; the other {len(held_out)} choose checkpoint and threshold."
+    )
+    if count := int(lost["test"].sum()):
+        note += f" Frames that cannot be read are not scored ({count})."
+    labelled = _labelled(scored, arrays["test"], arrays.get("masks"))
     return AnomalyData(
         name="UCSD Ped1",
-        scores_note=(
-            f"Of {len(test)} test clips {len(test) - len(held_out)} are scored, pixels on the "
-            f"{masked} of them with masks; the other {len(held_out)} choose checkpoint and "
-            "threshold."
-        ),
-        train=arrays["train"],
-        validation=arrays["validation"],
-        test=_labelled(scored, arrays["test"], arrays.get("masks")),
+        scores_note=note,
+        train=_without(arrays["train"], lost["train"]),
+        validation=_without(arrays["validation"], lost["validation"]),
+        test=labelled.take(~lost["test"]) if lost["test"].any() else labelled,
     )
 
 
@@ -153,19 +170,17 @@ def _split(
 
 def _arrays(
     root: pathlib.Path,
-    train: list[Clip],
-    validation: list[_Frame],
+    paths: dict[str, list[pathlib.Path]],
     scored: list[_Frame],
     decode: Callable[..., list[str]],
     image_size: int,
     cache_dir: str | os.PathLike | None,
 ) -> dict[str, np.ndarray]:
-    """Resized frames, and masks of the scored ones if any has one, decoded or from the cache."""
-    paths = {
-        "train": [path for clip in train for path in clip.frames],
-        "validation": [frame.path for frame in validation],
-        "test": [frame.path for frame in scored],
-    }
+    """What is kept of the files, decoded now or before; see `cache`.
+
+    Under each name of `paths` the resized frames, and under `<name>_state` what became of them:
+    0, `LOST` or `HEALED`. `masks` of the scored ones if any has one.
+    """
     places = {path: (name, n) for name, of in paths.items() for n, path in enumerate(of)}
     masks = {frame.mask: ("masks", n) for n, frame in enumerate(scored) if frame.mask}
 
@@ -174,8 +189,10 @@ def _arrays(
             raise problems_error(root, problems, layout=LAYOUT)
 
     key = cache.content_key(
-        [*places, *masks, root / "Test" / _LABELS],
+        [*(path for path in [*places, *masks] if path.is_file()), root / "Test" / LABELS],
         kind="ucsd_ped1",
+        absent=[n for n, path in enumerate([*places, *masks]) if not path.is_file()],
+        known_damage=[n for n, path in enumerate(places) if is_known(path)],
         size=image_size,
         counts=[len(of) for of in paths.values()],
         masked=[n for _, n in masks.values()],
@@ -184,89 +201,38 @@ def _arrays(
     specs = {
         name: cache.Spec((len(of), *square, 1), np.dtype(np.uint8)) for name, of in paths.items()
     }
+    specs |= {
+        f"{name}_state": cache.Spec((len(of),), np.dtype(np.uint8)) for name, of in paths.items()
+    }
     if masks:
         specs["masks"] = cache.Spec((len(scored), *square), np.dtype(bool))
     return cache.load_or_build(key, specs, build, cache_dir=cache_dir)
 
 
-def _decode(
-    train: list[Clip],
-    test: list[Clip],
-    labels: list[np.ndarray],
-    places: dict[pathlib.Path, tuple[str, int]],
-    keep: cache.Keep,
-    *,
-    size: int,
-) -> list[str]:
-    """Reads every frame and mask, one at a time; returns what is wrong.
-
-    Those that have a place, an array and a row of it, are kept; what is not is only checked.
-    """
-
-    def kept(path: pathlib.Path, row: np.ndarray) -> None:
-        if path in places:
-            keep(*places[path], row)
-
-    def read_frame(path: pathlib.Path) -> tuple[int, int]:
-        frame, sides = images.read_resized_image(path, size, channels=1)
-        kept(path, frame)
-        return sides
-
-    def read_mask(path: pathlib.Path) -> tuple[tuple[int, int], bool]:
-        mask, sides = images.read_resized_mask(path, size)
-        kept(path, mask)
-        return sides, bool(mask.any())
-
-    frames = [path for clip in train + test for path in clip.frames]
-    masks = [path for clip in test for path in clip.masks]
-    sizes, problems = images.read_many(read_frame, frames)
-    found, unreadable = images.read_many(read_mask, masks)
-    problems += unreadable
-    sizes = dict(zip(frames, sizes, strict=True))
-    sizes |= {path: mask and mask[0] for path, mask in zip(masks, found, strict=True)}
-    marked = {path: mask and mask[1] for path, mask in zip(masks, found, strict=True)}
-    for clip in train + test:
-        problems += _odd_sizes(clip, sizes)
-    for clip, label in zip(test, labels, strict=False):  # without labels, nothing contradicts
-        problems += _contradictions(clip, label, marked)
-    return problems
+def _warn_of_lost(
+    root: pathlib.Path, paths: dict[str, list[pathlib.Path]], arrays: dict[str, np.ndarray]
+) -> dict[str, Bool[np.ndarray, "_"]]:
+    """Names the frames that were not read; returns which are left out."""
+    state = np.concatenate([arrays[f"{name}_state"] for name in paths])
+    every = [path.relative_to(root).with_suffix("") for of in paths.values() for path in of]
+    for what, text in (
+        (LOST, "these frames cannot be read or are missing, and are left out"),
+        (
+            HEALED,
+            "these frames are damaged in the published archive; the frames beside them stand "
+            "in for them",
+        ),
+    ):
+        if names := [str(every[n]) for n in np.flatnonzero(state == what)]:
+            _LOG.warning("%s: %s: %s", root, text, ", ".join(names))
+    return {name: arrays[f"{name}_state"] == LOST for name in paths}
 
 
-def _odd_sizes(clip: Clip, sizes: dict[pathlib.Path, tuple[int, int] | None]) -> list[str]:
-    """Frames and masks of another size than most of the clip's frames."""
-    counts = collections.Counter(sizes[path] for path in clip.frames if sizes[path] is not None)
-    if not counts:
-        return []
-    usual = counts.most_common(1)[0][0]
-    return [
-        f"{path}: {images.size_text(sizes[path])} pixels, but the frames of {clip.folder.name} "
-        f"have {images.size_text(usual)}; restore it"
-        for path in clip.frames + clip.masks
-        if sizes[path] not in (None, usual)
-    ]
-
-
-def _contradictions(
-    clip: Clip, label: np.ndarray, marked: dict[pathlib.Path, bool | None]
-) -> list[str]:
-    """Masks of a clip, marked anywhere or not, that do not fit their frame's label.
-
-    A clip with gaps is told of elsewhere, and pairing its masks by order would invent some.
-    """
-    numbers = [f"{i + 1:03d}" for i in range(len(label))]
-    if any([path.stem for path in paths] != numbers for paths in (clip.frames, clip.masks)):
-        return []
-    wrong = [
-        path.stem
-        for path, anomalous in zip(clip.masks, label, strict=True)
-        if marked[path] not in (None, anomalous)
-    ]
-    if not wrong:
-        return []
-    return [
-        f"{clip.folder}_gt: masks and {_LABELS} disagree on whether frames "
-        f"{', '.join(wrong)} are anomalous; restore whichever was changed"
-    ]
+def _without(
+    frames: UInt8[np.ndarray, "n size size 1"], lost: Bool[np.ndarray, "n"]
+) -> UInt8[np.ndarray, "m size size 1"]:
+    """The frames that were read, where they are if that is all of them."""
+    return frames[~lost] if lost.any() else frames
 
 
 def _validation_clips(
@@ -277,7 +243,7 @@ def _validation_clips(
     order.sort(key=lambda index: (bool(labels[index].all()), bool(test[index].masks)))
     if labels[order[0]].all():
         raise UserError(
-            f"{test[0].folder.parent / _LABELS}: calls every test frame anomalous; validation "
+            f"{test[0].folder.parent / LABELS}: calls every test frame anomalous; validation "
             "needs normal ones"
         )
     return order[: held_out_count(len(test), fraction)]
@@ -288,7 +254,7 @@ def _labelled(
     frames: UInt8[np.ndarray, "n size size 1"],
     masks: Bool[np.ndarray, "n size size"] | None,
 ) -> LabelledImages:
-    """Puts labels and names to the frames kept for testing."""
+    """Gives the frames kept for testing their labels, names and masks."""
     return LabelledImages(
         images=frames,
         labels=np.array([frame.anomalous for frame in scored], np.int64),
@@ -296,4 +262,9 @@ def _labelled(
         names=tuple(f"{frame.path.parent.name}/{frame.path.stem}" for frame in scored),
         masks=masks,
         has_mask=np.array([frame.mask is not None for frame in scored]),
+        read_full_mask=None
+        if masks is None
+        else tuple(
+            frame.mask and functools.partial(images.read_mask, frame.mask) for frame in scored
+        ),
     )
