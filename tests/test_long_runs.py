@@ -9,8 +9,8 @@ import child_runs
 import jax.numpy as jnp
 import pytest
 import small_run
-from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import masked_crc32c
+from tensorboard.compat.proto import event_pb2
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from vae_attn.experiments import run as experiment
 from vae_attn.models import build as registry
