@@ -21,7 +21,7 @@ from vae_attn.experiments.anomaly.calibration import (
     normal_threshold,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
-from vae_attn.reporting import page, plots
+from vae_attn.reporting import page, svg_plots
 
 HEIGHT, WIDTH, LATENTS = 40, 48, 5
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u2028<!--"
@@ -130,7 +130,7 @@ def write(folder, data, config=None):
         config, folder, title=data.name, summary="A run.", drawn={}, tables=[],
         explorer=known | {"note": ""}, plots=curves,
     )  # fmt: skip
-    assert all(isinstance(plot, plots.Plot) for plot in curves)
+    assert all(isinstance(plot, svg_plots.Plot) for plot in curves)
     return path, known, explainer
 
 

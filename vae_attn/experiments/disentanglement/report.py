@@ -26,12 +26,12 @@ RESPONSE_IMAGES = 2048  # over which the latents' response is measured
 _SCALE_IMAGES = 300  # over which the colour scale is measured
 _SCALE_QUANTILE = 0.995
 _PANELS = {
-    "disentanglement": (representation.QUICK_SCORE,),
-    "total correlation (nats)": ("total_correlation",),
-    "discriminator's loss (nats)": ("discriminator_loss",),
-    "attention overlap": ("attention_disentanglement",),
-    "reconstruction (nats)": ("reconstruction",),
-    "KL (nats)": ("kl",),
+    "disentanglement": {representation.QUICK_SCORE: ""},
+    "total correlation (nats)": {"total_correlation": ""},
+    "discriminator's loss (nats)": {"discriminator_loss": ""},
+    "attention overlap": {"attention_disentanglement": ""},
+    "reconstruction (nats)": {"reconstruction": ""},
+    "KL (nats)": {"kl": ""},
 }
 
 
@@ -114,7 +114,7 @@ def write(
             f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than "
             "the table's, at the checkpoints. The others: means of the training steps."
         ) + page.all_seeds(config, "the mean, and each of them pale")
-        drawn["training"] = (latent_figures.curves(metrics, _PANELS), "Training", caption)
+        drawn["training"] = (figures.curves(metrics, _PANELS, y_label=""), "Training", caption)
     if runs := finished_runs(workdir.parent):
         score = representation.QUICK_SCORE.removesuffix("_quick")
         figure = latent_figures.reconstruction_against_score(
