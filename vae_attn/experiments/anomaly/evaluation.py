@@ -187,6 +187,11 @@ class VariantScores:
         """The test images' scores, by which they are decided."""
         return np.concatenate(self._peak)
 
+    @property
+    def num_located(self) -> int:
+        """Images whose anomalous pixels are known."""
+        return sum(map(len, self._aurocs))
+
     def compute(self, abnormal: Bool[np.ndarray, "n"]) -> dict[str, float]:
         """All scores; those of places only if any image has anomalous pixels."""
         found = _image_auroc("image_auroc", np.concatenate(self._mass), abnormal)
@@ -220,6 +225,7 @@ def _curves(
         roc={name: curve for name, curve in rocs.items() if curve},
         pro={name: curve for name, curve in pros.items() if curve},
         histogram=curves.histogram(scores=collected[own].peaks, abnormal=abnormal),
+        num_located=collected[own].num_located,
     )
 
 

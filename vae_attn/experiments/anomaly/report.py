@@ -1,6 +1,7 @@
 """Draws a run's figures and writes its page."""
 
 import pathlib
+from functools import partial
 
 import ml_collections
 import numpy as np
@@ -8,10 +9,10 @@ import numpy as np
 from vae_attn import whole_files
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.experiments import checkpoint_report
-from vae_attn.experiments.anomaly import curves, explorer, map_figures, summary
+from vae_attn.experiments.anomaly import curves, explorer, map_figures, score_plots, summary
 from vae_attn.experiments.anomaly import evaluation as anomaly
 from vae_attn.experiments.anomaly.explainer import Explainer
-from vae_attn.reporting import figures, page, plots, tables
+from vae_attn.reporting import figures, page, tables
 from vae_attn.training import seeds
 from vae_attn.training.telemetry import read_metrics
 
@@ -39,17 +40,17 @@ def write(
       Path of the page.
     """
     painter = map_figures.Painter(config, explainer, data)
-    drawn = {"classes": map_figures.classes(config, painter, data)}
+    drawn: dict = {"classes": partial(map_figures.classes, config, painter, data)}
     if (located := _located(config, data)) is not None:
-        drawn["defects"] = map_figures.defects(config, painter, data, located)
-        drawn["layers"] = map_figures.layers(config, painter, data, located)
+        drawn["defects"] = partial(map_figures.defects, config, painter, data, located)
+        drawn["layers"] = partial(map_figures.layers, config, painter, data, located)
         if config.data.category:
             shown = map_figures.examples(config, painter, located)
             with whole_files.writing(workdir / EXAMPLES) as temporary:
                 np.savez_compressed(temporary, **shown)
     if (data.test.labels == 0).any():
-        drawn["normal"] = map_figures.normal(config, painter, data)
-    drawn["latents"] = _latents(config, explainer, data)
+        drawn["normal"] = partial(map_figures.normal, config, painter, data)
+    drawn["latents"] = partial(_latents, config, explainer, data)
     if losses := read_metrics(workdir):
         caption = "Losses of the training steps (means between two points) and of the validation "
         caption += "images." + page.all_seeds(config, "the mean, and each of them pale")
@@ -59,10 +60,13 @@ def write(
             ("localisation", "pixel_auroc", "Where: pixel AUROC"),
             ("detection", "image_auroc", "Which: image AUROC"),
         ):
-            if not any(np.isfinite(v) for k, v in metrics.items() if k.endswith(f"/{metric}")):
+            own = explainer.variant.name
+            figure = score_plots.bars(metrics, metric, own=own, heading=heading)
+            if figure is None:
                 continue
-            figure = figures.bars(metrics, metric, title=heading, chance=0.5)
-            caption = "Baselines without attention in grey; the dotted line is a coin."
+            caption = "The run's own maps in the strong colour, baselines without attention in "
+            caption += "grey. Of each style the row that scores best here; the table has all rows. "
+            caption += "The dotted line is a coin."
             caption += page.all_seeds(config, "their mean and one standard deviation each way")
             drawn[name] = (figure, heading, caption)
     drawn |= checkpoint_report.drawn(config, workdir)
@@ -78,14 +82,26 @@ def write(
         f"({explainer.variant.name}) show what in an image made its latents abnormal.",
         drawn=drawn,
         tables=[*scored, *checkpoint_report.shown_tables(workdir)],
-        facts=_facts(explainer.variant.name, metrics),
+        facts=_facts(explainer.variant.name, metrics, _curves(config, workdir)),
         explorer=shown | {"note": page.first_seed(config)},
         plots=_plots(config, workdir, explainer, shown["images"]),
     )
 
 
-def _facts(name: str, metrics: dict[str, float]) -> list[page.Fact]:
-    """The scores of the run's own maps that stand on top."""
+def _curves(config, workdir: pathlib.Path) -> curves.Curves | None:
+    """Those of the first seed's scores, if there are any."""
+    _, folder = seeds.runs(config, workdir)[0]
+    return curves.Curves.load(folder / "evaluation" / "curves.json")
+
+
+def _facts(name: str, metrics: dict[str, float], scored: curves.Curves | None) -> list[page.Fact]:
+    """The scores of the run's own maps that stand on top, and of how many images they are."""
+    of_images = of_places = ""
+    if scored:
+        of_places = f"{scored.num_located} images with true masks"
+        of_images = f"{scored.num_images} test images"
+        if scored.histogram:
+            of_images += f", {sum(scored.histogram.normal)} of them normal"
     told = {
         "image_auroc_max": ("Image AUROC", "which images are abnormal, by the map's maximum"),
         "pixel_auroc": ("Pixel AUROC", "where; 0.5 is a coin"),
@@ -94,7 +110,12 @@ def _facts(name: str, metrics: dict[str, float]) -> list[page.Fact]:
         "share_missed": ("Looks elsewhere", "share of maps that peak outside of the defect"),
     }
     return [
-        (heading, tables.cell(metrics, f"{name}/{metric}"), meaning)
+        page.Fact(
+            heading,
+            tables.cell(metrics, f"{name}/{metric}"),
+            meaning,
+            of_images if metric.startswith("image") else of_places,
+        )
         for metric, (heading, meaning) in told.items()
         if f"{name}/{metric}" in metrics
     ]
@@ -102,8 +123,7 @@ def _facts(name: str, metrics: dict[str, float]) -> list[page.Fact]:
 
 def _plots(config, workdir: pathlib.Path, explainer: Explainer, records: list[dict]):
     """Curves over all images that were scored; without scores, over those on the page."""
-    _, folder = seeds.runs(config, workdir)[0]
-    drawn = curves.Curves.load(folder / "evaluation" / "curves.json")
+    drawn = _curves(config, workdir)
     if drawn:
         note = f"Over {drawn.num_images} test images, as the tables are."
     else:
@@ -119,7 +139,7 @@ def _plots(config, workdir: pathlib.Path, explainer: Explainer, records: list[di
             histogram=curves.histogram(scores=scores, abnormal=abnormal),
         )
         note = f"Over the {len(test)} test images of this page."
-    return plots.of_run(
+    return score_plots.of_run(
         drawn, explainer.calibration.image_threshold, note=note, seed=page.first_seed(config)
     )
 
