@@ -126,11 +126,15 @@ def test_figures_are_pictures_and_stand_in_the_page(finished):
     assert page.count('<img src="data:image/png;base64,') == len(names)
     assert "://" not in page  # nothing comes from elsewhere
     assert page.count('<svg viewBox="0 0 420 300"') == 3
-    images = [file.suffix for file in (workdir / "report" / "images").iterdir()]
+    (folder,) = (workdir / "report").glob("images-*")
+    images = [file.suffix for file in folder.iterdir()]
     # Of each kind at most 300: test images, validation, drawn defects.
     assert images.count(".js") == images.count(".png") > 300
     kept = json.loads((workdir / "evaluation" / "curves.json").read_text())
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    normal = sum(kept["histogram"]["normal"])
+    assert f">{kept['num_images']} test images, {normal} of them normal<" in page
+    assert page.count(f">{kept['num_located']} images with true masks<") == 4
     assert list(kept["roc"]) == ["contrast/conv1", "paper/fused", "reconstruction_error/image"]
     for name, curve in kept["pro"].items():
         assert curve["area"] == pytest.approx(metrics[f"{name}/aupro"])

@@ -63,7 +63,7 @@ def test_maps_masks_and_pictures_decode_to_what_they_were(written):
     ]  # fmt: skip
     expected = exact_maps(explainer, known, data.test.images)
     for n, record in enumerate(records_of(known, "test")):
-        shown = explorer_runs.read(folder / "images", known, record["id"])
+        shown = explorer_runs.read(folder / known["folder"], known, record["id"])
         for kind, levels, step, peak, exact in zip(
             known["maps"], shown["maps"], shown["steps"], shown["peaks"], expected[n], strict=True
         ):
@@ -80,7 +80,7 @@ def test_maps_masks_and_pictures_decode_to_what_they_were(written):
         picture = explorer_runs.pixels_of(shown["image"])
         np.testing.assert_array_equal(picture, data.test.images[n])
         assert set(explorer_runs.pixels_of(shown["reconstruction"]).ravel().tolist()) == {64}
-        with Image.open(folder / "images" / f"{record['id']}.png") as thumbnail:
+        with Image.open(folder / known["folder"] / f"{record['id']}.png") as thumbnail:
             assert thumbnail.size == (2 * explorer_runs.WIDTH, explorer_runs.HEIGHT)
             left = np.asarray(thumbnail)[:, : explorer_runs.WIDTH]
         np.testing.assert_array_equal(left, data.test.images[n])
@@ -92,7 +92,7 @@ def test_latents_come_by_their_deviation(written):
     deviation = mean / np.sqrt(2)  # of a variance of 1 against one of 1
     maps = explainer.latent_maps(data.test.images, style="contrast", layer="conv1")
     for n, record in enumerate(records_of(known, "test")):
-        shown = explorer_runs.read(folder / "images", known, record["id"])
+        shown = explorer_runs.read(folder / known["folder"], known, record["id"])
         latents = shown["latents"]
         assert sorted(latents["order"]) == list(range(explorer_runs.LATENTS))
         of = deviation[n, latents["order"]]
@@ -154,7 +154,7 @@ def test_as_many_images_as_the_config_says(tmp_path, most, test, validation):
     path, known, _ = explorer_runs.write(tmp_path, explorer_runs.data_of(), config)
     assert len(records_of(known, "test")) == test
     assert len(records_of(known, "validation")) == validation
-    files = {file.name for file in (path.parent / "images").iterdir()}
+    files = {file.name for file in (path.parent / known["folder"]).iterdir()}
     ids = [record["id"] for record in known["images"]]
     assert files == {f"{i}.js" for i in ids} | {f"{i}.png" for i in ids}
     sampled = explorer_runs.data_of().test.sample(most, config.seed)
@@ -209,30 +209,44 @@ def test_hostile_names_stay_text(tmp_path):
 
 
 def test_what_an_earlier_report_left_is_gone(tmp_path):
-    folder = tmp_path / "report" / "images"
-    folder.mkdir(parents=True)
-    (folder / "99999.js").write_text("stale")
-    killed = tmp_path / "report" / ".images-abc"
+    path, before, _ = explorer_runs.write(tmp_path, explorer_runs.data_of())
+    killed = path.parent / "images-0123abcd"
     killed.mkdir()
-    explorer_runs.write(tmp_path, explorer_runs.data_of())
-    assert not (folder / "99999.js").exists()
-    assert sorted(file.name for file in folder.parent.iterdir()) == ["images", "index.html"]
+    (path.parent / "images-of-mine").mkdir()
+    path, known, _ = explorer_runs.write(tmp_path, explorer_runs.data_of())
+    assert known["folder"] != before["folder"]
+    left = {file.name for file in path.parent.iterdir()}
+    assert left == {known["folder"], "images-of-mine", "index.html"}
+
+
+def test_a_page_keeps_its_images_until_it_is_replaced(tmp_path, monkeypatch):
+    """Whatever ends the writing: the page that is there finds all files that it names."""
+    path, before, _ = explorer_runs.write(tmp_path, explorer_runs.data_of())
+    kept = sorted((path.parent / before["folder"]).iterdir())
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    for module, name in ((explorer_files, "save_thumbnail"), (page, "_pictures")):
+        monkeypatch.setattr(module, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            explorer_runs.write(tmp_path, explorer_runs.data_of())
+        monkeypatch.undo()
+        assert f'"folder": "{before["folder"]}"' in path.read_text()
+        assert sorted((path.parent / before["folder"]).iterdir()) == kept
 
 
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    (folder / "kept").write_text("as it was")
+    (tmp_path / "kept").write_text("as it was")
 
     def fail():
-        with explorer_files.fresh_folder(folder) as new:
+        with explorer_files.new_folder(tmp_path) as new:
             (new / "half").write_text("")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert [file.name for file in tmp_path.iterdir()] == ["images"]
-    assert (folder / "kept").read_text() == "as it was"
+    assert [file.name for file in tmp_path.iterdir()] == ["kept"]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1e-9, 0.03, 0.9, 1.0, 7.0])

@@ -103,7 +103,7 @@ class Opened:
 def opened(browser, written):
     path, known = written
     made = Opened(browser, path)
-    yield made, known, path.parent / "images"
+    yield made, known, path.parent / known["folder"]
     made.context.close()
     assert made.troubles == []
     assert all(re.match(r"file:|data:image/", request) for request in made.requests)
@@ -327,15 +327,15 @@ def test_phone_dark_and_light(browser, written, scheme):
 
 
 def test_missing_file_is_told(browser, tmp_path):
-    path, _, _ = explorer_runs.write(tmp_path, explorer_runs.data_of())
+    path, known, _ = explorer_runs.write(tmp_path, explorer_runs.data_of())
     made = Opened(browser, path)
     index, other = made.cards()[:2]
-    (path.parent / "images" / f"{index:05d}.js").unlink()
+    (path.parent / known["folder"] / f"{index:05d}.js").unlink()
     made.open(other)
     assert made.page.locator("#stage").is_visible()
     made.page.keyboard.press("ArrowLeft")
     made.page.wait_for_selector("#trouble:not([hidden])")
-    assert f"images/{index:05d}.js cannot be read" in made.text("#trouble")
+    assert f"{known['folder']}/{index:05d}.js cannot be read" in made.text("#trouble")
     assert not made.page.locator("#stage").is_visible()  # it would show the other image
     made.page.keyboard.press("ArrowRight")
     made.page.wait_for_selector("#stage", state="visible")
@@ -355,7 +355,7 @@ def test_many_images_are_loaded_as_they_are_seen(browser, tmp_path):
         explorer_runs.config_of(), tmp_path, title="many", summary="", drawn={}, tables=[],
         explorer=json.loads(json.dumps(known | {"note": ""})),
     )  # fmt: skip
-    folder = path.parent / "images"
+    folder = path.parent / known["folder"]
     folder.mkdir()
     Image.new("L", (96, 40)).save(folder / "00000.png")
     content = (folder / "00000.png").read_bytes()

@@ -8,8 +8,8 @@ import time
 import child_runs
 import jax.numpy as jnp
 import pytest
-from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import masked_crc32c
+from tensorboard.compat.proto import event_pb2
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from vae_attn.experiments import run as experiment
 from vae_attn.training.checkpoints import Checkpoints

@@ -1,6 +1,8 @@
 """What TensorBoard is shown: read back as it reads it."""
 
 import logging
+import sys
+import time
 
 import jax
 import numpy as np
@@ -13,8 +15,8 @@ from vae_attn.data import sources as data_registry
 from vae_attn.experiments.anomaly.calibration import variant_of
 from vae_attn.experiments.anomaly.explainer import calibrate
 from vae_attn.experiments.anomaly.snapshots import MapSnapshots, _both_kinds
-from vae_attn.training import loop, objectives, state
-from vae_attn.training.telemetry import Telemetry, write_scores
+from vae_attn.training import events, objectives, state
+from vae_attn.training.telemetry import Telemetry, read_metrics, write_scores
 
 
 def picture(shade):
@@ -22,7 +24,7 @@ def picture(shade):
 
 
 def test_a_resumed_run_has_nothing_twice(tmp_path):
-    """Also the steps behind the checkpoint that it goes on from."""
+    """Also the steps after the checkpoint from which it resumes."""
     for start, steps, shade in ((0, (2, 4, 6), 10), (4, (6, 8), 200)):
         telemetry = Telemetry(tmp_path, start_step=start, total_steps=8)
         for step in steps:
@@ -34,6 +36,44 @@ def test_a_resumed_run_has_nothing_twice(tmp_path):
     assert [step for step, _ in found] == [2, 4, 6, 8]
     for (_, shown), shade in zip(found, (12, 14, 206, 208), strict=True):
         np.testing.assert_array_equal(shown, picture(shade))
+
+
+def test_without_tensorboard_a_sentence_says_what_to_install(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "vae_attn")
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
+    events._tensorboard.cache_clear()
+    try:
+        telemetry = Telemetry(tmp_path, start_step=0, total_steps=8)
+        assert not telemetry.shows_pictures
+        telemetry.write(8, {"loss": 1.0}, {"maps/x": picture(3)})
+        telemetry.close()
+        write_scores(tmp_path, {8: {"a/b": 0.5}})
+    finally:
+        events._tensorboard.cache_clear()
+    assert caplog.text.count("not written: pip install 'vae_attn[tensorboard]'") == 1
+    assert not (tmp_path / "tensorboard").exists()
+    assert read_metrics(tmp_path) == {"loss": ([8], [1.0])}
+
+
+def test_what_compiles_is_said_before_the_first_step(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "vae_attn")
+    for start, said in ((0, True), (8, False)):
+        caplog.clear()
+        Telemetry(tmp_path, start_step=start, total_steps=8).close()
+        assert ("compiling the training step" in caplog.text) == said
+
+
+def test_the_rate_is_that_of_training_alone(tmp_path, caplog, monkeypatch):
+    """The first line has the compilation in it; those after it have not."""
+    caplog.set_level(logging.INFO, "vae_attn")
+    now = iter([0.0, 100.0, 105.0, 110.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    telemetry = Telemetry(tmp_path, start_step=0, total_steps=40)
+    for step in (10, 20, 30):
+        telemetry.write(step, {"loss": 1.0})
+    rates = [record.message.partition("(")[2] for record in caplog.records[1:]]
+    expected = ["0.10 steps/s, 300 s to go)", "2.00 steps/s, 10 s to go)"]
+    assert rates == [*expected, "2.00 steps/s, 5 s to go)"]
 
 
 def test_scores_of_an_earlier_evaluation_are_replaced(tmp_path):

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import ml_collections
 from matplotlib.figure import Figure
 
-from vae_attn import whole_files
 from vae_attn.experiments import checkpoint_scores, titles
 from vae_attn.experiments.protocol import Experiment
-from vae_attn.reporting import page, tables
+from vae_attn.reporting import figures, page, tables
 from vae_attn.training import seeds, telemetry
 
 _LOG = logging.getLogger("vae_attn")
@@ -47,8 +46,7 @@ def _write(config, workdir: pathlib.Path, rows: list[checkpoint_scores.Row], nam
     telemetry.write_scores(workdir, shown)
     (workdir / "figures").mkdir(exist_ok=True)
     for stem, (figure, *_) in drawn(config, workdir).items():
-        with whole_files.writing(workdir / "figures" / f"{stem}.png") as temporary:
-            figure.savefig(temporary)
+        figures.save(figure, workdir / "figures" / f"{stem}.png")
     _LOG.info("scores of the checkpoints: %s", path)
 
 
@@ -70,24 +68,22 @@ def shown_tables(workdir: pathlib.Path) -> list[tables.Table]:
 
 
 def against_epochs(rows: Sequence[checkpoint_scores.Row]) -> Figure:
-    """A panel a metric, a curve for each kind of map; a score's name is `metric/map`."""
+    """A panel per metric, a curve for each kind of map; a score's name is `metric/map`."""
     panels: dict[str, list[str]] = {}
     for name in rows[0].names:
         panels.setdefault(name.partition("/")[0], []).append(name)
-    figure = Figure(figsize=(max(3.1 * len(panels), 4), 2.8), dpi=120)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
     chosen = checkpoint_scores.best(rows)
-    for axis, (metric, names) in zip(axes, panels.items(), strict=True):
-        for name in names:
-            points = [(row.epoch, row.scores[name]) for row in rows if name in row.scores]
-            label = name.partition("/")[2] or metric
-            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
-        if chosen:
-            axis.axvline(chosen.epoch, color="0.4", linewidth=0.8, linestyle=":")
-        axis.set_title(metric.replace("_", " "), fontsize=9)
-        axis.set_xlabel("epoch", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=6, frameon=False)
-    figure.tight_layout()
-    return figure
+    return figures.line_panels(
+        {
+            metric.replace("_", " "): [_line(rows, name) for name in names]
+            for metric, names in panels.items()
+        },
+        x_label="epoch",
+        upright=chosen.epoch if chosen else None,
+    )
+
+
+def _line(rows: Sequence[checkpoint_scores.Row], name: str) -> figures.Line:
+    points = [(row.epoch, row.scores[name]) for row in rows if name in row.scores]
+    epochs, scores = zip(*points, strict=True)
+    return figures.Line(epochs, scores, label=name.partition("/")[2])

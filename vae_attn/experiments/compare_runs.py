@@ -10,12 +10,11 @@ from matplotlib.figure import Figure
 from vae_attn.errors import UserError
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.finished_runs import SEED_KEYS, Run, find, over_seeds
-from vae_attn.reporting import page, tables
+from vae_attn.reporting import figures, page, tables
 
 _CURVES = {"loss": "training loss", "validation_loss": "validation loss"}
 _BEST = " (best)"
 _NOT_EVALUATED = "not evaluated"
-_LEGEND_ROWS = 24  # in a column of the legend
 
 
 def write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
@@ -103,29 +102,24 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def overlaid(runs: Sequence[Run]) -> Figure:
-    """The losses of all runs against their steps, a colour a run."""
-    columns = -(-len(runs) // _LEGEND_ROWS)
-    figure = Figure(figsize=(9 + 2.5 * columns, 4), dpi=120, layout="constrained")
-    lines = {}
-    for axis, (name, title) in zip(figure.subplots(1, 2), _CURVES.items(), strict=True):
-        for number, run in enumerate(runs):
-            if name in run.curves:
-                steps, values = run.curves[name]
-                # Ten colours; the runs behind those have other strokes.
-                style = ("-", "--", ":", "-.")[number // 10 % 4]
-                (lines[run.name],) = axis.plot(
-                    steps, values, style, color=f"C{number % 10}", linewidth=1
-                )
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel("step", fontsize=8)
-        axis.set_ylabel("nats an image", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-    figure.legend(
-        lines.values(), lines.keys(), loc="outside right upper", fontsize=6, ncols=columns,
-        frameon=False,
-    )  # fmt: skip
-    return figure
+    """The losses of all runs against their steps, a colour per run."""
+    panels = {
+        title: [
+            # Ten colours; the runs after those have other strokes.
+            figures.Line(
+                *run.curves[name],
+                label=run.name,
+                stroke=("-", "--", ":", "-.")[number // 10 % 4],
+                colour=f"C{number % 10}",
+            )
+            for number, run in enumerate(runs)
+            if name in run.curves
+        ]
+        for name, title in _CURVES.items()
+    }
+    return figures.line_panels(
+        panels, x_label="step", y_label="nats per image", size=(4.5, 4.0), legend_beside=True
+    )
 
 
 def _marked(data: Sequence[tuple], scores: Sequence[dict[str, float]]) -> list[dict[str, str]]:

@@ -41,7 +41,7 @@ class Content(NamedTuple):
     """What an experiment puts on the page of a run; see `page.write`."""
 
     summary: str
-    drawn: dict[str, page.Drawn]
+    drawn: Mapping[str, page.Drawn | Callable[[], page.Drawn]]
     facts: Sequence[page.Fact] = ()
     explorer: dict | None = None
     plots: Sequence[Plot] = ()
@@ -55,7 +55,9 @@ class Experiment(abc.ABC):
       data: what the model learns from.
       probe: `probe(variables, seed=...)`, further metrics at every checkpoint; None for none.
       draw: `draw(variables)`, pictures for TensorBoard at every checkpoint; None for none.
-      panels: the page's training curves: names of metrics by the title of their panel.
+      panels: the page's training curves: names of metrics, with what the legend calls them, by
+        the title of their panel.
+      y_label: of those panels.
       curves_caption: what those curves are.
     """
 
@@ -63,7 +65,8 @@ class Experiment(abc.ABC):
     data: Data
     probe: Callable[..., dict[str, float]] | None = None
     draw: Callable[[PyTree], dict[str, Picture]] | None = None
-    panels: ClassVar[Mapping[str, tuple[str, ...]]]
+    panels: ClassVar[Mapping[str, Mapping[str, str]]]
+    y_label: ClassVar[str] = ""
     curves_caption: ClassVar[str]
 
     @classmethod

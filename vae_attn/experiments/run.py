@@ -198,7 +198,8 @@ def _report(
     if metrics := telemetry.read_metrics(workdir):
         caption = experiment.curves_caption
         caption += titles.all_seeds(config, "the mean, and each of them pale")
-        drawn["training"] = (figures.curves(metrics, experiment.panels), "Training", caption)
+        figure = figures.curves(metrics, experiment.panels, y_label=experiment.y_label)
+        drawn["training"] = (figure, "Training", caption)
     drawn |= checkpoint_report.drawn(config, workdir)
     scored = experiment.tables(scores) if scores else []
     return page.write(

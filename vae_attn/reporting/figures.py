@@ -1,14 +1,73 @@
-"""Figures of a run, drawn with matplotlib's objects: no global state, no display."""
+"""Figures of a run in one style: grids of pictures, panels of curves, bars; and maps in colour.
 
-from collections.abc import Mapping
+They are matplotlib's objects, drawn without a display and without `pyplot`.
+"""
+
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from PIL import Image, ImageDraw
 
-COLOUR_MAP = "inferno"  # ordered in lightness, so that colour-blind readers can read it
+from vae_attn import whole_files
+
+STYLE = {
+    "figure.dpi": 120,
+    "figure.titlesize": 10,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.markersize": 3,
+    "image.cmap": "gray",
+    "image.interpolation": "nearest",
+}
+HIGHLIGHT, PLAIN, BASELINE = "#b5367a", "#dba9c6", "0.6"  # of what is shown among others
+# Ordered in lightness, so that colour-blind readers can read it.
+COLOUR_MAP = "inferno"
+# Blue below 0, red above, equally dark: told apart with every kind of colour blindness.
+SIGNED_COLOUR_MAP = "RdBu_r"
+
+Numbers = Sequence[int | float]
+Curves = Mapping[str, tuple[Numbers, Numbers]]  # steps and values by metric
+
+# Titles of panels; in each, metrics and the names that the legend gives them.
+LOSSES = {
+    "total loss": {
+        "loss": "training, z sampled",
+        "validation_loss": "validation, at z = mean",
+    },
+    "reconstruction": {"reconstruction": ""},
+    "KL": {"kl": ""},
+}
+
+_OUTLINE = "#39d353"
+_PANEL = (3.1, 2.8)  # inches
+_FEW_POINTS = 60  # up to so many are marked
+_LEGEND_ROWS = 24  # in one column of a legend beside the panels
+_CAPTION_HEIGHT = 16  # pixels, of the line over tiles
+
+
+def styled():
+    """What draws within it, or decorated with it, draws in `STYLE`."""
+    return matplotlib.rc_context(STYLE)
+
+
+@styled()
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure, whole or not at all; the ending of the path gives the format."""
+    with whole_files.writing(path) as temporary:
+        figure.savefig(temporary)
 
 
 def overlay(
@@ -27,11 +86,29 @@ def overlay(
     Returns:
       RGB in [0, 1].
     """
-    grey = images.mean(axis=3, keepdims=True) / 255
     strength = np.clip(maps / scale, 0, 1)
-    colour = colours(strength)
-    opacity = 0.85 * strength[..., None] ** 0.7
-    return (1 - opacity) * (0.8 * np.broadcast_to(grey, colour.shape)) + opacity * colour
+    return _blend(0.8 * _grey(images), colours(strength), 0.85 * strength**0.7)
+
+
+def signed_overlay(
+    images: UInt8[np.ndarray, "n height width channels"],
+    maps: Float[np.ndarray, "n height width"],
+    scale: float,
+) -> Float[np.ndarray, "n height width 3"]:
+    """The images in pale grey, with signed maps over them: blue where negative, red where positive.
+
+    The images are pale because the full colours are dark: both read on black and on white.
+
+    Args:
+      images: grey or RGB.
+      maps: of either sign, such as attributions.
+      scale: the absolute value that gets the full colour, of either sign; larger ones are cut.
+
+    Returns:
+      RGB in [0, 1].
+    """
+    share = np.clip(maps / scale, -1, 1)
+    return _blend(0.6 + 0.4 * _grey(images), signed_colours(share), 0.9 * np.abs(share) ** 0.6)
 
 
 def colours(strength: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
@@ -39,6 +116,21 @@ def colours(strength: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 
     return matplotlib.colormaps[COLOUR_MAP](strength)[..., :3]
 
 
+def signed_colours(share: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
+    """The colour of values in [-1, 1], as RGB in [0, 1]: white at 0."""
+    return np.asarray(matplotlib.colormaps[SIGNED_COLOUR_MAP]((1 + share) / 2))[..., :3]
+
+
+def _grey(images: np.ndarray) -> np.ndarray:
+    return images.mean(axis=3, keepdims=True) / 255
+
+
+def _blend(grey: np.ndarray, colour: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    opacity = opacity[..., None]
+    return (1 - opacity) * np.broadcast_to(grey, colour.shape) + opacity * colour
+
+
+@styled()
 def grid(
     rows: dict[str, np.ndarray],
     columns: list[str],
@@ -62,104 +154,212 @@ def grid(
     Returns:
       The figure.
     """
-    num_columns = len(columns)
-    figure = Figure(figsize=(1.15 * num_columns + 1.6, 1.15 * len(rows) + 1.0), dpi=120)
-    axes = figure.subplots(len(rows), num_columns, squeeze=False)
+    masks, labels = masks or {}, labels or {}
+    figure = Figure(figsize=(1.15 * len(columns) + 1.6, 1.15 * len(rows) + 1.0))
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for row, (name, images) in enumerate(rows.items()):
-        for column in range(num_columns):
-            axis = axes[row, column]
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-            limit = 255 if images.dtype == np.uint8 else 1
-            image = images[column].squeeze(-1) if images.shape[-1] == 1 else images[column]
-            axis.imshow(image, cmap="gray", vmin=0, vmax=limit, interpolation="nearest")
-            if masks and name in masks and masks[name][column].any():
-                axis.contour(masks[name][column], levels=[0.5], colors="#39d353", linewidths=1.2)
+        for column, axis in enumerate(axes[row]):
+            _show(axis, images[column])
+            if name in masks and masks[name][column].any():
+                axis.contour(masks[name][column], levels=[0.5], colors=_OUTLINE, linewidths=1.2)
             if row == 0:
                 axis.set_title(columns[column], fontsize=8)
-            if labels and name in labels:
+            if name in labels:
                 axis.set_title(labels[name][column], fontsize=7, pad=2)
-        axes[row, 0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
-    figure.suptitle(title, fontsize=10)
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle(title)
     figure.text(0.5, 0.005, note, fontsize=7, ha="center", va="bottom", color="0.35")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     return figure
 
 
-def curves(
-    metrics: dict[str, tuple[list[int], list[float]]], panels: Mapping[str, tuple[str, ...]]
-) -> Figure:
-    """Metrics against the steps.
+def _show(axis: Axes, image: np.ndarray) -> None:
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    grey = image.squeeze(-1) if image.shape[-1] == 1 else image
+    axis.imshow(grey, vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
+
+
+def tiled(
+    pictures: UInt8[np.ndarray, "rows columns height width channels"],
+    *,
+    captions: Sequence[str] = (),
+    gap: int = 0,
+) -> Image.Image:
+    """A grid of pictures, pixel by pixel: for what is no figure.
 
     Args:
-      metrics: steps and values by name.
-      panels: names of the metrics in each panel, by its title; panels without any are left out.
+      pictures: grey or RGB.
+      captions: over each column; none for no line of them.
+      gap: white pixels between the pictures and around them.
+
+    Returns:
+      The picture, grey or RGB like its tiles.
     """
-    present = {
-        title: [name for name in names if name in metrics] for title, names in panels.items()
-    }
-    present = {title: names for title, names in present.items() if names}
-    figure = Figure(figsize=(3.1 * len(present), 2.8), dpi=120)
-    axes = figure.subplots(1, len(present), squeeze=False)[0]
-    for axis, (title, names) in zip(axes, present.items(), strict=True):
-        for name in names:
-            steps, values = metrics[name]
-            few = len(steps) < 60
-            (line,) = axis.plot(
-                steps, values, marker="o" if few else None, markersize=3, label=name
-            )
-            seed_curves(line, metrics, name)
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-        if len(names) > 1:
-            axis.legend(fontsize=6, frameon=False)
-    figure.tight_layout()
+    num_rows, num_columns, height, width, channels = pictures.shape
+    top = _CAPTION_HEIGHT if captions else 0
+    size = (num_columns * (width + gap) + gap, num_rows * (height + gap) + gap + top)
+    made = Image.new("L" if channels == 1 else "RGB", size, "white")
+    draw = ImageDraw.Draw(made)
+    for column in range(num_columns):
+        left = gap + column * (width + gap)
+        if captions:
+            draw.text((left + width / 2, 2), captions[column], fill="black", anchor="ma")
+        for row in range(num_rows):
+            tile = pictures[row, column].squeeze(-1) if channels == 1 else pictures[row, column]
+            tile = Image.fromarray(np.ascontiguousarray(tile))
+            made.paste(tile, (left, top + gap + row * (height + gap)))
+    return made
+
+
+class Line(NamedTuple):
+    """A curve of a panel.
+
+    Attributes:
+      x: of its points.
+      y: of its points.
+      label: for the legend; "" for none.
+      stroke: matplotlib's: "--" for dashes, "o" for points alone.
+      colour: matplotlib's; None for the next one.
+      pale: curves drawn pale beside it, such as those of single seeds.
+    """
+
+    x: Numbers
+    y: Numbers
+    label: str = ""
+    stroke: str = "-"
+    colour: str | None = None
+    pale: Sequence[tuple[Numbers, Numbers]] = ()
+
+
+@styled()
+def line_panels(
+    panels: Mapping[str, Sequence[Line]],
+    *,
+    x_label: str,
+    y_label: str = "",
+    size: tuple[float, float] = _PANEL,
+    upright: float | None = None,
+    legend_beside: bool = False,
+) -> Figure:
+    """Curves in panels side by side; a legend where a panel's names are not yet explained.
+
+    Args:
+      panels: the curves by the panels' titles; an empty title is left out.
+      x_label: of all panels.
+      y_label: of all panels.
+      size: of a panel, in inches.
+      upright: where to draw an upright dotted line, if anywhere.
+      legend_beside: one legend for all, on the right: for many curves.
+
+    Returns:
+      The figure.
+    """
+    width, height = size
+    figure = Figure(figsize=(max(width * len(panels), 4), height), layout="constrained")
+    explained: dict[str, object] = {}
+    for axis, (title, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        drawn = {line.label: _draw(axis, line) for line in lines}
+        if upright is not None:
+            axis.axvline(upright, color="0.4", linewidth=0.8, linestyle=":")
+        axis.set(title=title, xlabel=x_label, ylabel=y_label)
+        named = {label: handle for label, handle in drawn.items() if label}
+        if named.keys() - explained.keys() and not legend_beside:
+            axis.legend(named.values(), named.keys())
+        explained = named | explained
+    if legend_beside:
+        columns = -(-len(explained) // _LEGEND_ROWS)
+        figure.set_figwidth(width * len(panels) + 2.5 * columns)
+        figure.legend(
+            explained.values(), explained.keys(), loc="outside right upper", ncols=columns
+        )
+    figure.draw_without_rendering()  # here, where ticks and labels take the style
     return figure
 
 
-def seed_curves(line: Line2D, metrics: dict[str, tuple[list[int], list[float]]], name: str) -> None:
-    """Beside a metric's curve each seed's, pale, where there are several (`<name>/seed_<seed>`)."""
-    for other, (steps, values) in metrics.items():
-        if other.startswith(f"{name}/"):
-            line.axes.plot(steps, values, color=line.get_color(), alpha=0.3, linewidth=0.8)
+def _draw(axis: Axes, line: Line) -> object:
+    marker = "o" if len(line.x) < _FEW_POINTS and line.stroke != "o" else None
+    (drawn,) = axis.plot(line.x, line.y, line.stroke, color=line.colour, marker=marker)
+    for x, y in line.pale:
+        axis.plot(x, y, color=drawn.get_color(), alpha=0.3, linewidth=0.8)
+    return drawn
 
 
-def bars(metrics: dict[str, float], metric: str, *, title: str, chance: float | None) -> Figure:
-    """One metric over all styles and layers, best on top; baselines in grey.
+def curves(
+    metrics: Curves,
+    panels: Mapping[str, Mapping[str, str]] = LOSSES,
+    *,
+    y_label: str = "nats per image",
+) -> Figure:
+    """Metrics of a training against its steps.
 
     Args:
-      metrics: flat keys `style/layer/metric`; `<key>_std`, where there is one, is the length of a
-        line each way.
-      metric: which one.
+      metrics: steps and values by name; of several seeds their mean, and `<name>/seed_<seed>`.
+      panels: names of the metrics in each panel and what the legend calls them, by the panel's
+        title; panels of which there is no metric are left out.
+      y_label: of all panels.
+
+    Returns:
+      The figure.
+    """
+    present = {
+        title: [
+            Line(*metrics[name], label=label, pale=_of_seeds(metrics, name))
+            for name, label in names.items()
+            if name in metrics
+        ]
+        for title, names in panels.items()
+    }
+    present = {title: lines for title, lines in present.items() if lines}
+    return line_panels(present, x_label="step", y_label=y_label)
+
+
+def _of_seeds(metrics: Curves, name: str) -> list[tuple[Numbers, Numbers]]:
+    return [curve for other, curve in metrics.items() if other.startswith(f"{name}/")]
+
+
+@styled()
+def bars(
+    values: Mapping[str, float],
+    *,
+    title: str,
+    highlighted: str = "",
+    baselines: Collection[str] = (),
+    deviations: Mapping[str, float] | None = None,
+    chance: float | None = None,
+) -> Figure:
+    """Scores in [0, 1] as bars, the best on top.
+
+    Args:
+      values: of each bar, by its name.
       title: of the figure.
+      highlighted: the name of the bar in the strong colour.
+      baselines: the names of the grey bars.
+      deviations: half the length of a line over a bar, for the names given.
       chance: value of a coin, drawn as a line; None for none.
 
     Returns:
       The figure.
     """
-    values = {
-        key.removesuffix(f"/{metric}"): value
-        for key, value in metrics.items()
-        if key.endswith(f"/{metric}") and np.isfinite(value)
-    }
     ordered = sorted(values, key=values.get)
-    figure = Figure(figsize=(6, 0.28 * len(ordered) + 1.0), dpi=120)
+    colour = {highlighted: HIGHLIGHT} | dict.fromkeys(baselines, BASELINE)
+    figure = Figure(figsize=(6, 0.28 * len(ordered) + 1.0), layout="constrained")
     axis = figure.subplots()
-    colours = ["0.6" if name.endswith("/image") else "#b5367a" for name in ordered]
-    drawn = axis.barh(ordered, [values[name] for name in ordered], color=colours)
+    axis.grid(visible=False)
+    drawn = axis.barh(
+        ordered,
+        [values[name] for name in ordered],
+        color=[colour.get(name, PLAIN) for name in ordered],
+    )
     for row, name in enumerate(ordered):
-        if deviation := metrics.get(f"{name}/{metric}_std"):
+        if deviation := (deviations or {}).get(name):
             axis.errorbar(values[name], row, xerr=deviation, color="0.2", linewidth=1)
     axis.bar_label(drawn, fmt="%.3f", fontsize=7, padding=2)
     if chance is not None:
         axis.axvline(chance, color="0.2", linewidth=0.8, linestyle=":")
-    axis.set_xlim(0, 1.08)
-    axis.tick_params(labelsize=7)
+    axis.set(xlim=(0, 1.08), ylim=(-0.6, len(ordered) - 0.4), title=title)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(title, fontsize=9)
-    figure.tight_layout()
+    figure.draw_without_rendering()
     return figure

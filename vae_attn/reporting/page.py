@@ -4,7 +4,8 @@ import base64
 import hashlib
 import importlib.resources
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jinja2
 import markupsafe
@@ -13,16 +14,34 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vae_attn import whole_files
+from vae_attn.progress import Progress
+from vae_attn.reporting import figures
+from vae_attn.reporting.explorer import files as explorer_files
 from vae_attn.reporting.svg_plots import Plot
 from vae_attn.reporting.tables import Table
 
 # What a report draws: the figure, or the frames of an animation; its heading; its caption.
 Drawn = tuple[Figure | list[Image.Image], str, str]
 
-# Name, value, and what it means in a few words.
-Fact = tuple[str, str, str]
-
 _FRAME_MILLISECONDS = 90
+# The explorer's scripts, in the order in which they stand in the page.
+_SCRIPTS = ("data", "words", "gallery", "drawing", "switches", "viewer", "start")
+
+
+class Fact(NamedTuple):
+    """A tile at the top of the page.
+
+    Attributes:
+      name: of the number.
+      value: the number.
+      meaning: in a few words.
+      of: of how many images it is, such as "60 test images"; "" where it is of none.
+    """
+
+    name: str
+    value: str
+    meaning: str
+    of: str = ""
 
 
 def write(
@@ -31,7 +50,7 @@ def write(
     *,
     title: str,
     summary: str,
-    drawn: dict[str, Drawn],
+    drawn: Mapping[str, Drawn | Callable[[], Drawn]],
     tables: Sequence[Table],
     facts: Sequence[Fact] = (),
     links: Sequence[tuple[str, str]] = (),
@@ -41,16 +60,20 @@ def write(
 ) -> pathlib.Path:
     """Writes `figures/*.png` (animations: `.gif`) and `report/index.html`, which contains them.
 
+    The page is replaced in one step. The files of its explorer lie in a folder of their own name,
+    so that an old page keeps its images until the new one has taken its place.
+
     Args:
-      config: the run's, shown at the end of the page; None where there is not one alone.
+      config: the run's, shown at the end of the page; None where there is more than one.
       workdir: the run's.
       title: of the page.
       summary: its first paragraph.
-      drawn: what is shown, by file name without its ending.
-      tables: of scores, shown behind the figures.
+      drawn: what is shown, by file name without its ending. A function is called when its turn
+        comes, and its figure is written at once.
+      tables: of scores, shown after the figures.
       facts: the few numbers that stand on top.
       links: to other pages: text and address.
-      explorer: of `explorer.Explorer.write`, whose files lie beside the page.
+      explorer: what `explorer.Explorer.write` returned; its files lie beside the page.
       plots: shown before the figures.
       file: of the page, in the workdir.
 
@@ -65,7 +88,7 @@ def write(
         "scores": ("Scores", tables),
         "config": ("Config", config),
     }
-    script = _source("explorer.js") if explorer else ""
+    script = _explorer_script() if explorer else ""
     style = _source("page.css") + (_source("explorer.css") if explorer else "")
     html = _ENVIRONMENT.get_template("report.html.jinja").render(
         title=title,
@@ -87,22 +110,29 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_files.writing(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
+    if explorer:
+        explorer_files.remove_other_folders(path.parent / explorer["folder"])
     return path
 
 
-def _pictures(workdir: pathlib.Path, drawn: dict[str, Drawn]) -> list[dict]:
-    """Saves the figures; what the template has to know of each, its content included."""
+def _pictures(
+    workdir: pathlib.Path, drawn: Mapping[str, Drawn | Callable[[], Drawn]]
+) -> list[dict]:
+    """Draws and saves the figures; what the template has to know of each, its content included."""
     (workdir / "figures").mkdir(parents=True, exist_ok=True)
     shown = []
-    for name, (picture, heading, caption) in drawn.items():
-        path = _save(picture, workdir / "figures" / name)
-        content = base64.b64encode(path.read_bytes()).decode()
-        with Image.open(path) as saved:
-            width, height = saved.size
-        shown.append(
-            {"heading": heading, "caption": caption, "kind": path.suffix.removeprefix("."),
-             "content": content, "width": width, "height": height}
-        )  # fmt: skip
+    with Progress("drawing", total=len(drawn), unit="figures") as progress:
+        for name, one in drawn.items():
+            picture, heading, caption = one() if callable(one) else one
+            path = _save(picture, workdir / "figures" / name)
+            content = base64.b64encode(path.read_bytes()).decode()
+            with Image.open(path) as saved:
+                width, height = saved.size
+            shown.append(
+                {"heading": heading, "caption": caption, "kind": path.suffix.removeprefix("."),
+                 "content": content, "width": width, "height": height}
+            )  # fmt: skip
+            progress.add()
     return shown
 
 
@@ -110,8 +140,17 @@ _FILES = importlib.resources.files("vae_attn.reporting")
 
 
 def _source(name: str) -> str:
-    folder = "explorer" if name.startswith("explorer.") else "templates"
-    return (_FILES / folder / name).read_text(encoding="utf-8")
+    """A file of the package's own, of the page's shell or of its explorer."""
+    shell = _FILES / "templates" / name
+    file = shell if shell.is_file() else _FILES / "explorer" / name
+    return file.read_text(encoding="utf-8")
+
+
+def _explorer_script() -> str:
+    """The explorer's scripts in one function, whose only global hands data to `receive`."""
+    parts = "\n".join(_source(f"{name}.js") for name in _SCRIPTS)
+    ending = "return Object.freeze({ receive });\n"
+    return f'"use strict";\n\nconst explorer = (() => {{\n{parts}\n{ending}}})();\n'
 
 
 _ENVIRONMENT = jinja2.Environment(
@@ -137,9 +176,7 @@ def _policy(style: str, script: str) -> str:
 
 def _save(picture: Figure | list[Image.Image], stem: pathlib.Path) -> pathlib.Path:
     if isinstance(picture, Figure):
-        path = stem.with_suffix(".png")
-        with whole_files.writing(path) as temporary:
-            picture.savefig(temporary)
+        figures.save(picture, path := stem.with_suffix(".png"))
         return path
     path = stem.with_suffix(".gif")
     first, *rest = picture

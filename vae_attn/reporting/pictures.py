@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from vae_attn.reporting import figures
+
 _SIDE = 96  # pixels; smaller images are enlarged, by a whole factor
 
 
@@ -12,6 +14,4 @@ def tiled(rows: list[Float[np.ndarray, "n height width _"]]) -> UInt8[np.ndarray
     grid = np.stack([np.broadcast_to(row, shape) for row in rows])
     factor = max(1, _SIDE // min(shape[1:3]))
     grid = grid.repeat(factor, axis=2).repeat(factor, axis=3)
-    num_rows, num_columns, height, width, _ = grid.shape
-    picture = grid.swapaxes(1, 2).reshape(num_rows * height, num_columns * width, 3)
-    return np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
+    return np.asarray(figures.tiled(np.rint(255 * np.clip(grid, 0, 1)).astype(np.uint8)))

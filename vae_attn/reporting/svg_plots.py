@@ -1,11 +1,10 @@
-"""Plots of a page as inline SVG: they take its colours, dark or light, and its words are text."""
+"""Plots of a page as inline SVG: they take its colours, dark or light, and their words are text."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-from vae_attn.experiments.anomaly.curves import Curve, Curves, Histogram
+from jaxtyping import Float, Int
 
 WIDTH, HEIGHT = 420, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 44
@@ -46,54 +45,32 @@ class Plot:
     bottom: int = HEIGHT - _BOTTOM
 
 
-def of_run(curves: Curves, image_threshold: float, *, note: str, seed: str) -> list[Plot]:
-    """A run's plots, of those curves that it has.
-
-    Args:
-      curves: of its scores.
-      image_threshold: above which an image counts as abnormal.
-      note: which images they are of, for the captions.
-      seed: which of several seeds they are of, likewise.
-    """
-    plots = []
-    if curves.histogram:
-        plots.append(_scores(curves.histogram, image_threshold, note + seed))
-    if curves.roc:
-        caption = "Share of the abnormal images found against that of normal ones accused, by the "
-        caption += "map's maximum (reconstruction_error: by the likelihood). "
-        caption += note + seed
-        plots.append(
-            _lines("Which images: ROC", curves.roc, "AUROC", caption, 1.0,
-                   "false alarms, share of normal images", "found, share of abnormal images")
-        )  # fmt: skip
-    if curves.pro:
-        caption = "Mean share of each defect's region found against the share of normal pixels "
-        caption += f"accused, up to the limit of AUPRO.{seed}"
-        limit = max(max(curve.x) for curve in curves.pro.values())
-        plots.append(
-            _lines("Where: PRO", curves.pro, "AUPRO", caption, limit,
-                   "false alarms, share of normal pixels", "per-region overlap")
-        )  # fmt: skip
-    return plots
-
-
-def _lines(
+def lines(
     heading: str,
-    curves: dict[str, Curve],
-    area: str,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
     caption: str,
-    limit: float,
+    x_limit: float,
     x_label: str,
     y_label: str,
 ) -> Plot:
-    lines, described = [], []
-    for number, (name, curve) in enumerate(curves.items()):
-        points = zip(_x(np.array(curve.x) / limit), _y(np.array(curve.y)), strict=True)
-        legend = f"{name}, {area} {curve.area:.3f}"
-        lines.append((number, " ".join(f"{x:.1f},{y:.1f}" for x, y in points), legend))
-        at = [np.interp(limit * share, curve.x, curve.y) for share in (0.1, 0.5)]
+    """Curves from left to right.
+
+    Args:
+      heading: over the plot.
+      curves: x, in [0, x_limit], and y, in [0, 1], of each, by what the legend says of it.
+      caption: under the plot.
+      x_limit: the right end of the axis.
+      x_label: of the axis.
+      y_label: of the axis.
+    """
+    drawn, described = [], []
+    for number, (legend, (x, y)) in enumerate(curves.items()):
+        points = zip(_x(np.array(x) / x_limit), _y(np.array(y)), strict=True)
+        drawn.append((number, " ".join(f"{px:.1f},{py:.1f}" for px, py in points), legend))
+        at = [np.interp(x_limit * share, x, y) for share in (0.1, 0.5)]
         described.append(
-            f"{legend}: {at[0]:.2f} at {limit * 0.1:.2f} and {at[1]:.2f} at {limit * 0.5:.2f}"
+            f"{legend}: {at[0]:.2f} at {x_limit * 0.1:.2f} and {at[1]:.2f} at {x_limit * 0.5:.2f}"
         )
     shares = np.linspace(0, 1, 6)
     return Plot(
@@ -102,40 +79,52 @@ def _lines(
         description=f"{y_label} against {x_label}. {'; '.join(described)}.",
         x_label=x_label,
         y_label=y_label,
-        x_ticks=[(x, f"{limit * share:.2g}") for x, share in zip(_x(shares), shares, strict=True)],
+        x_ticks=[
+            (x, f"{x_limit * share:.2g}") for x, share in zip(_x(shares), shares, strict=True)
+        ],
         y_ticks=[(y, f"{share:.1f}") for y, share in zip(_y(shares), shares, strict=True)],
-        lines=lines,
+        lines=drawn,
     )
 
 
-def _scores(histogram: Histogram, threshold: float, note: str) -> Plot:
-    """The share of the normal and of the abnormal images in each bin."""
-    edges = np.array(histogram.edges)
+def histogram(
+    heading: str,
+    edges: Float[np.ndarray, "bins_and_1"],
+    counts: Mapping[str, Int[np.ndarray, "bins"]],
+    *,
+    threshold: float,
+    caption: str,
+) -> Plot:
+    """The share of each kind of images in each bin of a score, and a threshold.
+
+    Args:
+      heading: over the plot.
+      edges: of the bins; the last bin is open above.
+      counts: images of each kind in each bin, by the kind.
+      threshold: of the score, marked by an upright line.
+      caption: under the plot.
+    """
     span = edges[-1] - edges[0]
     xs = _x((edges - edges[0]) / span)
-    counts = {"normal": np.array(histogram.normal), "abnormal": np.array(histogram.abnormal)}
     shares = {name: count / max(count.sum(), 1) for name, count in counts.items()}
     most = max(share.max() for share in shares.values()) or 1.0
     bars = []
     for number, (name, share) in enumerate(shares.items()):
-        for n, value in enumerate(share):
-            if value:
-                y = _y(value / most)
-                last = n == len(share) - 1
-                between = f"{edges[n]:.3g} or more" if last else f"{edges[n]:.3g}"
-                text = f"{counts[name][n]} {name} ({value:.0%}) from {between}"
-                bars.append((number, xs[n], y, xs[n + 1] - xs[n], _y(0.0) - y, text))
-    above = {name: count[edges[:-1] >= threshold].sum() for name, count in counts.items()}
-    totals = {name: count.sum() for name, count in counts.items()}
-    told = ", ".join(f"some {above[name]} of {totals[name]} {name}" for name in counts)
-    place = np.clip((threshold - edges[0]) / span, 0, 1)
+        for n in np.flatnonzero(share):
+            y = _y(share[n] / most)
+            between = f"{edges[n]:.3g} or more" if n == len(share) - 1 else f"{edges[n]:.3g}"
+            text = f"{counts[name][n]} {name} ({share[n]:.0%}) from {between}"
+            bars.append((number, xs[n], y, xs[n + 1] - xs[n], _y(0.0) - y, text))
+    above = ", ".join(
+        f"some {count[edges[:-1] >= threshold].sum()} of {count.sum()} {name}"
+        for name, count in counts.items()
+    )
     ticks = np.linspace(0, 1, 6)
     return Plot(
-        heading="Scores of images",
-        caption="Each image's score, the highest value of its map: shares of the normal and of "
-        f"the abnormal images. {note}",
+        heading=heading,
+        caption=caption,
         description=f"Histogram of scores from {edges[0]:.3g} to {edges[-1]:.3g} and more. Above "
-        f"the threshold {threshold:.3g} lie {told} images.",
+        f"the threshold {threshold:.3g} lie {above} images.",
         x_label="score (the last bar: all above)",
         y_label="share of images",
         x_ticks=[
@@ -143,7 +132,10 @@ def _scores(histogram: Histogram, threshold: float, note: str) -> Plot:
         ],
         y_ticks=[(_y(share), f"{share * most:.0%}") for share in (0.0, 0.5, 1.0)],
         bars=bars,
-        marker=(float(_x(place)), f"threshold {threshold:.3g}"),
+        marker=(
+            float(_x(np.clip((threshold - edges[0]) / span, 0, 1))),
+            f"threshold {threshold:.3g}",
+        ),
         names=list(counts),
     )
 

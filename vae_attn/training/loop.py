@@ -216,7 +216,7 @@ def _train(
                 means |= _probe(config, probe, variables)
         # Ahead of the save: a run that goes on drops what lies behind its checkpoint, and would
         # never write what a kill has kept from before it.
-        drawn = _draw(config, draw, variables) if at_checkpoint and draw is not None else {}
+        drawn = _draw(config, draw, variables) if at_checkpoint and telemetry.shows_pictures else {}
         telemetry.write(done, _flat(config, means), drawn)
         if at_checkpoint or stopping:
             # Where the run happened to be stopped is never its best checkpoint.
@@ -273,9 +273,9 @@ def _probe(config, probe: Callable[..., dict[str, float]], variables: PyTree) ->
     return {name: np.array([metrics[name] for metrics in found]) for name in found[0]}
 
 
-def _draw(config, draw: Callable[[PyTree], dict[str, np.ndarray]], variables: PyTree):
+def _draw(config, draw: Callable[[PyTree], dict[str, np.ndarray]] | None, variables: PyTree):
     """Pictures of the first seed's model: an extra, for want of which no training ends."""
-    if not distributed.is_main():
+    if draw is None:
         return {}
     try:
         return draw(seeds.split(jax.device_get(variables), config.num_seeds)[0])

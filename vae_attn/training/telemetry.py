@@ -1,24 +1,20 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard events, a bar or log lines."""
+"""What a run reports while it trains: metrics.jsonl, TensorBoard events, a bar or log lines."""
 
 import json
 import logging
-import os
 import pathlib
-import socket
-import struct
 import sys
 import time
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import UInt8
-from tensorboardX import record_writer, summary
-from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
 from vae_attn import whole_files
 from vae_attn.errors import UserError
 from vae_attn.training import distributed
+from vae_attn.training.events import Events, append
 
 _LOG = logging.getLogger("vae_attn")
 _EVENTS = "tensorboard"  # in the workdir
@@ -26,7 +22,7 @@ _SCORES = ".scores"  # ends the name of the events file that has the scores
 
 
 class Telemetry:
-    """Writes a run's metrics; of a resumed run, what lay behind the checkpoint is dropped first.
+    """Writes a run's metrics; of a resumed run, what came after the checkpoint is dropped first.
 
     Of several processes only the main one writes.
     """
@@ -40,13 +36,24 @@ class Telemetry:
         with whole_files.writing(self._path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept))
         # Named by the step too: of the same second it would overwrite the file of the run before.
-        self._events = _Events(workdir / _EVENTS, ending=f".{start_step}")
+        self._events = Events(workdir / _EVENTS, ending=f".{start_step}")
         self._events.start(start_step + 1)
         self._total = total_steps
+        if start_step < total_steps:
+            _LOG.info(
+                "compiling the training step, once per start: about ten seconds for a small "
+                "model, longer for a large one"
+            )
         self._since, self._first = time.monotonic(), start_step
+        self._compiled = False
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True)
+
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether pictures given to `write` are kept."""
+        return self._writes and self._events.written
 
     def write(
         self,
@@ -57,7 +64,7 @@ class Telemetry:
         """Records the metrics of a step everywhere, and its pictures for TensorBoard."""
         if not self._writes:
             return
-        _append(self._path, json.dumps({"step": step, **metrics}).encode() + b"\n")
+        append(self._path, json.dumps({"step": step, **metrics}).encode() + b"\n")
         self._events.write(step, metrics, pictures or {})
         # Of several seeds the means alone: the single ones have a slash in their names.
         shown = " ".join(f"{k} {value:.4g}" for k, value in metrics.items() if "/" not in k)
@@ -65,11 +72,14 @@ class Telemetry:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(shown)
             return
-        rate = (step - self._first) / (time.monotonic() - self._since)
+        now = time.monotonic()
+        rate = (step - self._first) / (now - self._since)
         _LOG.info(
             "step %d/%d: %s (%.2f steps/s, %.0f s to go)",
             *(step, self._total, shown, rate, (self._total - step) / rate),
         )
+        if not self._compiled:  # from here on the rate is that of training alone
+            self._compiled, self._since, self._first = True, now, step
 
     def close(self) -> None:
         """Ends the bar."""
@@ -77,43 +87,8 @@ class Telemetry:
             self._bar.close()
 
 
-class _Events:
-    """TensorBoard's event file, written at once and by the thread that trains.
-
-    `tensorboardX.SummaryWriter` leaves it to another thread, which a full disk ends; the training
-    then waits for that thread for ever.
-    """
-
-    def __init__(self, folder: pathlib.Path, *, ending: str) -> None:
-        folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}{ending}"
-        self._path = folder / name
-        self._path.touch()
-        _append(self._path, _record(file_version="brain.Event:2"))
-
-    def start(self, first_step: int) -> None:
-        """TensorBoard drops what an earlier file says of the steps from `first_step` on."""
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        _append(self._path, _record(step=first_step, session_log=start))
-
-    def write(
-        self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, np.ndarray]
-    ) -> None:
-        values = [summary.scalar(name, value) for name, value in metrics.items()]
-        values += [summary.image(name, x, dataformats="HWC") for name, x in pictures.items()]
-        _append(self._path, b"".join(_record(step=step, summary=value) for value in values))
-
-
-def _record(**event: object) -> bytes:
-    """An event as a TFRecord: its length and itself, each followed by its checksum."""
-    data = event_pb2.Event(wall_time=time.time(), **event).SerializeToString()
-    length = struct.pack("<Q", len(data))
-    checksums = [struct.pack("<I", record_writer.masked_crc32c(x)) for x in (length, data)]
-    return length + checksums[0] + data + checksums[1]
-
-
 def write_scores(workdir: pathlib.Path, scores: Mapping[int, Mapping[str, float]]) -> None:
-    """Shows scores in TensorBoard, `score/<name>`, in the place of those of an earlier evaluation.
+    """Shows scores in TensorBoard, `score/<name>`, in place of those of an earlier evaluation.
 
     Args:
       workdir: of the run.
@@ -121,7 +96,7 @@ def write_scores(workdir: pathlib.Path, scores: Mapping[int, Mapping[str, float]
     """
     for old in (workdir / _EVENTS).glob(f"*{_SCORES}"):
         old.unlink()
-    events = _Events(workdir / _EVENTS, ending=_SCORES)
+    events = Events(workdir / _EVENTS, ending=_SCORES)
     for step, of_step in scores.items():
         events.write(step, {f"score/{name}": value for name, value in of_step.items()}, {})
 
@@ -142,24 +117,13 @@ def read_metrics(workdir: pathlib.Path) -> dict[str, tuple[list[int], list[float
     return curves
 
 
-def _append(path: pathlib.Path, content: bytes) -> None:
-    """Appends all of it, or nothing."""
-    size = path.stat().st_size
-    try:
-        with path.open("ab") as file:
-            file.write(content)
-    except OSError:
-        os.truncate(path, size)
-        raise
-
-
 def _rows(path: pathlib.Path) -> list[tuple[str, dict]]:
     """The whole lines of a file that may be missing, or end in the middle of one; and parsed."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}): see to its permissions, or move it away."
+            f"{path} cannot be read ({error.strerror}): check its permissions, or move it away."
         ) from error
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -172,7 +136,7 @@ def _rows(path: pathlib.Path) -> list[tuple[str, dict]]:
             whole = False
         if not whole:
             raise UserError(
-                f"{path}, line {number}: is no step with its metrics; remove the line, or move "
+                f"{path}, line {number}: is not a step with its metrics; remove the line, or move "
                 "the file away."
             )
         rows.append((text, row))

@@ -45,6 +45,7 @@ class Curves:
 
     Attributes:
       num_images: that the image scores are of.
+      num_located: images that the scores of places are of.
       roc: true against false positive rate of images, by `style/layer`.
       pro: per-region overlap against false positive rate of pixels, to its limit, the same way.
       histogram: of the run's own variant; None where there is no image.
@@ -54,6 +55,7 @@ class Curves:
     roc: dict[str, Curve]
     pro: dict[str, Curve]
     histogram: Histogram | None
+    num_located: int = 0
 
     def save(self, path: pathlib.Path) -> None:
         """Writes them, whole or not at all, into a folder that is created if missing."""
@@ -71,6 +73,7 @@ class Curves:
                 roc={name: Curve(**curve) for name, curve in fields["roc"].items()},
                 pro={name: Curve(**curve) for name, curve in fields["pro"].items()},
                 histogram=fields["histogram"] and Histogram(**fields["histogram"]),
+                num_located=int(fields["num_located"]),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None

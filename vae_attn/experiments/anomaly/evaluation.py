@@ -180,4 +180,5 @@ def _curves(
         roc={name: curve for name, curve in rocs.items() if curve},
         pro={name: curve for name, curve in pros.items() if curve},
         histogram=curves.histogram(scores=collected[own].peaks, abnormal=abnormal),
+        num_located=len(collected[own].located.hits),
     )

@@ -21,6 +21,7 @@ from vae_attn.experiments.anomaly import (
 from vae_attn.experiments.anomaly.calibration import Calibration, fused_layers, variant_of
 from vae_attn.experiments.anomaly.explainer import Explainer, calibrate
 from vae_attn.experiments.protocol import Content, Experiment, Trained
+from vae_attn.reporting import figures
 from vae_attn.reporting.tables import Table
 from vae_attn.training import objectives
 from vae_attn.training.checkpoints import digest
@@ -29,11 +30,8 @@ from vae_attn.training.checkpoints import digest
 class AnomalyExperiment(Experiment):
     """A VAE of normal images; see `protocol.Experiment`."""
 
-    panels: ClassVar = {
-        "total loss": ("loss", "validation_loss"),
-        "reconstruction": ("reconstruction",),
-        "KL": ("kl",),
-    }
+    panels: ClassVar = figures.LOSSES
+    y_label: ClassVar = "nats per image"
     curves_caption = (
         "Losses of the training steps (means between two points; z sampled) and of the validation "
         "images (at z = mean), in nats per image."

@@ -23,12 +23,12 @@ from vae_attn.experiments.anomaly.calibration import (
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.maps import IMAGE, RECONSTRUCTION_ERROR
+from vae_attn.progress import Progress
 from vae_attn.reporting import figures
 from vae_attn.reporting.explorer import files as explorer_files
 
 _LOG = logging.getLogger("vae_attn")
 
-FOLDER = "images"  # beside the page
 _VALIDATION_IMAGES = 32
 _TILE = 32  # pixels: the longest side of a single latent's map
 _SCALE_QUANTILE = 0.995
@@ -97,10 +97,10 @@ class Explorer:
         self.shown = self._measure()
 
     def write(self, folder: pathlib.Path) -> dict:
-        """Writes `folder/images`, anew and whole.
+        """Writes the images' files into a new folder in `folder`.
 
         Args:
-          folder: of the page.
+          folder: of the page, which is to be written next (`page.write`).
 
         Returns:
           What the page has to know, for JSON: the kinds of maps, and a record of each image.
@@ -110,7 +110,10 @@ class Explorer:
         latents: list[np.ndarray] = []
         parts = self.parts()
         total = sum(len(part.images) for part in parts)
-        with explorer_files.fresh_folder(folder / FOLDER) as target:
+        with (
+            explorer_files.new_folder(folder) as target,
+            Progress("writing the explorer", total=total) as progress,
+        ):
             for part in parts:
                 for images in _chunks(part.images, self._config.evaluate.batch_size):
                     written = self._write_images(images, part.split, target, len(records))
@@ -118,12 +121,13 @@ class Explorer:
                     latents += written.latents
                     for variant, sample in written.values.items():
                         values[variant].append(sample)
-            _LOG.info("%d images written for the page's explorer", total)
+                    progress.add(len(images))
+        _LOG.info("%d images written for the page's explorer", total)
         return {
             "height": self._data.train.shape[1],
             "width": self._data.train.shape[2],
             "suffix": explorer_files.suffix_of(self._data.train[0]),
-            "folder": FOLDER,
+            "folder": target.name,
             "colours": explorer_files.colour_table(),
             "maps": [self._describe(shown, values[shown.variant]) for shown in self.shown],
             "decision": {

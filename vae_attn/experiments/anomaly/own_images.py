@@ -6,15 +6,12 @@ import json
 import logging
 import os
 import pathlib
-import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw
-from tqdm import tqdm
+from PIL import Image
 
 from vae_attn import attention, whole_files
 from vae_attn.data import images as images_lib
@@ -22,6 +19,7 @@ from vae_attn.data.folder_files import images_below, skipped_note
 from vae_attn.errors import UserError, shown
 from vae_attn.experiments.anomaly import map_figures
 from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.progress import Progress
 from vae_attn.reporting import figures
 
 FOLDER = "explained"  # in the workdir
@@ -29,9 +27,7 @@ RESULTS = "results.jsonl"  # in that folder
 
 _LATENTS_SHOWN = 8
 _TILE = 160  # side of one picture in the row of latents, pixels
-_CAPTION = 16  # height of the line over it
 _STRIP_PIXELS = 2**20  # of an overlay painted at once: a photograph's would need gigabytes
-_LOG_EVERY = 10.0  # seconds, where there is no terminal for a bar
 _LOG = logging.getLogger("vae_attn")
 
 
@@ -99,17 +95,13 @@ def explain(
     folder = workdir / FOLDER
     writer = _Writer(explainer, folder, _names(paths), layer)
     rows, problems = [], []
-    last = time.monotonic()
-    with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as bar:
+    with Progress("explaining", total=len(paths)) as progress:
         for start in range(0, len(paths), explainer.batch_size):
             batch = paths[start : start + explainer.batch_size]
             done, unreadable = writer.explain(batch)
             rows += done
             problems += unreadable
-            bar.update(len(batch))
-            if bar.disable and time.monotonic() - last > _LOG_EVERY:
-                last = time.monotonic()
-                _LOG.info("explained %d of %d images", start + len(batch), len(paths))
+            progress.add(len(batch))
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     _write(folder / RESULTS, lambda file: file.write(text.encode()))
@@ -252,13 +244,11 @@ def _latents_row(
     overlays = np.rint(255 * figures.overlay(images, maps, map_figures.quantile(maps)))
     tiles = [np.broadcast_to(image, (*image.shape[:2], 3)), *overlays.astype(np.uint8)]
     captions = ["input", *(f"z{latent} {deviation:+.1f} sd" for latent, deviation in pairs)]
-    row = Image.new("RGB", (_TILE * len(tiles), _TILE + _CAPTION), "white")
-    draw = ImageDraw.Draw(row)
-    for n, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
-        picture = Image.fromarray(np.ascontiguousarray(tile)).resize((_TILE, _TILE))
-        row.paste(picture, (n * _TILE, _CAPTION))
-        draw.text((n * _TILE + 4, 2), caption, fill="black")
-    return np.asarray(row)
+    sized = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(tile)).resize((_TILE, _TILE)))
+        for tile in tiles
+    ]
+    return np.asarray(figures.tiled(np.stack(sized)[None], captions=captions))
 
 
 def _write(path: pathlib.Path, save: Callable[[BinaryIO], object]) -> None:

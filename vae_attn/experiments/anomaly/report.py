@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
+from functools import partial
 
 import ml_collections
 import numpy as np
@@ -10,10 +11,10 @@ from vae_attn import whole_files
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments import titles
-from vae_attn.experiments.anomaly import curves, evaluation, explorer, map_figures
+from vae_attn.experiments.anomaly import curves, evaluation, explorer, map_figures, score_plots
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.protocol import Content
-from vae_attn.reporting import figures, page, svg_plots
+from vae_attn.reporting import figures, page
 
 EXAMPLES = "examples.npz"  # in the workdir
 _LATENTS_SHOWN = 8
@@ -40,24 +41,26 @@ def content(
       seed_folder: workdir of the explainer's seed.
     """
     painter = map_figures.Painter(config, explainer, data)
-    drawn = {"classes": map_figures.classes(config, painter, data)}
+    drawn: dict = {"classes": partial(map_figures.classes, config, painter, data)}
     if (located := _located(config, data)) is not None:
-        drawn["defects"] = map_figures.defects(config, painter, data, located)
-        drawn["layers"] = map_figures.layers(config, painter, data, located)
+        drawn["defects"] = partial(map_figures.defects, config, painter, data, located)
+        drawn["layers"] = partial(map_figures.layers, config, painter, data, located)
         if config.data.category:
             shown = map_figures.examples(config, painter, located)
             with whole_files.writing(workdir / EXAMPLES) as temporary:
                 np.savez_compressed(temporary, **shown)
     if (data.test.labels == 0).any():
-        drawn["normal"] = map_figures.normal(config, painter, data)
-    drawn["latents"] = _latents(config, explainer, data)
+        drawn["normal"] = partial(map_figures.normal, config, painter, data)
+    drawn["latents"] = partial(_latents, config, explainer, data)
     for name, score, heading in (
         ("localisation", "pixel_auroc", "Where: pixel AUROC"),
         ("detection", "image_auroc", "Which: image AUROC"),
     ):
-        if any(key.endswith(f"/{score}") for key in scores):
-            figure = figures.bars(scores, score, title=heading, chance=0.5)
-            caption = "Baselines without attention in grey; the dotted line is a coin."
+        figure = score_plots.bars(scores, score, own=explainer.variant.name, heading=heading)
+        if figure is not None:
+            caption = "The run's own maps in the strong colour, baselines without attention in "
+            caption += "grey. Of each style the row that scores best here; the table has all rows. "
+            caption += "The dotted line is a coin."
             caption += titles.all_seeds(config, "their mean and one standard deviation each way")
             drawn[name] = (figure, heading, caption)
     images = explorer.Explorer(config, explainer, data, scale=painter.scale)
@@ -66,14 +69,25 @@ def content(
         summary=f"A variational autoencoder learned from {len(data.train)} normal images. Maps "
         f"({explainer.variant.name}) show what in an image made its latents abnormal.",
         drawn=drawn,
-        facts=_facts(explainer.variant.name, scores),
+        facts=_facts(explainer.variant.name, scores, _curves(seed_folder)),
         explorer=shown | {"note": titles.first_seed(config)},
         plots=_plots(config, seed_folder, explainer, shown["images"]),
     )
 
 
-def _facts(name: str, metrics: dict[str, float]) -> list[page.Fact]:
-    """The scores of the run's own maps that stand on top."""
+def _curves(folder: pathlib.Path) -> curves.Curves | None:
+    """Those of a seed's scores, if there are any."""
+    return curves.Curves.load(folder / "evaluation" / "curves.json")
+
+
+def _facts(name: str, metrics: dict[str, float], scored: curves.Curves | None) -> list[page.Fact]:
+    """The scores of the run's own maps that stand on top, and of how many images they are."""
+    of_images = of_places = ""
+    if scored:
+        of_places = f"{scored.num_located} images with true masks"
+        of_images = f"{scored.num_images} test images"
+        if scored.histogram:
+            of_images += f", {sum(scored.histogram.normal)} of them normal"
     told = {
         "image_auroc_max": ("Image AUROC", "which images are abnormal, by the map's maximum"),
         "pixel_auroc": ("Pixel AUROC", "where; 0.5 is a coin"),
@@ -82,7 +96,12 @@ def _facts(name: str, metrics: dict[str, float]) -> list[page.Fact]:
         "share_missed": ("Looks elsewhere", "share of maps that peak outside of the defect"),
     }
     return [
-        (heading, scores_lib.cell(metrics, f"{name}/{metric}"), meaning)
+        page.Fact(
+            heading,
+            scores_lib.cell(metrics, f"{name}/{metric}"),
+            meaning,
+            of_images if metric.startswith("image") else of_places,
+        )
         for metric, (heading, meaning) in told.items()
         if f"{name}/{metric}" in metrics
     ]
@@ -90,7 +109,7 @@ def _facts(name: str, metrics: dict[str, float]) -> list[page.Fact]:
 
 def _plots(config, folder: pathlib.Path, explainer: Explainer, records: list[dict]):
     """Curves over all images that were scored; without scores, over those on the page."""
-    drawn = curves.Curves.load(folder / "evaluation" / "curves.json")
+    drawn = _curves(folder)
     if drawn:
         note = f"Over {drawn.num_images} test images, as the tables are."
     else:
@@ -106,7 +125,7 @@ def _plots(config, folder: pathlib.Path, explainer: Explainer, records: list[dic
             histogram=curves.histogram(scores=scores, abnormal=abnormal),
         )
         note = f"Over the {len(test)} test images of this page."
-    return svg_plots.of_run(
+    return score_plots.of_run(
         drawn, explainer.calibration.image_threshold, note=note, seed=titles.first_seed(config)
     )
 

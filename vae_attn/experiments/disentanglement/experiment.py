@@ -21,12 +21,12 @@ class DisentanglementExperiment(Experiment):
     """A VAE of images with known factors; see `protocol.Experiment`."""
 
     panels: ClassVar = {
-        "disentanglement": (representation.QUICK_SCORE,),
-        "total correlation (nats)": ("total_correlation",),
-        "discriminator's loss (nats)": ("discriminator_loss",),
-        "attention overlap": ("attention_disentanglement",),
-        "reconstruction (nats)": ("reconstruction",),
-        "KL (nats)": ("kl",),
+        "disentanglement": {representation.QUICK_SCORE: ""},
+        "total correlation (nats)": {"total_correlation": ""},
+        "discriminator's loss (nats)": {"discriminator_loss": ""},
+        "attention overlap": {"attention_disentanglement": ""},
+        "reconstruction (nats)": {"reconstruction": ""},
+        "KL (nats)": {"kl": ""},
     }
     curves_caption = (
         f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than the "

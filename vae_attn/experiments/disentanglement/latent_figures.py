@@ -1,13 +1,13 @@
-"""Figures of what single latents mean: traversals, still and animated; curves; runs compared."""
+"""Figures of what single latents mean: traversals, still and animated; runs compared."""
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from vae_attn.reporting import figures
 
-_GAP, _MARGIN = 2, 14  # pixels between the images, and over them for their names
+_GAP = 2  # pixels between the images
 
 
 def traversal(
@@ -23,7 +23,7 @@ def traversal(
     Args:
       decoded: images in [0, 1].
       values: what the latent was set to, for the columns' headings.
-      names: one a latent, for the rows'.
+      names: one per latent, for the rows'.
       title: of the figure.
       note: small print under it.
     """
@@ -34,53 +34,50 @@ def traversal(
 def animation(
     decoded: Float[np.ndarray, "images latents values height width channels"], names: list[str]
 ) -> list[Image.Image]:
-    """The same as moving pictures: a row an image, a column a latent, there and back again.
+    """The same as moving pictures: a row per image, a column per latent, there and back again.
 
     Args:
       decoded: grey images in [0, 1].
-      names: one a latent, written over its column.
+      names: one per latent, written over its column.
 
     Returns:
       The frames.
     """
-    num_images, num_latents, num_values, height, width, _ = decoded.shape
-    size = (num_latents * (width + _GAP) + _GAP, num_images * (height + _GAP) + _GAP + _MARGIN)
-    frames = []
-    for value in [*range(num_values), *range(num_values - 2, 0, -1)]:
-        frame = Image.new("L", size, 255)
-        draw = ImageDraw.Draw(frame)
-        for column, name in enumerate(names):
-            left = _GAP + column * (width + _GAP)
-            draw.text((left + width / 2, 1), name, fill=0, anchor="ma")
-            for row in range(num_images):
-                pixels = np.round(255 * decoded[row, column, value, ..., 0]).astype(np.uint8)
-                frame.paste(Image.fromarray(pixels), (left, _MARGIN + row * (height + _GAP)))
-        frames.append(frame)
-    return frames
+    levels = np.rint(255 * decoded).astype(np.uint8)
+    num_values = decoded.shape[2]
+    return [
+        figures.tiled(levels[:, :, value], captions=names, gap=_GAP)
+        for value in [*range(num_values), *range(num_values - 2, 0, -1)]
+    ]
 
 
 def reconstruction_against_score(
     runs: dict[str, list[tuple[float, float]]], *, score: str, highlighted: str
 ) -> Figure:
-    """The price of disentanglement: one point a seed (Kim & Mnih 2018, figures 4 and 6).
+    """The price of disentanglement: one point per seed (Kim & Mnih 2018, figures 4 and 6).
 
     Args:
       runs: reconstruction loss in nats and score of each seed, by the run's name.
       score: its name, for the axis.
       highlighted: name of the run that this is the report of.
     """
-    figure = Figure(figsize=(5, 3.4), dpi=120)
-    axis = figure.subplots()
+    points = [
+        figures.Line(
+            *zip(*pairs, strict=True),
+            stroke="o",
+            colour=figures.HIGHLIGHT if name == highlighted else figures.BASELINE,
+        )
+        for name, pairs in runs.items()
+    ]
+    figure = figures.line_panels(
+        {"": points},
+        x_label="reconstruction loss, nats per image (left is better)",
+        y_label=f"{score} (up is better)",
+        size=(5, 3.4),
+    )
+    (axis,) = figure.axes
     for name, pairs in runs.items():
-        colour = "#b5367a" if name == highlighted else "0.5"
-        axis.plot(*np.transpose(pairs), "o", color=colour)
-        rightmost = max(pairs)
-        axis.annotate(name, rightmost, (4, 4), textcoords="offset points", fontsize=7)
-    axis.set_xlabel("reconstruction loss, nats an image (left is better)", fontsize=8)
-    axis.set_ylabel(f"{score} (up is better)", fontsize=8)
+        axis.annotate(name, max(pairs), (4, 4), textcoords="offset points", fontsize=7)
     axis.set_ylim(0, 1.05)
     axis.margins(x=0.2)
-    axis.tick_params(labelsize=7)
-    axis.grid(alpha=0.3)
-    figure.tight_layout()
     return figure

@@ -1,7 +1,7 @@
 """The files beside an explorer's page: thumbnails, and a script of data for each image.
 
 A page opened from disk may draw a picture that lies beside it, but not read its pixels; what
-it reads must come as scripts. Maps are 8-bit, in steps of their own a map, all planes of an image
+it reads must come as scripts. Maps are 8-bit, each in steps of its own, all planes of an image
 deflated into one base64 text.
 """
 
@@ -10,8 +10,8 @@ import contextlib
 import io
 import json
 import pathlib
+import secrets
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -28,28 +28,33 @@ _SHARP = 64  # pixels: pictures up to this size are kept exactly, larger thumbna
 _LEAST = 1e-30  # the highest value of a map that is all but 0
 
 
+_FOLDER = "images-"  # and eight characters, new for each page
+
+
 @contextlib.contextmanager
-def fresh_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new folder that takes the place of the one at `path`, once it is complete.
+def new_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder under a new name, so that the page there is keeps its own until it is replaced.
 
     Args:
-      path: of a folder that may exist; what is in it is removed.
+      parent: the folder of the page, made if missing.
 
     Yields:
-      The new folder, under another name beside it; it is removed if its writer fails.
+      The new folder; it is removed if its writer fails.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}-*"):  # by a program that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    folder = parent / f"{_FOLDER}{secrets.token_hex(4)}"
+    folder.mkdir(parents=True)
     try:
-        (new := temporary / "new").mkdir()
-        yield new
-        if path.exists():
-            path.replace(temporary / "old")
-        new.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def remove_other_folders(kept: pathlib.Path) -> None:
+    """Removes what earlier pages, or a program that was killed, left beside a page's folder."""
+    for folder in kept.parent.glob(_FOLDER + 8 * "[0-9a-f]"):
+        if folder != kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def quantise(

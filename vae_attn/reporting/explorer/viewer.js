@@ -1,0 +1,136 @@
+// The viewer: one image at a time, and its keys.
+
+const latentName = (latents, n) =>
+  `z${latents.order[n]} ${latents.deviations[n] < 0 ? "−" : "+"}${Math.abs(latents.deviations[n]).toFixed(1)} sd`;
+
+function fillLatents(image) {
+  const { latents } = image;
+  const list = byId("latents");
+  list.replaceChildren();
+  for (const [n, tile] of image.tiles.entries()) {
+    const canvas = element("canvas");
+    paint(canvas.getContext("2d"), tile, latents.width, latents.height, latents.step, data.latents.scale, 0.85);
+    const picture = element("span", { className: "tile" }, element("img", { alt: "", src: image.image }), canvas);
+    picture.style.aspectRatio = `${width} / ${height}`;
+    const button = element("button", { type: "button", className: "latent" }, picture,
+      element("span", { textContent: latentName(latents, n) }));
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => {
+      state.latent = state.latent === n ? null : n;
+      redraw();
+      if (state.latent !== null) byId("stage").scrollIntoView({ block: "nearest" });
+    });
+    list.append(element("li", {}, button));
+  }
+}
+
+function fillTruth(image) {
+  const canvas = byId("truth");
+  canvas.hidden = image.mask === null;
+  byId("truth-unknown").hidden = image.mask !== null;
+  byId("binary-legend").hidden = image.mask === null;
+  const path = image.mask ? outlineOf(image.mask) : "";
+  for (const child of byId("outline").children) child.setAttribute("d", path);
+  if (!image.mask) return;
+  Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  const drawn = context.createImageData(width, height);
+  for (let n = 0; n < pixels; n += 1) {
+    drawn.data.set([255 * image.mask[n], 255 * image.mask[n], 255 * image.mask[n], 255], 4 * n);
+  }
+  context.putImageData(drawn, 0, 0);
+  const share = image.mask.reduce((sum, value) => sum + value, 0) / pixels;
+  canvas.setAttribute("aria-label", `True mask: ${(100 * share).toFixed(1)}% of the image`);
+}
+
+function fillHeading(record) {
+  byId("viewer-name").textContent = record.name;
+  byId("position").textContent = `${state.place + 1} / ${state.order.length}`;
+  const facts = byId("viewer-facts");
+  const score = `score ${short(record.score)}, ${record.flagged ? "over" : "under"} ${short(data.decision.threshold)}`;
+  facts.replaceChildren(
+    element("span", { textContent: record.class }),
+    element("span", { textContent: record.split }),
+    element("span", { textContent: score }),
+    element("b", { className: `tag ${wrong(record) ? (record.abnormal ? "missed" : "alarm") : "right"}`, textContent: verdict(record) }),
+  );
+  if (record.elsewhere) {
+    facts.append(element("b", { className: "tag elsewhere", textContent: "looks elsewhere" }));
+  }
+}
+
+async function show(place) {
+  if (!state.order.length) return;
+  state.place = (place + state.order.length) % state.order.length;
+  const record = images[state.order[state.place]];
+  fillHeading(record);
+  viewer.setAttribute("aria-busy", "true");
+  byId("trouble").hidden = true;
+  try {
+    const image = await load(record.id);
+    if (images[state.order[state.place]] !== record) return; // another was opened meanwhile
+    state.image = image;
+    for (const id of ["stage-image", "original"]) byId(id).src = image.image;
+    byId("reconstruction").src = image.reconstruction;
+    state.latent = null;
+    fillTruth(image);
+    fillLatents(image);
+    draw();
+    viewer.dataset.shown = record.id;
+  } catch (error) {
+    if (images[state.order[state.place]] !== record) return;
+    byId("trouble").textContent = error.message;
+    byId("trouble").hidden = false;
+    state.image = null; // not the one before, under this one's name
+  }
+  viewer.classList.toggle("failed", state.image === null);
+  viewer.setAttribute("aria-busy", "false");
+  for (const step of [1, -1]) {
+    load(images[state.order.at((state.place + step) % state.order.length)].id);
+  }
+}
+
+function open(index) {
+  viewer.showModal();
+  document.documentElement.classList.add("viewing");
+  viewer.scrollTop = 0;
+  byId("viewer-name").focus();
+  show(state.order.indexOf(index));
+}
+
+function toggleHelp() {
+  const help = byId("help");
+  help.hidden = !help.hidden;
+  byId("help-button").setAttribute("aria-expanded", String(!help.hidden));
+}
+
+const step = () => maps[state.map].limit / 100;
+const KEYS = {
+  ArrowLeft: () => show(state.place - 1),
+  ArrowRight: () => show(state.place + 1),
+  "[": () => chooseThreshold(state.thresholds[state.map] - step()),
+  "]": () => chooseThreshold(state.thresholds[state.map] + step()),
+  "-": () => chooseStrength(state.strength - 0.1),
+  "+": () => chooseStrength(state.strength + 0.1),
+  "=": () => chooseStrength(state.strength + 0.1),
+  l: () => {
+    const of = mapsOf(maps[state.map].style);
+    chooseMap(of[(of.indexOf(state.map) + 1) % of.length]);
+  },
+  m: () => toggle("show-outline"),
+  o: () => toggle("show-original"),
+  r: () => chooseThreshold(maps[state.map].threshold),
+  "?": toggleHelp,
+};
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  // Sliders and switches keep the arrows to themselves.
+  if (event.key.startsWith("Arrow") && event.target.matches("input")) return;
+  const act = /^[1-9]$/.test(event.key)
+    ? () => chooseStyle(Number(event.key) - 1)
+    : KEYS[event.key];
+  if (!act) return;
+  event.preventDefault();
+  act();
+}
