@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vae_attn.experiments.anomaly import score_plots
+from vae_attn.experiments.disentanglement import latent_figures
 from vae_attn.reporting import figures
 
 
@@ -83,6 +84,17 @@ def test_curves_of_the_losses():
     assert kl == [[0.5, 0.25]]
     assert legends(figure) == [["training, z sampled", "validation, at z = mean"], []]
     assert {axis.get_ylabel() for axis in figure.axes} == {"nats per image"}
+
+
+def test_the_price_of_disentanglement_a_point_per_seed():
+    runs = {"one": [(40.0, 0.7), (42.0, 0.75)], "two": [(30.0, 0.5)]}
+    figure = latent_figures.reconstruction_against_score(runs, score="s", highlighted="two")
+    (axis,) = figure.axes
+    found = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in axis.lines]
+    assert found == [([40.0, 42.0], [0.7, 0.75]), ([30.0], [0.5])]
+    assert [line.get_linestyle() for line in axis.lines] == ["None", "None"]
+    assert axis.lines[1].get_color() == figures.HIGHLIGHT != axis.lines[0].get_color()
+    assert [text.get_text() for text in axis.texts] == ["one", "two"]
 
 
 def test_a_legend_once_and_one_style_that_stays_in_its_figure(tmp_path):

@@ -28,6 +28,13 @@ def test_without_a_terminal_a_line_now_and_then(caplog, monkeypatch):
     ]
 
 
+def test_a_single_one_is_not_in_the_plural(caplog):
+    caplog.set_level(logging.INFO, "vae_attn")
+    with Progress("drawing", total=1, unit="figures"):
+        pass
+    assert [record.message for record in caplog.records] == ["drawing: 1 figure"]
+
+
 def test_on_a_terminal_a_bar(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "vae_attn")
     terminal = Terminal()

@@ -44,7 +44,8 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
         if self._bar.disable:
-            _LOG.info("%s: %d %s", self._what, self._total, self._unit)
+            unit = self._unit.removesuffix("s") if self._total == 1 else self._unit
+            _LOG.info("%s: %d %s", self._what, self._total, unit)
         self._last = time.monotonic()
         return self
 

@@ -280,8 +280,11 @@ def line_panels(
 
 
 def _draw(axis: Axes, line: Line) -> object:
-    marker = "o" if len(line.x) < _FEW_POINTS and line.stroke != "o" else None
-    (drawn,) = axis.plot(line.x, line.y, line.stroke, color=line.colour, marker=marker)
+    (drawn,) = axis.plot(line.x, line.y, line.stroke, color=line.colour)
+    if len(line.x) < _FEW_POINTS:
+        drawn.set_marker("o")
+    if line.stroke == "o":
+        drawn.set_markersize(2 * drawn.get_markersize())
     for x, y in line.pale:
         axis.plot(x, y, color=drawn.get_color(), alpha=0.3, linewidth=0.8)
     return drawn

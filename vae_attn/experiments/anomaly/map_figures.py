@@ -1,4 +1,4 @@
-"""Figures of anomaly maps over random images: those of the report, with none of them chosen."""
+"""Figures of anomaly maps over random images: those of the report, none of them hand-picked."""
 
 import textwrap
 
@@ -17,7 +17,7 @@ Rows = dict[str, np.ndarray]
 INPUT, TRUTH = "input", "ground truth"
 _COLUMNS = 10
 _NORMAL_COLUMNS = 6
-_EXAMPLES = 4  # defects that a group's sheet shows of each category, as the report's Figure 4 does
+_EXAMPLES = 4  # defects that a group's sheet shows of each category, as in the report's Figure 4
 _SCALE_IMAGES = 400  # over which the colour scale is measured
 _SCALE_QUANTILE = 0.995
 _HEADING_WIDTH = 15  # characters in a line over an image
@@ -51,14 +51,14 @@ class Painter:
         }
 
     def rows(self, images: UInt8[np.ndarray, "n height width channels"]) -> Rows:
-        """Overlays of the config's maps and of the paper's, a row each."""
+        """Overlays of the config's maps and of the paper's, one row each."""
         return {
             name: figures.overlay(images, maps, self._scales[name])
             for name, maps in self._maps(images).items()
         }
 
     def layer_rows(self, images: UInt8[np.ndarray, "n height width channels"]) -> Rows:
-        """Overlays of the paper's raw maps and of those of the config's style, a row a layer."""
+        """Overlays of the paper's raw maps and of those of the config's style, a row per layer."""
         styles = tuple(dict.fromkeys(("paper", self.explainer.variant.style)))
         rows = {f"{style}\n{layer}": None for style in styles for layer in self._layers}
         for layer in self._layers:  # one at a time, for the memory of the sample's maps
@@ -140,7 +140,7 @@ def examples(config, painter: Painter, located: LabelledImages) -> Rows:
 
 
 def sheet(config: ml_collections.ConfigDict, categories: dict[str, Rows]) -> page.Drawn:
-    """The report's Figure 4 over several categories: a row a category, from their `examples`."""
+    """The report's Figure 4 over several categories: a row per category, from their `examples`."""
     rows, labels = {}, {}
     for category, shown in categories.items():
         kinds = [name for name in shown if name != "names"]

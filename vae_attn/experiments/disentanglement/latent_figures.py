@@ -73,7 +73,7 @@ def reconstruction_against_score(
         {"": points},
         x_label="reconstruction loss, nats per image (left is better)",
         y_label=f"{score} (up is better)",
-        size=(5, 3.4),
+        size=(5.0, 3.4),
     )
     (axis,) = figure.axes
     for name, pairs in runs.items():
