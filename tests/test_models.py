@@ -1,12 +1,18 @@
 """The four VAEs against the report's tables, and the split of their encoders."""
 
+import hashlib
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from vae_attn.errors import UserError
 from vae_attn.models import build as registry
+from vae_attn.models import layers, tables
+from vae_attn.training import state
 
 MODELS = {"mnist": 28, "ucsd_ped1": 100, "dsprites": 64, "mvtec_ad": 256}
 
@@ -194,3 +200,94 @@ def test_sample_is_reparameterised(small):
 def test_wrong_names_and_sizes(name, size, message):
     with pytest.raises(UserError, match=message):
         registry.build(name, image_size=size, latents=32)
+
+
+def fingerprint(leaves):
+    """A number in which a few values of every leaf count, each differently."""
+    total = 0.0
+    for name in sorted(leaves):
+        values = np.asarray(leaves[name]).ravel()
+        values = values[:: max(1, values.size // 1000)].astype(np.float64)
+        total += float(values @ np.cos(np.arange(values.size) + len(name)))
+    return total
+
+
+# Places in the variables whose initial values are checked: few, so that few are drawn.
+SOME = (
+    "['encoder']['conv1']",
+    "['encoder']['layer2_0']",
+    "['decoder']['convtr2']",
+    "['decoder']['bn1']",
+    "['params']['mean']",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "names", "values"),
+    [
+        ("mnist", 28, "5a460d69dd7cf44d", 3.5943933830888906),
+        ("dsprites", 64, "58dc247c9eda8d71", 0.6670233702024702),
+        ("ucsd_ped1", 100, "e78b2fdffe1ffd78", 1.0008662608619237),
+        ("convnet", 32, "bc16bffa23e5f166", 5.050847045125692),
+        ("mvtec_ad", 64, "b78a7cd1a1a78cfa", 6.733979011010036),
+    ],
+)
+def test_a_seed_gives_the_parameters_that_it_always_gave(name, size, names, values):
+    """Names, shapes and initial values as of the first edition, to the bit on one machine."""
+    model = registry.build(name, image_size=size, latents=4)
+
+    def leaves():
+        made = state.create(model=model, tx=optax.identity(), seed=3)
+        return {
+            jax.tree_util.keystr(path): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(made.variables)
+        }
+
+    def some():
+        return {n: leaf for n, leaf in leaves().items() if any(one in n for one in SOME)}
+
+    listed = "\n".join(sorted(f"{n}{leaf.shape}" for n, leaf in jax.eval_shape(leaves).items()))
+    assert hashlib.sha256(listed.encode()).hexdigest()[:16] == names
+    assert fingerprint(jax.jit(some)()) == pytest.approx(values, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "size"), [("convnet", 32), ("mvtec_ad", 64)])
+def test_grey_images_have_models_of_one_channel(name, size):
+    model = registry.build(name, image_size=size, channels=1, latents=4)
+    images = jnp.zeros((1, size, size, 1))
+    shapes = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), images, jnp.zeros((1, 4)))
+    )
+    (logits, *_), variables = shapes
+    assert logits.shape == images.shape
+    colour = registry.build(name, image_size=size, latents=4)
+    assert colour.image_shape == (size, size, 3)
+    wide = jax.eval_shape(
+        lambda: colour.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), jnp.zeros((1, 4)))
+    )
+    pairs = zip(jax.tree.leaves(variables), jax.tree.leaves(wide), strict=True)
+    assert sum(one.shape != three.shape for one, three in pairs) == 3  # two kernels and a bias
+
+
+def test_a_table_runs_any_module_or_function_between_two_names():
+    """Also a layer of Flax itself; the parameters of each stand under its row's name."""
+    table = tables.stack(
+        ("double", lambda x: 2 * x),
+        ("dense", nn.Dense(3)),
+        ("norm", layers.BatchNorm()),
+        ("minus", lambda x: -x),
+        frozen=("norm",),
+    )
+    x = jax.random.normal(jax.random.key(1), (5, 2))
+    variables = table.init(jax.random.key(0), x)
+    assert set(variables["params"]) == {"dense", "norm"}
+    dense = variables["params"]["dense"]
+    expected = 2 * x @ dense["kernel"] + dense["bias"]
+    np.testing.assert_allclose(table.apply(variables, x, until="dense"), expected, rtol=1e-5)
+    rest, updated = table.apply(
+        variables, expected, after="dense", train=True, mutable=["batch_stats"]
+    )
+    np.testing.assert_allclose(rest, -expected / np.sqrt(1 + 1e-5), rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
+    with pytest.raises(ValueError, match="not in tuple"):
+        table.apply(variables, x, until="conv9")

@@ -202,8 +202,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def _function(name: str) -> Callable[..., Any]:
     if name in MODELS:
         return MODELS[name]
-    module_name, colon, function_name = name.partition(":")
-    if not colon:
+    module_name, _, function_name = name.partition(":")
+    if not (module_name and function_name):
         raise _unknown(name)
     try:
         module = importlib.import_module(module_name)
@@ -233,8 +233,8 @@ def _require_methods(module: Any, name: str) -> None:
     kind, whose = type(module).__name__, f"model.name={shown(repr(name))}"
     if not isinstance(module, nn.Module):
         raise UserError(
-            f"{whose}: the function returned a {kind}, and must return a Flax module "
-            "(flax.linen.Module)."
+            f"{whose}: the function returned an object of type {kind}, and must return a Flax "
+            "module (flax.linen.Module)."
         )
     for method in ("features", "head", "decode"):
         if not callable(getattr(module, method, None)):
