@@ -1,7 +1,7 @@
 """MNIST as a one-class data set, from the four idx files or through tensorflow-datasets.
 
 The idx format is described at the end of http://yann.lecun.com/exdb/mnist: a big-endian magic
-number (2051 images, 2049 labels), one size a dimension, then the bytes.
+number (2051 images, 2049 labels), one size per dimension, then the bytes.
 """
 
 import gzip
