@@ -142,6 +142,25 @@ def test_mnist_spellings(folder, dotted, compressed):
     np.testing.assert_array_equal(mnist.load(folder, 4).train, expected.train)
 
 
+@pytest.mark.parametrize("place", ["MNIST/raw", "raw"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_mnist_where_torchvision_puts_it(folder, place, compressed):
+    expected = mnist.load(folder, 4)
+    (folder / place).mkdir(parents=True)
+    for name in IDX_FILES.values():
+        (folder / name).rename(folder / place / name)
+        if compressed:  # torchvision keeps both
+            content = (folder / place / name).read_bytes()
+            (folder / place / f"{name}.gz").write_bytes(gzip.compress(content))
+    found = mnist.load(folder, 4)
+    np.testing.assert_array_equal(found.train, expected.train)
+    np.testing.assert_array_equal(found.test.labels, expected.test.labels)
+    for path in (folder / place).glob("t10k-labels*"):
+        path.unlink()
+    with pytest.raises(UserError, match=f"{place} lacks t10k-labels-idx1-ubyte"):
+        mnist.load(folder, 4)
+
+
 def corrupt_gzip(content):
     packed = bytearray(gzip.compress(content))
     packed[len(packed) // 2] ^= 0xFF

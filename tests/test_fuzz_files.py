@@ -226,7 +226,17 @@ _TOKENS = [
     "0",
     "7",
 ]
-_TOKENS += ["system('touch proof')", "9" * 5000, "٣", "\0", "\u2028", "1e9", "-1", " " * 3000]
+_TOKENS += [
+    "system('touch proof')",
+    "9" * 5000,
+    "٣",
+    "\ufeff",
+    "\0",
+    "\u2028",
+    "1e9",
+    "-1",
+    " " * 3000,
+]
 
 
 @given(
@@ -241,5 +251,6 @@ _TOKENS += ["system('touch proof')", "9" * 5000, "٣", "\0", "\u2028", "1e9", "-
 def test_any_frame_labels(tmp_path, content):
     path = tmp_path / "UCSDped1.m"
     path.write_bytes(content)
+    assert all(0 <= last < 10**9 for last in frame_labels.last_frames(path))
     found = answer(lambda: frame_labels.read_frame_labels(path, [200, 200, 200]), path)
     assert found is None or [len(labels) for labels in found] == [200] * 3

@@ -358,7 +358,7 @@ def test_labels_of_fewer_or_more_clips(root, clips):
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:clips] if clips < 0 else lines + lines[-1:]))
     (line,) = _problems(root)
-    assert line.startswith(f"{path}: tells of {6 + clips} test clips, but there are 6")
+    assert line.startswith(f"{path}: lists {6 + clips} test clips, but there are 6")
 
 
 def _labels(tmp_path, text, counts):

@@ -78,7 +78,7 @@ def draw_defects(
     if names is None:
         names = tuple(f"{index:05d}" for index in range(len(images)))
     if len(names) != len(images):
-        raise UserError(f"{len(names)} names for {len(images)} images; give one name an image")
+        raise UserError(f"{len(names)} names for {len(images)} images; give one name per image")
     variants = [(kind, size) for kind in kinds for size in sizes]
     drawn = np.empty((len(images), len(variants), *images.shape[1:]), np.uint8)
     for index, image in enumerate(images):

@@ -21,7 +21,7 @@ def render(grid: FactorGrid) -> UInt8[np.ndarray, "n 512"]:
         (radians), posX and posY (0 to 1), in this order.
 
     Returns:
-      One row of 512 bytes an image in `np.packbits` order, the grid's order of images.
+      One row of 512 bytes per image in `np.packbits` order, the grid's order of images.
     """
     colours, shapes, scales, orientations, pos_x, pos_y = grid.values
     rows = np.empty((*grid.sizes, IMAGE_SIZE), dtype=np.uint64)
@@ -52,7 +52,7 @@ def _draw(
     """One outline at every position, by scan lines and the even-odd rule.
 
     A row of 64 pixels is one 64-bit word. Where the outline crosses the row, all pixels right
-    of the crossing change sides: the row is the exclusive or of one mask a crossing.
+    of the crossing change sides: the row is the exclusive or of one mask per crossing.
     """
     centre_y = 16 + 32 * pos_y
     dy = (np.arange(IMAGE_SIZE) + 0.5 - centre_y[:, None]).ravel()

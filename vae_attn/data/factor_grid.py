@@ -25,7 +25,7 @@ class FactorGrid:
     Nothing here knows of dSprites, so any other grid (3D Shapes, Cars3D, your own) works too.
 
     Attributes:
-      names: one name a factor.
+      names: one name per factor.
       values: the values each factor takes, in the order of its classes 0, 1, ...
     """
 

@@ -28,7 +28,7 @@ def read_frame_labels(
       frame_counts: the number of frames of each clip.
 
     Returns:
-      One array a clip, True on anomalous frames.
+      One array per clip, True on anomalous frames.
 
     Raises:
       UserError: all lines that cannot be understood, ranges beyond a clip, and a number of clips
@@ -47,7 +47,7 @@ def parse_frame_labels(
     try:
         lines = _read(path).splitlines()
     except OSError as error:
-        return [], [f"{path}: cannot be read ({error.strerror}); it tells the anomalous frames"]
+        return [], [f"{path}: cannot be read ({error.strerror}); it lists the anomalous frames"]
     labels: list[np.ndarray] = []
     problems: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -65,7 +65,7 @@ def parse_frame_labels(
             )
     if len(labels) != len(frame_counts):
         problems.append(
-            f"{path}: tells of {len(labels)} test clips, but there are {len(frame_counts)}; "
+            f"{path}: lists {len(labels)} test clips, but there are {len(frame_counts)}; "
             "restore the file or the clips"
         )
     return labels, problems
@@ -95,7 +95,7 @@ def _statement(line: str) -> str:
 
 
 def _parse_ranges(text: str, count: int | None) -> tuple[np.ndarray, list[str]]:
-    """`5:90, 140:200` as an array of `count` frames; None stands for a clip that is not there."""
+    """`5:90, 140:200` as an array of `count` frames; None stands for a missing clip."""
     label = np.zeros(count or 0, bool)
     problems = []
     for part in re.split(r"[,;\s]+", re.sub(r"\s*:\s*", ":", text.strip())):

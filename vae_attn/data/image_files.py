@@ -116,7 +116,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _regular(path: pathlib.Path) -> BinaryIO:
-    """Opens a file; a pipe would be waited for."""
+    """Opens a regular file; opening a pipe would wait for its other end."""
     if not (path.is_file() or path.is_dir()) and path.exists():
         raise UserError(f"{path}: is no regular file; give an image file")
     return open(path, "rb")
@@ -205,7 +205,7 @@ def _join(pairs: UInt8[np.ndarray, "..."]) -> Integer[np.ndarray, "..."]:
 def _grey_levels(picture: Image.Image) -> Integer[np.ndarray, "height width 1"]:
     values = np.asarray(picture)
     if values.min() < 0 or values.max() > _DEEPEST:
-        raise ValueError("more than 16 bits a pixel; save it with 8 or 16 bits")
+        raise ValueError("more than 16 bits per pixel; save it with 8 or 16 bits")
     return values[..., None]
 
 

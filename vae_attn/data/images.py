@@ -196,14 +196,14 @@ def size_text(shape: tuple[int, int]) -> str:
 def read_many(
     read: Callable[[pathlib.Path], _Result], paths: Sequence[pathlib.Path]
 ) -> tuple[list[_Result | None], list[str]]:
-    """Applies `read` to every path, in threads, and goes on after a failure.
+    """Applies `read` to every path, in threads, and continues after a failure.
 
     Args:
       read: raises UserError for a file that it cannot read.
       paths: the files.
 
     Returns:
-      One result a path (None where reading failed), and the messages of all failures.
+      One result per path (None where reading failed), and the messages of all failures.
     """
 
     def attempt(path: pathlib.Path) -> tuple[_Result | None, str | None]:

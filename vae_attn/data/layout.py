@@ -1,4 +1,4 @@
-"""What every loader asks of a folder of data: which entries count, and how problems are told."""
+"""What loaders ask of a folder of data: which entries count, and how problems are reported."""
 
 import pathlib
 from collections.abc import Sequence
@@ -47,10 +47,10 @@ def problems_error(root: pathlib.Path, problems: Sequence[str], *, layout: str) 
       layout: the layout expected, as one phrase.
 
     Returns:
-      The error to raise: a heading sentence, then one line a problem.
+      The error to raise: a heading sentence, then one line per problem.
     """
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    heading = f"{root}: {count} to mend before this data set can be used (expected: {layout}):"
+    heading = f"{root}: {count} to fix before this data set can be used (expected: {layout}):"
     return UserError("\n  ".join([heading, *problems]))
 
 

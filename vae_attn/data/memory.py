@@ -5,7 +5,7 @@ import pathlib
 
 import psutil
 
-# What a container may use, where it is told: both versions of Linux' control groups.
+# What a container may use, where that is known: both versions of Linux' control groups.
 _LIMITS = (
     pathlib.Path("/sys/fs/cgroup/memory.max"),
     pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -17,5 +17,5 @@ def available_bytes() -> int:
     limits = [psutil.virtual_memory().available]
     for path in _LIMITS:
         with contextlib.suppress(OSError, ValueError):  # no such file, or it says "max"
-            limits.append(int(path.read_text()))
+            limits.append(int(path.read_text(encoding="utf-8")))
     return min(limits)

@@ -1,7 +1,7 @@
 """MNIST as a one-class data set, from the four idx files or through tensorflow-datasets.
 
 The idx format is described at the end of http://yann.lecun.com/exdb/mnist: a big-endian magic
-number (2051 images, 2049 labels), one size a dimension, then the bytes.
+number (2051 images, 2049 labels), one size per dimension, then the bytes.
 """
 
 import gzip
@@ -25,6 +25,7 @@ MAX_BYTES = 2**28
 _MAGIC = {"images": 2051, "labels": 2049}
 _KIND_OF_MAGIC = {magic: kind for kind, magic in _MAGIC.items()}
 _PREFIX = {"train": "train", "test": "t10k"}
+_PLACES = (".", "MNIST/raw", "raw")  # below data.dir: of the files; the last two are torchvision's
 _Split = tuple[UInt8[np.ndarray, "_ 28 28 1"], Int[np.ndarray, "_"]]
 
 
@@ -38,8 +39,9 @@ def load(
     """Loads one digit of the train split to learn from, and the whole test split to explain.
 
     The four idx files are read, as they are or compressed with gzip, also under the spelling
-    `train-images.idx3-ubyte`. Where none is there, MNIST as prepared by tensorflow-datasets
-    under `data_dir` is read; it is downloaded and prepared first if TensorFlow is installed.
+    `train-images.idx3-ubyte`, from the folder itself or from `MNIST/raw` in it, where torchvision
+    puts them. Where none is there, MNIST as prepared by tensorflow-datasets under `data_dir` is
+    read; it is downloaded and prepared first if TensorFlow is installed.
 
     Args:
       data_dir: the folder that holds the data.
@@ -88,16 +90,16 @@ def _read(folder: pathlib.Path) -> tuple[_Split, _Split]:
             "(train-images-idx3-ubyte.gz and so on), point data.dir to where they are, or install "
             "the extra vae_attn[tfds], which downloads them"
         )
-    files = {
-        (split, kind): _find(folder, split, kind)
-        for split in _PREFIX
-        for kind in ("images", "labels")
-    }
+    found = {place: _find_all(folder / place) for place in _PLACES}
+    place = next((place for place, paths in found.items() if any(paths.values())), ".")
+    files = found[place]
     missing = [_file_names(*key)[0] for key, path in files.items() if path is None]
     if len(missing) == len(files):
         return _read_tfds(folder, "train"), _read_tfds(folder, "test")
     if missing:
-        raise UserError(f"{folder} lacks {', '.join(missing)} (with or without .gz); add them")
+        raise UserError(
+            f"{folder / place} lacks {', '.join(missing)} (with or without .gz); add them"
+        )
     train, test = (_read_split(files[split, "images"], files[split, "labels"]) for split in _PREFIX)
     return train, test
 
@@ -109,9 +111,13 @@ def _file_names(split: str, kind: str) -> list[str]:
     return [stem + suffix for stem in stems for suffix in ("", ".gz")]
 
 
-def _find(folder: pathlib.Path, split: str, kind: str) -> pathlib.Path | None:
-    paths = (folder / name for name in _file_names(split, kind))
-    return next((path for path in paths if path.is_file()), None)
+def _find_all(folder: pathlib.Path) -> dict[tuple[str, str], pathlib.Path | None]:
+    """The files of a folder by split and kind, None for those that are not there."""
+    found = {}
+    for key in ((split, kind) for split in _PREFIX for kind in ("images", "labels")):
+        paths = (folder / name for name in _file_names(*key))
+        found[key] = next((path for path in paths if path.is_file()), None)
+    return found
 
 
 def _read_split(image_path: pathlib.Path, label_path: pathlib.Path) -> _Split:

@@ -28,7 +28,7 @@ def read_ahead(
       indices_of: which images a step takes. It alone determines what is read, so that nothing
         has to be kept to go on from any step.
       start: the first step.
-      stop: the step behind the last one.
+      stop: the step after the last one.
 
     Yields:
       `images[indices_of(step)]`.
@@ -66,7 +66,7 @@ def _make_check(images: np.ndarray) -> Callable[[], UserError | None]:
             return None
         return UserError(
             f"{path} was cut short while the training read it: run the same command again, which "
-            "builds it anew and goes on from the newest checkpoint."
+            "builds it anew and resumes from the newest checkpoint."
         )
 
     return check
