@@ -36,6 +36,7 @@ SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Masks: the pixels that are replaced.
 
 
+@functools.partial(jax.jit, static_argnames=("batch", "image_size", "count", "sides"))
 def random_squares(
     key: Key[Array, ""],
     batch: int,
@@ -68,6 +69,7 @@ def random_squares(
     return rows[..., None] & columns[:, :, None]
 
 
+@functools.partial(jax.jit, static_argnames=("batch", "image_size", "count", "share"))
 def random_subsets(
     key: Key[Array, ""],
     batch: int,
@@ -119,32 +121,41 @@ def changes(
     Raises:
       ValueError: if fn does not return (batch, latents).
     """
-    batch = len(images)
-    nothing = jnp.zeros_like(masks[:, :1])
-    masks = jnp.concatenate([nothing, masks], axis=1)
-    each, flat = masks.shape[1], masks.reshape(-1, *masks.shape[2:])
-    size = min(batch_size, len(flat))
+    total = len(images) * (masks.shape[1] + 1)
+    size = min(batch_size, total)
     leaves, structure = jax.tree.flatten(fn)
     arrays = [leaf if isinstance(leaf, jax.Array) else None for leaf in leaves]
     rest = tuple(None if isinstance(leaf, jax.Array) else leaf for leaf in leaves)
-    parts = []
-    for start in range(0, len(flat), size):
-        # The last part is filled up with what is cut off again, so that all have one shape.
-        numbers = jnp.minimum(jnp.arange(start, start + size), len(flat) - 1)
-        part = (images, baselines, flat[numbers], numbers // each)
-        parts.append(_with_masks(arrays, *part, structure=structure, rest=rest))
-    z = jnp.concatenate(parts)[: len(flat)]
-    if z.ndim != 2:
-        raise ValueError(f"the function must return (batch, latents), and returned {z.shape}.")
-    z = z.reshape(batch, each, -1)
-    return z[:, :1] - z[:, 1:]
+    static = {"structure": structure, "rest": rest, "size": size}
+    parts = [
+        _with_masks(arrays, images, baselines, masks, jnp.asarray(start), **static)
+        for start in range(0, total, size)
+    ]
+    if parts[0].ndim != 2:
+        raise ValueError(
+            f"the function must return (batch, latents), and returned {parts[0].shape}."
+        )
+    return _less_the_first(parts, masks)
 
 
-@functools.partial(jax.jit, static_argnames=("structure", "rest"))
-def _with_masks(arrays, images, baselines, masks, numbers, *, structure, rest) -> Array:
+@functools.partial(jax.jit, static_argnames=("structure", "rest", "size"))
+def _with_masks(arrays, images, baselines, masks, start, *, structure, rest, size) -> Array:
+    """The function under some of all images' masks, before which comes an empty one for each."""
     leaves = [a if r is None else r for a, r in zip(arrays, rest, strict=True)]
     fn = jax.tree.unflatten(structure, leaves)
-    return fn(jnp.where(masks[..., None], baselines[numbers], images[numbers]))
+    # The last part is filled up with what is cut off again, so that all have one shape.
+    each = masks.shape[1] + 1
+    number = jnp.minimum(start + jnp.arange(size), len(images) * each - 1)
+    image, mask = number // each, number % each
+    chosen = masks[image, mask - 1] & (mask > 0)[:, None, None]
+    return fn(jnp.where(chosen[..., None], baselines[image], images[image]))
+
+
+@jax.jit
+def _less_the_first(parts: Sequence[Array], masks: Array) -> Array:
+    batch, each = masks.shape[0], masks.shape[1] + 1
+    z = jnp.concatenate(parts)[: batch * each].reshape(batch, each, -1)
+    return z[:, :1] - z[:, 1:]
 
 
 @jax.jit
@@ -354,16 +365,27 @@ def _curve(fn, maps, images, baselines, shares, batch_size, *, delete: bool) -> 
     _check_sizes(maps, images)
     pixels = maps.shape[2] * maps.shape[3]
     counts = jnp.asarray([round(share * pixels) for share in shares])
-    order = deletion_order(maps)
-    whole = changes(fn, images, baselines, jnp.ones_like(order[:, :1], bool), batch_size=batch_size)
+    order, everything = deletion_order(maps), jnp.ones_like(maps[:, :1], bool)
+    whole = changes(fn, images, baselines, everything, batch_size=batch_size)[:, 0]
     curves = []
     for i in range(maps.shape[1]):
-        masks = order[:, i, None] < counts[None, :, None, None]
-        masks = masks if delete else ~masks  # x' with S from x is x with the others from x'
-        change = changes(fn, images, baselines, masks, batch_size=batch_size)[..., i]
-        left = jnp.abs(whole[..., i] - change if delete else change).sum(axis=0)
-        curves.append(_ratio(left, jnp.broadcast_to(jnp.abs(whole[..., i]).sum(), left.shape)))
+        masks = _first_pixels(order, counts, jnp.asarray(i), delete=delete)
+        change = changes(fn, images, baselines, masks, batch_size=batch_size)
+        curves.append(_distance(change, whole, jnp.asarray(i), delete=delete))
     return jnp.stack(curves)
+
+
+@functools.partial(jax.jit, static_argnames="delete")
+def _first_pixels(order: Array, counts: Array, i: Array, *, delete: bool) -> Array:
+    first = order[:, i, None] < counts[None, :, None, None]
+    return first if delete else ~first  # x' with S from x is x with the others from x'
+
+
+@functools.partial(jax.jit, static_argnames="delete")
+def _distance(change: Array, whole: Array, i: Array, *, delete: bool) -> Array:
+    change, whole = change[:, :, i], whole[:, i]
+    left = jnp.abs(whole[:, None] - change if delete else change).sum(axis=0)
+    return _ratio(left, jnp.broadcast_to(jnp.abs(whole).sum(), left.shape))
 
 
 def area(
@@ -583,7 +605,7 @@ def probe(
 
 def measure(
     fn: Callable[[Array], Array],
-    maps: Float[Array, "batch latents height width"],
+    maps: Float[Array, "maps latents h w"],
     images: Float[Array, "batch height width c"],
     baselines: Float[Array, "batch height width c"],
     *,
