@@ -142,7 +142,7 @@ def test_signal_stops_two_processes_at_one_step(config, whole, tmp_path, to_all)
     assert step < STEPS
     if to_all:
         return
-    # One process goes on where two stopped.
+    # One process resumes where two stopped.
     output = finish(start(program))
     assert f"resuming from step {step}" in output
     for found, expected in zip(leaves(config, tmp_path), leaves(config, whole), strict=True):

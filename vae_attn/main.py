@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     """Runs the mode that the flags ask for."""
     del argv
     given = flags.FLAGS
-    # Imported here, so that a wrong flag is reported at once.
+    # Imported here, so that a wrong flag is reported without delay.
     if given.mode == "report":
         from vae_attn.experiments import compare_runs
 

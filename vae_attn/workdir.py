@@ -13,7 +13,7 @@ from vae_attn.training import distributed, seeds
 from vae_attn.workdir_lock import WorkdirLock
 
 CONFIG = "config.json"
-# Of the folder of a group of runs, which is no run itself, lest it counts as one.
+# In the folder of a group of runs: another name, because that folder is not a run itself.
 GROUP_CONFIG = "group.json"
 
 # Keys that may differ between two calls on one workdir: they change no parameter of the model.

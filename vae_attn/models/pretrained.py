@@ -87,7 +87,7 @@ def convert_resnet18(
       `{"params": ..., "batch_stats": ...}`, nested dicts of float32.
 
     Raises:
-      UserError: listing at once all that is missing, unexpected, of another shape or type, or not
+      UserError: listing everything that is missing, unexpected, of another shape or type, or not
         finite.
     """
     wanted = wanted_tensors()
@@ -120,7 +120,7 @@ def download_resnet18(
 
     Raises:
       UserError: no connection, another digest, or a folder that cannot be written. What was
-        there stays as it was, and no half a file is left behind.
+        there stays as it was, and nothing half-written is left.
     """
     target = pathlib.Path(folder) / FILE_NAME
     pooch.get_logger().setLevel("WARNING")

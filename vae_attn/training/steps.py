@@ -123,7 +123,7 @@ def repeated(update: Callable[..., tuple[PyTree, Metrics]]) -> Callable[..., tup
       update: `update(state, images, indices)`, of one step.
 
     Returns:
-      The same for `indices` with an axis of steps behind that of the batch; each of the metrics
+      The same for `indices` with an axis of steps after that of the batch; each of the metrics
       has a leading axis of steps.
     """
 

@@ -80,7 +80,7 @@ class _Column(NamedTuple):
 
 
 def _table_4(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> tables.Table | None:
-    """Pixel AUROC / IoU at the threshold that is best on the test set, a row a category."""
+    """Pixel AUROC / IoU at the threshold that is best on the test set, one row per category."""
     columns = _ours(config, runs, ("pixel_auroc", "best_iou_test"), "{:.3f} / {:.3f}")
     if not columns:
         return None
@@ -104,7 +104,7 @@ def _table_4(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> t
 
 
 def _missed(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> tables.Table | None:
-    """Share of the maps that miss the defect, a row a category."""
+    """Share of the maps that miss the defect, one row per category."""
     columns = _ours(config, runs, ("share_missed",), "{:.3f}")
     if not columns:
         return None
@@ -155,7 +155,7 @@ def _which(config: ml_collections.ConfigDict) -> str:
 
 
 def _rows(columns: list[_Column], categories: Mapping[str, Scores]) -> list[list[str]]:
-    """A header, a row a category, and the mean over the categories that all columns have."""
+    """A header, one row per category, and the mean over the categories that all columns have."""
     columns = [column for column in columns if column.values]
     rows = [["category", *(column.heading for column in columns)]]
     rows += [[c, *(column.cells.get(c, "") for column in columns)] for c in categories]

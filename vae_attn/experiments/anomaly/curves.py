@@ -80,7 +80,7 @@ class Curves:
 
 
 def roc(*, scores: Float[np.ndarray, "n"], abnormal: Bool[np.ndarray, "n"]) -> Curve | None:
-    """ROC curve of one score an image, higher being abnormal; None for images of one kind only."""
+    """ROC curve of one score per image, higher being abnormal; None for images of one kind only."""
     area = localization.image_auroc(scores=scores, labels=abnormal)
     if area is None:
         return None
@@ -101,7 +101,7 @@ def pro(located: localization.LocalizationState) -> Curve | None:
 def histogram(
     *, scores: Float[np.ndarray, "n"], abnormal: Bool[np.ndarray, "n"]
 ) -> Histogram | None:
-    """Histogram of one score an image; None without images."""
+    """Histogram of one score per image; None without images."""
     if not len(scores):
         return None
     low, high = float(scores.min()), float(np.quantile(scores, _HISTOGRAM_QUANTILE))

@@ -1,7 +1,7 @@
 """How well anomaly maps find the anomalous pixels, and image scores the anomalous images.
 
 Pixel scores stream: a `LocalizationState` holds histograms over all images, 6 MB whatever
-their number, and a histogram of some 5 kB an image for the bootstrap. They
+their number, and a histogram of some 5 kB per image for the bootstrap. They
 are exact to the bin; see `score_histogram` for the bins and for what to do about a large
 constant offset.
 """
@@ -251,7 +251,7 @@ def share_missed(hits: Float[np.ndarray, "n"]) -> float:
 
 
 def image_auroc(*, scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float | None:
-    """Area under the ROC curve of one score an image; None where only one kind of image is.
+    """Area under the ROC curve of one score per image; None where only one kind of image is.
 
     Args:
       scores: higher is more anomalous.

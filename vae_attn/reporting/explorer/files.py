@@ -73,7 +73,7 @@ def quantise(
     step = max(float(values.max()), _LEAST) / 255
     if threshold > step:
         step = threshold / (threshold // step)
-    # The small addend mends what dividing rounds away at a whole number of steps.
+    # The small addend restores what dividing rounds away at a whole number of steps.
     return np.clip(np.floor(values / step + 1e-6), 0, 255).astype(np.uint8), step
 
 
