@@ -1,7 +1,7 @@
 """Decoded images, kept on disk: decoded once, then mapped into memory.
 
 They are written row by row, so that they may be more than the memory holds. An entry is one `.npy`
-file an array, named by a key of the source files' contents and the target size, so that a changed
+file per array, named by a key of the source files' contents and the target size, so that a changed
 image or another size never meets an old entry. Any file in the folder may be deleted at any time.
 """
 

@@ -232,7 +232,7 @@ class SeedCheckpoints:
     """
 
     def __init__(self, folders: Sequence[pathlib.Path], *, keep_every: int = 0) -> None:
-        """One folder a seed; see `Checkpoints`."""
+        """One folder per seed; see `Checkpoints`."""
         self._folders = folders
         self._seeds = [Checkpoints(folder, keep_every=keep_every) for folder in folders]
 

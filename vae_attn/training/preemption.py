@@ -20,7 +20,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 class Watch:
-    """Holds the signals back within `with`, for `stopping` to report; a second one ends the process immediately."""
+    """Holds signals back within `with`, for `stopping` to report; a second one ends the process."""
 
     def __init__(self) -> None:
         self._signalled = False
