@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import flax.traverse_util
 import numpy as np
-import pooch
 import safetensors
 from absl import logging
 
@@ -122,6 +121,8 @@ def download_resnet18(
       UserError: no connection, another digest, or a folder that cannot be written. What was
         there stays as it was, and nothing half-written is left.
     """
+    import pooch  # with requests, which every start would wait for
+
     target = pathlib.Path(folder) / FILE_NAME
     pooch.get_logger().setLevel("WARNING")
     if not target.is_file():
