@@ -120,7 +120,7 @@ def _initializers(scheme: str, fan_in: int) -> tuple[Initializer, Initializer]:
     if scheme == "torch":
         return torch_uniform(fan_in), torch_uniform(fan_in)
     if scheme == "normal":  # FactorVAE's public code: N(0, 0.02), zero bias
-        return nn.initializers.normal(0.02), nn.initializers.zeros
+        return nn.initializers.normal(0.02, jnp.float32), nn.initializers.constant(0.0, jnp.float32)
     raise ValueError(f"unknown initialisation {scheme!r}")
 
 
@@ -201,10 +201,10 @@ class BatchNorm(nn.Module):
     ) -> Float[Array, "*batch channels"]:
         """Normalises by the running statistics, or by the batch's, which they then follow."""
         shape, stats = x.shape[-1:], "batch_stats"
-        running_mean = self.variable(stats, "mean", jnp.zeros, shape)
-        running_var = self.variable(stats, "var", jnp.ones, shape)
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable(stats, "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable(stats, "var", jnp.ones, shape, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         wide, scale, bias = (a.astype(jnp.float32) for a in (x, scale, bias))
         if use_running_average:
             inverse = lax.rsqrt(running_var.value + _EPSILON)
