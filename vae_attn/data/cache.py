@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
+import platformdirs
 
 from vae_attn.data import memory
 from vae_attn.errors import UserError
@@ -42,14 +43,15 @@ class Spec(NamedTuple):
 
 
 def default_dir() -> pathlib.Path:
-    """`$XDG_CACHE_HOME/vae_attn`, or `~/.cache/vae_attn` where the variable is unset or relative.
+    """The user's cache; on Linux `$XDG_CACHE_HOME/vae_attn`, by default `~/.cache/vae_attn`.
 
     Raises:
       RuntimeError: there is no home folder.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = pathlib.Path(base) if os.path.isabs(base) else pathlib.Path.home() / ".cache"
-    return root / "vae_attn"
+    folder = platformdirs.user_cache_path("vae_attn", appauthor=False)
+    if not folder.is_absolute():  # `~` where it stands for nothing
+        raise RuntimeError(f"{folder} is no absolute path")
+    return folder
 
 
 def content_key(paths: Sequence[pathlib.Path], **settings: object) -> str | None:

@@ -99,7 +99,9 @@ def make_update_fn(
             example_keys(state.seed, state.step, len(indices))
         )
         batch = jax.vmap(augment)(augment_keys, pixels_of(images[indices]))
-        noise = jax.vmap(lambda key: jax.random.normal(key, (model.latents,)))(noise_keys)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (model.latents,), jnp.float32))(
+            noise_keys
+        )
         gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
             state.params, state, batch, noise
         )
