@@ -74,7 +74,7 @@ def explainer_of(config, variables, data):
 
 
 def metrics_of(workdir):
-    return json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    return json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
 
 
 def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplog):
@@ -87,12 +87,12 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
     caplog.set_level("WARNING", "vae_attn")
     experiment.run(config, workdir, mode="evaluate")
     assert "the runs leave out: bottle, cable, capsule, carpet, leather" in caplog.text
-    table = (workdir / "table.md").read_text()
+    table = (workdir / "table.md").read_text(encoding="utf-8")
     assert table.startswith("# 2 categories (synthetic)\n\n## Table 4 of the report, on a twin")
     assert "0.98 / 0.44" not in table  # Liu et al. on the real hazelnut
     assert "six defects" not in table
     for category in ("hazelnut", "grid"):
-        kept = json.loads((workdir / category / "config.json").read_text())["data"]
+        kept = json.loads((workdir / category / "config.json").read_text(encoding="utf-8"))["data"]
         assert kept["category"] == category
         assert kept["mirror_vertical"]
         metrics = metrics_of(workdir / category)
@@ -103,7 +103,7 @@ def test_all_categories_that_are_there(mvtec_twin, colour_model, tmp_path, caplo
             line = next(line for line in table.splitlines() if line.startswith(f"| {category} |"))
             assert f"{pair[0]:.3f} / {pair[1]:.3f}" in line
     experiment.run(config, workdir, mode="explain")
-    page = (workdir / "report" / "index.html").read_text()
+    page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert "Table 4 of the report, on a twin" in page
     assert "data:image/png" in page
     assert page.count('href="../') == 2
@@ -160,7 +160,7 @@ def test_broken_categories_are_all_told_before_the_first_run(mvtec_twin, colour_
     shutil.copytree(root / "grid", root / "bottle")
     broken = [root / "hazelnut/test/good/000.png", root / "grid/train/good/003.png"]
     for path in broken:
-        path.write_text("no image")
+        path.write_text("no image", encoding="utf-8")
     config = small_config("mvtec_ad", root, tmp_path)
     config.data.category = "all"
     with pytest.raises(UserError, match="2 of 3 categories cannot be used") as caught:
@@ -215,8 +215,8 @@ def test_ped1_pixels_on_clips_with_masks_frames_on_all(monkeypatch, tmp_path):
     assert metrics["kl/image/image_auroc"] == pytest.approx(expected, abs=1e-6)
     for name in ("defects", "layers", "normal"):
         assert (tmp_path / "run" / "figures" / f"{name}.png").exists()
-    page = (tmp_path / "run" / "report" / "index.html").read_text()
-    table = (tmp_path / "run" / "evaluation" / "table.md").read_text()
+    page = (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    table = (tmp_path / "run" / "evaluation" / "table.md").read_text(encoding="utf-8")
     for text in (page, table):
         assert "Of 6 test clips 5 are scored, pixels on the 3 of them with masks" in text
         assert "Table 3 of the report, on a twin" in text

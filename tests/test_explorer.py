@@ -211,7 +211,7 @@ def test_hostile_names_stay_text(tmp_path):
 def test_what_an_earlier_report_left_is_gone(tmp_path):
     folder = tmp_path / "report" / "images"
     folder.mkdir(parents=True)
-    (folder / "99999.js").write_text("stale")
+    (folder / "99999.js").write_text("stale", encoding="utf-8")
     killed = tmp_path / "report" / ".images-abc"
     killed.mkdir()
     explorer_runs.write(tmp_path, explorer_runs.data_of())
@@ -222,17 +222,17 @@ def test_what_an_earlier_report_left_is_gone(tmp_path):
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
-    (folder / "kept").write_text("as it was")
+    (folder / "kept").write_text("as it was", encoding="utf-8")
 
     def fail():
         with explorer_files.fresh_folder(folder) as new:
-            (new / "half").write_text("")
+            (new / "half").write_text("", encoding="utf-8")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert [file.name for file in tmp_path.iterdir()] == ["images"]
-    assert (folder / "kept").read_text() == "as it was"
+    assert (folder / "kept").read_text(encoding="utf-8") == "as it was"
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1e-9, 0.03, 0.9, 1.0, 7.0])
@@ -282,7 +282,7 @@ def test_a_page_without_images_runs_no_script(tmp_path):
         config, tmp_path, title="<b>", summary="s", drawn={}, tables=[],
         links=[("bottle & co", "../bottle/report/index.html")],
     )  # fmt: skip
-    html = path.read_text()
+    html = path.read_text(encoding="utf-8")
     assert "<script" not in html
     assert "script-src 'none'" in html.replace("&#39;", "'")
     assert "<title>&lt;b&gt; - vae_attn</title>" in html
