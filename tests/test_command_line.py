@@ -89,7 +89,9 @@ def test_a_config_file_of_ones_own(tmp_path, monkeypatch):
     path = tmp_path / "own.py"
     header = "from vae_attn.config import default_config\n\n\ndef get_config():\n"
     path.write_text(
-        f"{header}    config = default_config()\n    config.model.depth = 2\n    return config\n", encoding="utf-8")
+        f"{header}    config = default_config()\n    config.model.depth = 2\n    return config\n",
+        encoding="utf-8",
+    )
     found, workdir = parsed(monkeypatch, [f"--config={path}", "--config.model.depth=5"])
     assert found.model.depth == 5
     workdir_lib.keep_or_compare(found, tmp_path / "run")

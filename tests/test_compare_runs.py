@@ -24,7 +24,9 @@ def leave(folder, score=None, **changes):
     config = default_config()
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     workdir_lib.keep_or_compare(config, folder)
-    (folder / "metrics.jsonl").write_text('{"step": 2, "loss": 5.0, "validation_loss": 4.0}\n', encoding="utf-8")
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 2, "loss": 5.0, "validation_loss": 4.0}\n', encoding="utf-8"
+    )
     if score is not None:
         (folder / "evaluation").mkdir()
         scores = {"contrast/conv1/pixel_auroc": score, "contrast/conv1/pixel_auroc_low": 0.1}
@@ -97,7 +99,9 @@ def test_broken_runs_are_named_and_the_others_shown(tmp_path, caplog):
     for name in ("config", "scores", "curves"):
         leave(tmp_path / name, 0.5)
     (tmp_path / "config" / "config.json").write_text("{", encoding="utf-8")
-    (tmp_path / "scores" / "evaluation" / "metrics.json").write_text('{"contrast/co', encoding="utf-8")
+    (tmp_path / "scores" / "evaluation" / "metrics.json").write_text(
+        '{"contrast/co', encoding="utf-8"
+    )
     (tmp_path / "curves" / "metrics.jsonl").write_text("[\n", encoding="utf-8")
     caplog.set_level("WARNING", "vae_attn")
     compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
@@ -114,7 +118,9 @@ def test_factor_runs(tmp_path):
         leave(tmp_path / name, **shapes, train__beta=score)
         (tmp_path / name / "evaluation").mkdir()
         scores = {"factor_vae": score, "mig": 0.125, "reconstruction": 30.0}
-        (tmp_path / name / "evaluation" / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
+        (tmp_path / name / "evaluation" / "metrics.json").write_text(
+            json.dumps(scores), encoding="utf-8"
+        )
     compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
     rows = rows_of(tmp_path / "report", "Runs")
     assert rows[None] == ["run", "train.beta", "factor_vae", "mig"]

@@ -32,7 +32,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def manifest():
-    return json.loads((THIRD_PARTY / "manifest.json").read_text())
+    return json.loads((THIRD_PARTY / "manifest.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def test_every_mismatch_of_a_conversion_is_listed_at_once(state, tmp_path):
 
 
 def test_unwritable_cache_does_not_stop_the_load(official, state, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     loaded = pretrained.load_resnet18(official, cache_dir=tmp_path / "file" / "folder")
     assert_same(loaded, pretrained.convert_resnet18(state))
 

@@ -64,7 +64,7 @@ def test_ped1_layout(twins):
         assert names == [f"{i:03d}.{suffix}" for i in range(1, 13)]
         with Image.open(root / "Test" / folder / names[0]) as picture:
             assert (picture.mode, picture.size) == (mode, (238, 158))
-    lines = (root / "Test/UCSDped1.m").read_text().splitlines()
+    lines = (root / "Test/UCSDped1.m").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "TestVideoFile = {};"
     assert len(lines) == 7
     assert any("," in line for line in lines)  # several ranges in one clip
@@ -116,7 +116,7 @@ def test_moving_intruder_is_where_the_mask_says(twins):
 
 def test_a_folder_in_use_is_left_alone(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/mine.png").write_text("mine")
+    (tmp_path / "photos/mine.png").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="photos: is not an empty folder"):
         synthetic.write_mvtec_ad(tmp_path / "photos", small=True)
     assert synthetic.main(["mvtec_ad", str(tmp_path / "photos"), "--small"]) == 2
@@ -125,7 +125,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path, capsys):
 
 
 def test_an_unwritable_place_is_told(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be written"):
         synthetic.write_ucsd_ped1(tmp_path / "file" / "out", small=True)
 

@@ -17,5 +17,5 @@ def available_bytes() -> int:
     limits = [psutil.virtual_memory().available]
     for path in _LIMITS:
         with contextlib.suppress(OSError, ValueError):  # no such file, or it says "max"
-            limits.append(int(path.read_text()))
+            limits.append(int(path.read_text(encoding="utf-8")))
     return min(limits)

@@ -88,7 +88,7 @@ def _written_whole(out_dir: pathlib.Path) -> Iterator[pathlib.Path]:
             yield folder
             # In each data set's own folder too, which may be copied without its parent.
             for place in (folder, *folder.iterdir()):
-                (place / SYNTHETIC_MARKER).write_text(_NOTE)
+                (place / SYNTHETIC_MARKER).write_text(_NOTE, encoding="utf-8")
             os.replace(folder, out_dir)
     except OSError as error:
         raise UserError(

@@ -62,7 +62,7 @@ def write(root: pathlib.Path, *, small: bool, seed: int) -> None:
             _save(root / "Test" / f"Test{clip:03d}_gt", masks.astype(np.uint8) * 255, "bmp")
         ranges = ", ".join(f"{a}:{b}" for a, b in _runs(masks.any(axis=(1, 2))))
         statements.append(f"TestVideoFile{{end+1}}.gt_frame = [{ranges}];")
-    (root / "Test" / "UCSDped1.m").write_text("\n".join(statements) + "\n")
+    (root / "Test" / "UCSDped1.m").write_text("\n".join(statements) + "\n", encoding="utf-8")
 
 
 def _save(folder: pathlib.Path, frames: UInt8[np.ndarray, "n height width"], suffix: str) -> None:
