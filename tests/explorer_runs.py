@@ -149,7 +149,7 @@ def write(folder, data, config=None):
 
 def read(folder: pathlib.Path, known: dict, identifier: str) -> dict:
     """An image's script, decoded by other means than the page's."""
-    text = (folder / f"{identifier}.js").read_text()
+    text = (folder / f"{identifier}.js").read_text(encoding="utf-8")
     start = f'explorer.receive("{identifier}",'
     assert text.startswith(start)
     record = json.loads(text.removeprefix(start).rstrip().removesuffix(");"))

@@ -47,7 +47,7 @@ def explainer_of(config, variables, data):
 
 
 def metrics_of(workdir):
-    return json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    return json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
 
 
 def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
@@ -65,7 +65,7 @@ def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
     assert "0.98 / 0.44" in table  # Liu et al. on the hazelnut
     assert "six defects" not in table
     for category in ("hazelnut", "grid"):
-        kept = json.loads((workdir / category / "config.json").read_text())["data"]
+        kept = json.loads((workdir / category / "config.json").read_text(encoding="utf-8"))["data"]
         assert kept["category"] == category
         assert kept["mirror_vertical"]
         metrics = metrics_of(workdir / category)
@@ -131,7 +131,7 @@ def test_broken_categories_are_all_told_before_the_first_run(mvtec_twin, tmp_pat
     shutil.copytree(root / "grid", root / "bottle")
     broken = [root / "hazelnut/test/good/000.png", root / "grid/train/good/003.png"]
     for path in broken:
-        path.write_text("no image")
+        path.write_text("no image", encoding="utf-8")
     config = small_config("mvtec_ad", root, tmp_path)
     config.data.category = "all"
     with pytest.raises(UserError, match="2 of 3 data sets cannot be used") as caught:
@@ -185,8 +185,8 @@ def test_ped1_pixels_on_clips_with_masks_frames_on_all(tmp_path):
     assert metrics["kl/image/image_auroc"] == pytest.approx(expected, abs=1e-6)
     for name in ("defects", "layers", "normal"):
         assert (tmp_path / "run" / "figures" / f"{name}.png").exists()
-    page = (tmp_path / "run" / "report" / "index.html").read_text()
-    table = (tmp_path / "run" / "evaluation" / "table.md").read_text()
+    page = (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    table = (tmp_path / "run" / "evaluation" / "table.md").read_text(encoding="utf-8")
     for text in (page, table):
         assert "Of 6 test clips 5 are scored, pixels on the 3 of them with masks" in text
         assert "Table 3 of the report, made again" in text

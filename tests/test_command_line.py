@@ -61,7 +61,7 @@ def test_a_group_of_runs_knows_its_config(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"train": 3}', '{"seed": 1e999}', '{"seed": null}'])
 def test_a_broken_config_of_a_run_is_named(text, kept, monkeypatch):
-    (kept[0] / "config.json").write_text(text)
+    (kept[0] / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"run/config\.json cannot be read"):
         parsed(monkeypatch, [f"--workdir={kept[0]}"])
 
@@ -89,7 +89,8 @@ def test_a_config_file_of_ones_own(tmp_path, monkeypatch):
     path = tmp_path / "own.py"
     header = "from vae_attn.config import default_config\n\n\ndef get_config():\n"
     path.write_text(
-        f"{header}    config = default_config()\n    config.model.depth = 2\n    return config\n"
+        f"{header}    config = default_config()\n    config.model.depth = 2\n    return config\n",
+        encoding="utf-8",
     )
     found, workdir = parsed(monkeypatch, [f"--config={path}", "--config.model.depth=5"])
     assert found.model.depth == 5
@@ -97,6 +98,6 @@ def test_a_config_file_of_ones_own(tmp_path, monkeypatch):
     assert workdir_lib.read(tmp_path / "run").model.depth == 5
     assert workdir == pathlib.Path("runs/own")
     for body in ("return None", "raise KeyError('lost')", "return {}['lost']"):
-        path.write_text(f"{header}    {body}\n")
+        path.write_text(f"{header}    {body}\n", encoding="utf-8")
         with pytest.raises(UserError, match=rf"--config={path} cannot be loaded: "):
             parsed(monkeypatch, [f"--config={path}"])

@@ -296,7 +296,7 @@ def test_a_page_without_images_runs_no_script(tmp_path):
         config, tmp_path, title="<b>", summary="s", drawn={}, tables=[],
         links=[("bottle & co", "../bottle/report/index.html")],
     )  # fmt: skip
-    html = path.read_text()
+    html = path.read_text(encoding="utf-8")
     assert "<script" not in html
     assert "script-src 'none'" in html.replace("&#39;", "'")
     assert "<title>&lt;b&gt; - vae_attn</title>" in html

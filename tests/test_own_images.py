@@ -44,9 +44,9 @@ def photos(tmp_path):
     }.items():
         Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
-    (folder / "more" / "text.png").write_text("no image")
-    (folder / "notes.txt").write_text("ignored in a folder")
-    (folder / ".hidden.png").write_text("likewise")
+    (folder / "more" / "text.png").write_text("no image", encoding="utf-8")
+    (folder / "notes.txt").write_text("ignored in a folder", encoding="utf-8")
+    (folder / ".hidden.png").write_text("likewise", encoding="utf-8")
     return folder
 
 
@@ -70,7 +70,7 @@ def test_other_formats_are_found_and_the_rest_is_named(photos, caplog):
 
 
 def rows_of(workdir):
-    lines = (workdir / "explained" / "results.jsonl").read_text().splitlines()
+    lines = (workdir / "explained" / "results.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -186,7 +186,7 @@ def test_nothing_to_explain(run, tmp_path, monkeypatch, images):
 
 
 def test_a_folder_that_cannot_be_written(run, photos, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setattr(own_images, "FOLDER", str(tmp_path / "file" / "x"))
     with pytest.raises(UserError, match="cannot be read or written"):
         explain(run, photos / "b.tif")

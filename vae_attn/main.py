@@ -16,6 +16,7 @@ file that jax alone can load. --mode=report compares runs in one table and page.
 """
 
 import logging
+import os
 import pathlib
 import sys
 import warnings
@@ -59,6 +60,9 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """The program: user errors end it with one sentence and exit code 2."""
+    # As under LC_ALL=C, where libraries refuse paths with other letters than ASCII's.
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     # Our own lines only: the root logger, which absl takes, also carries orbax' many.
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))

@@ -1,8 +1,9 @@
 """Decoded images, kept on disk: decoded once, then mapped into memory.
 
-They are written row by row, so that they may be more than the memory holds. An entry is one `.npy`
-file per array, named by a key of the source files' contents and the target size, so that a changed
-image or another size never meets an old entry. Any file in the folder may be deleted at any time.
+They are written row by row, so that they may take more than the memory holds. An entry is one
+`.npy` file per array, named by a key of the source files' contents and the target size, so that a
+changed image or another size never meets an old entry. Any file in the folder may be deleted at any
+time.
 """
 
 import contextlib
@@ -93,11 +94,11 @@ def load_or_build(
       cache_dir: the folder of entries, `default_dir()` where None.
 
     Returns:
-      An array a name, read-only and memory-mapped where the cache works. A folder that cannot be
-      written only warns.
+      One array per name, read-only and memory-mapped where the cache works. A folder that cannot be
+      written only causes a warning.
 
     Raises:
-      UserError: if there is no cache, and too little memory to do without.
+      UserError: if there is no cache, and too little memory to do without one.
     """
     if key is None:
         return _in_memory(specs, build)

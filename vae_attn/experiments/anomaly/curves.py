@@ -61,13 +61,15 @@ class Curves:
         """Writes them, whole or not at all, into a folder that is created if missing."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_files.writing(path) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self), allow_nan=False))
+            temporary.write_text(
+                json.dumps(dataclasses.asdict(self), allow_nan=False), encoding="utf-8"
+            )
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Curves | None":
         """The curves in a file; None where there is none, or one that cannot be read."""
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(path.read_text(encoding="utf-8"))
             return cls(
                 num_images=int(fields["num_images"]),
                 roc={name: Curve(**curve) for name, curve in fields["roc"].items()},

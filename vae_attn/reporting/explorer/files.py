@@ -128,7 +128,7 @@ def save_script(identifier: str, record: dict, folder: pathlib.Path) -> pathlib.
     # Whatever a record may hold, JSON is JavaScript, and ASCII whatever the page's encoding.
     script = f'explorer.receive("{identifier}",{json.dumps(record, allow_nan=False)});\n'
     with whole_files.writing(path) as temporary:
-        temporary.write_text(script)
+        temporary.write_text(script, encoding="utf-8")
     return path
 
 
