@@ -60,7 +60,7 @@ def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
     caplog.set_level("WARNING", "vae_attn")
     experiment.run(config, workdir, mode="evaluate")
     assert "the runs leave out: bottle, cable, capsule, carpet, leather" in caplog.text
-    table = (workdir / "table.md").read_text()
+    table = (workdir / "table.md").read_text(encoding="utf-8")
     assert table.startswith("# 2 categories\n\n## Table 4 of the report, made again")
     assert "0.98 / 0.44" in table  # Liu et al. on the hazelnut
     assert "six defects" not in table
@@ -76,7 +76,7 @@ def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
             line = next(line for line in table.splitlines() if line.startswith(f"| {category} |"))
             assert f"{pair[0]:.3f} / {pair[1]:.3f}" in line
     experiment.run(config, workdir, mode="explain")
-    page = (workdir / "report" / "index.html").read_text()
+    page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert "Table 4 of the report, made again" in page
     assert "data:image/png" in page
     assert page.count('href="../') == 2

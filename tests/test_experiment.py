@@ -130,8 +130,8 @@ def test_figures_are_pictures_and_stand_in_the_page(finished):
     images = [file.suffix for file in folder.iterdir()]
     # Of each kind at most 300: test images, validation, drawn defects.
     assert images.count(".js") == images.count(".png") > 300
-    kept = json.loads((workdir / "evaluation" / "curves.json").read_text())
-    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    kept = json.loads((workdir / "evaluation" / "curves.json").read_text(encoding="utf-8"))
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     normal = sum(kept["histogram"]["normal"])
     assert f">{kept['num_images']} test images, {normal} of them normal<" in page
     assert page.count(f">{kept['num_located']} images with true masks<") == 4

@@ -232,16 +232,16 @@ def test_a_page_keeps_its_images_until_it_is_replaced(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             explorer_runs.write(tmp_path, explorer_runs.data_of())
         monkeypatch.undo()
-        assert f'"folder": "{before["folder"]}"' in path.read_text()
+        assert f'"folder": "{before["folder"]}"' in path.read_text(encoding="utf-8")
         assert sorted((path.parent / before["folder"]).iterdir()) == kept
 
 
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
-    (tmp_path / "kept").write_text("as it was")
+    (tmp_path / "kept").write_text("as it was", encoding="utf-8")
 
     def fail():
         with explorer_files.new_folder(tmp_path) as new:
-            (new / "half").write_text("")
+            (new / "half").write_text("", encoding="utf-8")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -95,7 +95,7 @@ def test_training_is_followed(finished):
 
 def test_scores_stand_beside_the_papers(finished):
     config, workdir = finished
-    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     assert set(NAMES) - {"dci"} < metrics.keys()
     assert all(0 <= metrics[name] <= 1 for name in metrics if name.startswith((*NAMES,)))
     assert not any("auroc" in name for name in metrics)

@@ -449,7 +449,7 @@ def test_missing_training_images(root):
 def test_a_file_where_the_test_folder_should_be(root):
     shutil.rmtree(root / "test")
     shutil.rmtree(root / "ground_truth")
-    (root / "test").write_text("")
+    (root / "test").write_text("", encoding="utf-8")
     (line,) = _problems(root)
     assert line.startswith(f"{root}/test: is no folder")
 

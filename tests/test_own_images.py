@@ -59,7 +59,7 @@ def test_other_formats_are_found_and_the_rest_is_named(photos, caplog):
     (message,) = caplog.messages
     assert message.startswith("1 file is no image and was skipped: notes.txt (images are png, ")
     for n in range(6):
-        (photos / f"more/{n}.csv").write_text("")
+        (photos / f"more/{n}.csv").write_text("", encoding="utf-8")
     caplog.clear()
     own_images.find(str(photos))
     (message,) = caplog.messages

@@ -239,16 +239,16 @@ def test_a_lost_frame_costs_that_frame_alone(root, caplog, how):
 def test_a_lost_last_frame_that_the_labels_name(root):
     """Nothing but the labels says that it was there."""
     path = root / "Test/UCSDped1.m"
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     lines[3] = "TestVideoFile{end+1}.gt_frame = [3:12];"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
     whole = _load(root)
     (root / "Test/Test003/012.tif").unlink()
     data = _load(root)
     assert len(data.test) + len(data.validation) >= len(whole.test) + len(whole.validation) - 1
     assert "Test003/012" not in data.test.names
     lines[3] = "TestVideoFile{end+1}.gt_frame = [3:14];"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
     (line,) = _problems_beside_a_cache(root)
     assert "goes beyond the clip's 11 frames" in line
 
@@ -325,7 +325,7 @@ def test_mask_size_and_label_contradiction(root):
 
 
 def test_unreadable_masks(root):
-    (root / "Test/Test006_gt/001.bmp").write_text("no image")
+    (root / "Test/Test006_gt/001.bmp").write_text("no image", encoding="utf-8")
     (line,) = _problems(root)
     assert line.startswith(f"{root}/Test/Test006_gt/001.bmp: ")
 
@@ -372,7 +372,7 @@ def test_labels_after_a_byte_order_mark(root, encoding):
     expected = _load(root).test.labels
     path = root / "Test/UCSDped1.m"
     mark = "\ufeff" if encoding.endswith("be") else ""
-    path.write_text(mark + path.read_text(), encoding=encoding)
+    path.write_text(mark + path.read_text(encoding="utf-8"), encoding=encoding)
     np.testing.assert_array_equal(_load(root).test.labels, expected)
 
 
