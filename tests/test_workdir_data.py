@@ -51,9 +51,11 @@ def test_other_images_are_refused_in_every_mode(trained, mode):
     with pytest.raises(UserError, match="holds a run on other images") as caught:
         experiment.run(config_for(trained / "b"), trained / "run", mode=mode)
     message = str(caught.value)
-    assert str(trained / "a") in message and str(trained / "b") in message
+    assert str(trained / "a") in message
+    assert str(trained / "b") in message
     assert "11 to train on and 1 held out of a" in message
-    assert "another --workdir" in message and "init_from" in message
+    assert "another --workdir" in message
+    assert "init_from" in message
     assert "\n" not in message
     assert sorted((trained / "run").rglob("*")) == before
 

@@ -1,4 +1,4 @@
-"""What a run has learned from, kept in its folder and compared: no run continues on other images."""
+"""The images of a run, kept in its folder and compared: it never continues on others."""
 
 import dataclasses
 import json

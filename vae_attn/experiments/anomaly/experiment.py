@@ -110,6 +110,7 @@ class AnomalyExperiment(Experiment):
                 return Explainer.of(model, trained.variables, kept, **loading.batches(config))
         explainer = self._calibrated(trained.variables)
         explainer.calibration.save(path)
+        summary.log(explainer.calibration, explainer.model.latents)
         return explainer
 
     def _calibrated(self, variables: PyTree) -> Explainer:
