@@ -18,8 +18,7 @@ from vae_attn.experiments.anomaly.calibration import (
     Calibration,
     Variant,
     measure,
-    normal_image_threshold,
-    normal_threshold,
+    normal_thresholds,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.maps import Deviations, Mapper
@@ -38,6 +37,7 @@ class Maps(Explainer):
         keep("model", types.SimpleNamespace(latents=LATENTS))
         keep("asked", [])  # numbers of images that were asked for at once
         raw = self.maps(validation, styles=("contrast",), layers=("conv1", "conv2"))
+        pixels, images = normal_thresholds(variant, raw)
         calibration = Calibration(
             parameters="none",
             variant=variant,
@@ -45,8 +45,9 @@ class Maps(Explainer):
             normal_mean=np.zeros(LATENTS, np.float32),
             normal_variance=np.ones(LATENTS, np.float32),
             statistics=measure(raw),
-            threshold=normal_threshold(variant, raw),
-            image_threshold=normal_image_threshold(variant, raw),
+            pixels=pixels,
+            images=images,
+            active_latents=LATENTS,
         )
         keep("calibration", calibration)
 
@@ -121,7 +122,7 @@ def data_of(num_test=14, names=None, *, seed=0):
         masks=masks,
         has_mask=np.ones(num_test, bool),
     )
-    return AnomalyData("blocks", noise(6), noise(9), test)
+    return AnomalyData("blocks", noise(6), noise(24), test)
 
 
 def config_of(**report_options):

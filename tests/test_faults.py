@@ -18,6 +18,7 @@ from vae_attn import workdir as workdir_lib
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
+from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.reporting import page, tables
 from vae_attn.reporting.explorer import files as explorer_files
 from vae_attn.training import loop
@@ -191,7 +192,7 @@ def write_page(folder, n):
 def write_calibration(folder, n):
     of = {"parameters": str(n), "variant": Variant("paper", ("conv1",)), "projection_steps": n}
     normal = {"normal_mean": np.ones(3), "normal_variance": np.ones(3), "statistics": {}}
-    calibration = Calibration(**of, **normal, threshold=0.5, image_threshold=0.5)
+    calibration = Calibration(**of, **normal, pixels=Threshold(0.5), images=Threshold(0.5))
     calibration.save(folder / "calibration.npz")
 
 

@@ -15,6 +15,7 @@ from vae_attn import config as config_lib
 from vae_attn import workdir as workdir_lib
 from vae_attn.experiments import validation
 from vae_attn.experiments.anomaly.calibration import Calibration, MapStatistics, Variant
+from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.training.telemetry import Telemetry, read_metrics
 
 _JSON = st.recursive(
@@ -94,8 +95,9 @@ CALIBRATION = Calibration(
     normal_mean=np.ones(3, np.float32),
     normal_variance=np.ones(3, np.float32),
     statistics={("paper", name): MapStatistics.measure([np.ones((2, 4, 4))]) for name in "ab"},
-    threshold=1.25,
-    image_threshold=2.5,
+    pixels=Threshold(1.25, 0.01, 40, 0.005, 0.02),
+    images=Threshold(2.5, 0.05, 40, 0.01, 0.1),
+    active_latents=3,
 )
 
 

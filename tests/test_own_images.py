@@ -14,7 +14,7 @@ from tiny_run import trained
 import vae_attn
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.experiments.anomaly import own_images
+from vae_attn.experiments.anomaly import own_images, thresholds
 from vae_attn.experiments.anomaly.calibration import Calibration
 
 RNG = np.random.default_rng(0)
@@ -136,11 +136,30 @@ def test_the_decision_is_at_the_threshold_of_images(run, photos, tmp_path):
     shutil.copytree(workdir, copy)
     kept = Calibration.load(copy / "calibration.npz")
     middle = (scores[1] + scores[2]) / 2
-    dataclasses.replace(kept, image_threshold=middle, threshold=0.0).save(copy / "calibration.npz")
+    decided = dataclasses.replace(kept.images, value=middle)
+    of_pixels = dataclasses.replace(kept.pixels, value=0.0)
+    dataclasses.replace(kept, images=decided, pixels=of_pixels).save(copy / "calibration.npz")
     rows = explain((config, copy), photos / "more" / "[!t]*.png")
     assert [row["abnormal"] for row in rows] == [row["score"] > middle for row in rows]
     assert sum(row["abnormal"] for row in rows) == 2
     assert rows[0]["pixel_threshold"] == 0
+    assert rows[0]["held_out_normal_images"] == kept.images.images
+    assert rows[0]["false_alarm_rate_interval"] == [kept.images.low, kept.images.high]
+
+
+def test_too_few_normal_images_decide_nothing(run, photos, tmp_path, caplog):
+    config, workdir = run
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    kept = Calibration.load(copy / "calibration.npz")
+    few = thresholds.of_images(np.ones(12))
+    dataclasses.replace(kept, images=few).save(copy / "calibration.npz")
+    rows = explain((config, copy), photos / "more" / "[!t]*.png")
+    assert [row["abnormal"] for row in rows] == [None] * len(rows)
+    assert rows[0]["threshold"] is None
+    told = "12 held-out normal images cannot carry a false-alarm rate of 5% of images: at least 19 "
+    assert told in rows[0]["not_decided"]
+    assert told in caplog.text
 
 
 def test_the_overlay_is_coloured_where_the_map_is_high():

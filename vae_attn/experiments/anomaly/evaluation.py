@@ -14,6 +14,9 @@ from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.scores import IMAGE_SCORES, MAP_SCORES, ImageScores, Located
 from vae_attn.experiments.maps import BASELINES, IMAGE, RECONSTRUCTION_ERROR
 
+# The key of the number of latents in use, beside the scores.
+ACTIVE = f"active_latents/{IMAGE}/count"
+
 _LOG = logging.getLogger("vae_attn")
 _VALIDATION_PIXELS = 2**22  # of the validation images whose maps are in memory at once
 
@@ -60,6 +63,7 @@ def evaluate(
         record = ImageScores(mass=values, peak=values, abnormal=abnormal)
         found = scores_lib.compute(IMAGE_SCORES, {"labels": lambda _, record=record: record})
         metrics |= {f"{name}/{IMAGE}/{key}": value for key, value in found.items()}
+    metrics[ACTIVE] = float(explainer.calibration.active_latents)
     own = explainer.variant
     of = {
         "styles": tuple(dict.fromkeys((*styles, own.style))),
@@ -68,7 +72,7 @@ def evaluate(
     normal = explainer.all_maps(sample_validation(data), **of)
     statistics = calibration.measure(normal)
     collected = {
-        variant: Collected(threshold=calibration.normal_threshold(variant, normal))
+        variant: Collected(threshold=calibration.normal_thresholds(variant, normal)[0].value)
         for variant in dict.fromkeys((*variants(of["styles"], layers, fused), own))
     }
     for raw, _, chunk in explainer.chunks(test.images, **of):
@@ -135,7 +139,7 @@ class Collected:
       located: the pixels of the images whose anomalous pixels are known.
     """
 
-    def __init__(self, *, threshold: float) -> None:
+    def __init__(self, *, threshold: float | None) -> None:
         self.located = Located(threshold=threshold)
         self._mass: list[np.ndarray] = []
         self._peak: list[np.ndarray] = []

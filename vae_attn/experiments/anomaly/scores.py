@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vae_attn.experiments.anomaly import bootstrap, localization
-from vae_attn.experiments.anomaly.calibration import FALSE_POSITIVE_RATE
 from vae_attn.experiments.anomaly.localization import LocalizationState
+from vae_attn.experiments.anomaly.thresholds import FALSE_POSITIVE_RATE
 from vae_attn.experiments.scores import Interval, Score
 
 
@@ -32,13 +32,13 @@ class Located:
     """Maps of images whose anomalous pixels are known, summed up. The need `masks`.
 
     Attributes:
-      threshold: of pixels, from normal images.
+      threshold: of pixels, from normal images; None where they can give none.
       pixels: counts of all pixels by score.
       hits: of the pointing game, per image.
       aurocs: of each image's own pixels.
     """
 
-    threshold: float
+    threshold: float | None
     pixels: LocalizationState = dataclasses.field(default_factory=LocalizationState.empty)
     hits: tuple[float, ...] = ()
     aurocs: tuple[float, ...] = ()
@@ -89,6 +89,10 @@ def _image_auroc(name: str, way: str, heading: str, note: str = "") -> Score:
     return Score(name, "labels", function, heading, note, interval=interval)
 
 
+def _iou(found: Located) -> float | None:
+    return None if found.threshold is None else found.pixels.iou(threshold=found.threshold)
+
+
 # Of scores that an image has without a map, such as its likelihood.
 IMAGE_SCORES = (_image_auroc("image_auroc", "mass", "image AUROC (mass)"),)
 
@@ -99,9 +103,9 @@ MAP_SCORES = (
         "best_iou_test",
         "best IoU*",
         "* at the threshold that is best on the test set, as in the paper; IoU takes the one that "
-        f"{FALSE_POSITIVE_RATE:.0%} of the pixels of normal validation images exceed.",
+        f"at most {FALSE_POSITIVE_RATE:.0%} of the pixels of normal images are expected to exceed.",
     ),
-    Score("iou", "masks", lambda found: found.pixels.iou(threshold=found.threshold), heading="IoU"),
+    Score("iou", "masks", _iou, heading="IoU"),
     _pooled("aupro", "AUPRO"),
     _pooled("average_precision", "pixel AP"),
     _pooled("best_threshold_test", interval=False),

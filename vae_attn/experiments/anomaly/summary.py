@@ -1,5 +1,6 @@
 """The tables of a run on normal images, and the few scores by which runs are compared."""
 
+import logging
 from collections.abc import Mapping
 
 import ml_collections
@@ -7,9 +8,14 @@ import ml_collections
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import comparison
-from vae_attn.experiments.anomaly.calibration import variant_of
+from vae_attn.experiments.anomaly.calibration import ACTIVE_NATS, Calibration, variant_of
+from vae_attn.experiments.anomaly.evaluation import ACTIVE
 from vae_attn.experiments.anomaly.scores import MAP_SCORES
 from vae_attn.reporting.tables import Table
+
+_LOG = logging.getLogger("vae_attn")
+
+_FEW_LATENTS = 2  # with fewer, a model that has more is taken for collapsed
 
 MAIN_SCORES = ("pixel_auroc", "aupro", "image_auroc_max")
 
@@ -19,7 +25,51 @@ def of_run(
 ) -> list[Table]:
     """The tables of a run: beside others' numbers, where there are any, and all scores."""
     compared = comparison.compare(config, {config.data.category: scores})
-    return [*compared, scores_table(scores, note=data.scores_note)]
+    notes = filter(None, (data.scores_note, active_note(scores, config.model.latents)))
+    return [*compared, scores_table(scores, note=" ".join(notes))]
+
+
+def log(calibration: Calibration, latents: int) -> None:
+    """Tells, and warns of, what a calibration found.
+
+    Args:
+      calibration: just measured.
+      latents: of the model.
+    """
+    active = calibration.active_latents
+    _LOG.info("active latents: %d of %d (mean KL over %g nats)", active, latents, ACTIVE_NATS)
+    if active < _FEW_LATENTS < latents:
+        _LOG.warning("%s", few_latents(active, latents))
+    for found, what, counted in (
+        (calibration.images, "normal images", "an image"),
+        (calibration.pixels, "the pixels of normal images", "a pixel"),
+    ):
+        if found.value is None:
+            _LOG.warning("%s is not called abnormal or not: %s", counted, found.missing)
+        else:
+            _LOG.info("%s is abnormal above %s", counted, found.told(what))
+
+
+def few_latents(active: int, latents: int) -> str:
+    """A warning of a model that carries next to nothing."""
+    are = "is" if active == 1 else "are"
+    return (
+        f"{active or 'none'} of {latents} latents {are} active: the model has collapsed and its "
+        "maps tell next to nothing; train longer or with a smaller train.beta."
+    )
+
+
+def active_note(scores: Mapping[str, float], latents: int) -> str:
+    """How many latents are in use, for under a table; "" where it is not known."""
+    if ACTIVE not in scores:
+        return ""
+    active = scores[ACTIVE]
+    told = f"Active latents: {scores_lib.count(scores, ACTIVE)} of {latents} (mean KL over "
+    told += f"{ACTIVE_NATS:g} nats on held-out images)."
+    if active < _FEW_LATENTS < latents:
+        few = few_latents(round(active), latents)
+        told += f" {few[0].upper()}{few[1:]}"
+    return told
 
 
 def scores_table(scores: Mapping[str, float], *, note: str = "") -> Table:
@@ -31,11 +81,15 @@ def scores_table(scores: Mapping[str, float], *, note: str = "") -> Table:
     """
     columns = [row for row in MAP_SCORES if row.heading]
     cells = [["style", "layer", *(column.heading for column in columns)]]
-    for name in dict.fromkeys(key.rsplit("/", 1)[0] for key in scores):
+    for name in dict.fromkeys(key.rsplit("/", 1)[0] for key in scores if not _is_active(key)):
         row = (scores_lib.cell(scores, f"{name}/{c.name}", interval=True) for c in columns)
         cells.append([*name.split("/"), *row])
     notes = [column.note for column in columns if column.note]
     return Table("Scores", cells, " ".join([*notes, note]).strip())
+
+
+def _is_active(key: str) -> bool:
+    return key.startswith(ACTIVE)
 
 
 def main_scores(config: ml_collections.ConfigDict, scores: Mapping[str, float]) -> dict[str, float]:
