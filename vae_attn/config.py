@@ -106,6 +106,10 @@ def default_config() -> ml_collections.ConfigDict:
     config.evaluate.points = 10_000  # dsprites: that scores learn from; half as many judge them
     config.evaluate.max_images = 0  # images of each kind to score, drawn at random; 0 is all
 
+    # own: places are scored at the size of the masks' files, to which maps are enlarged; model: at
+    # the model's size, to which masks are shrunk, which loses small defects.
+    config.evaluate.mask_size = "own"
+
     config.report = ml_collections.ConfigDict()
     # Images of each kind that the page's explorer holds (test images, and drawn defects where
     # there are), drawn at random; 0 is all.

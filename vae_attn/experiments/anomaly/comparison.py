@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from vae_attn.experiments import scores as scores_lib
-from vae_attn.experiments.anomaly import published
+from vae_attn.experiments.anomaly import published, simple_baselines
 from vae_attn.experiments.anomaly.calibration import Variant, fused_layers, variant_of
 from vae_attn.experiments.maps import IMAGE, RECONSTRUCTION_ERROR
 from vae_attn.reporting import tables
@@ -57,6 +57,9 @@ def _table_3(config: ml_collections.ConfigDict, scores: Scores) -> tables.Table 
         column = own.layers[0] if len(own.layers) == 1 else "averaged"
         rows.append(row(f"ours, {own.name}", {column: own.name}))
     rows.append(row("ours, reconstruction error", {"no layer": _BASELINE}))
+    for name in simple_baselines.NAMES:
+        told = name.removesuffix(f"/{IMAGE}").replace("_", " ")
+        rows.append(row(f"no model, {told}", {"no layer": name}))
     rows = [row for row in rows if any(row[1:])]
     if not rows:
         return None
@@ -125,7 +128,7 @@ def _ours(
 ) -> list[_Column]:
     """The paper's maps, those of `config.attention` and the reconstruction error, if scored."""
     columns = []
-    for name in compared(config):
+    for name in beside(config):
         keys = [f"{name}/{metric}" for metric in metrics]
         have = {c: scores for c, scores in runs.items() if all(key in scores for key in keys)}
         values = {c: tuple(scores[key] for key in keys) for c, scores in have.items()}
@@ -133,7 +136,8 @@ def _ours(
             c: " / ".join(scores_lib.cell(scores, key) for key in keys)
             for c, scores in have.items()
         }
-        heading = f"ours, {name.removesuffix(f'/{IMAGE}').replace('_', ' ')}"
+        told = name.removesuffix(f"/{IMAGE}").replace("_", " ")
+        heading = f"no model, {told}" if name in simple_baselines.NAMES else f"ours, {told}"
         columns.append(_Column(heading, values, cells, form))
     return [column for column in columns if column.values]
 
@@ -145,6 +149,11 @@ def compared(config: ml_collections.ConfigDict) -> list[str]:
     """
     paper, own = Variant("paper", fused_layers(config)), variant_of(config.attention)
     return list(dict.fromkeys((paper.name, own.name, _BASELINE)))
+
+
+def beside(config: ml_collections.ConfigDict) -> list[str]:
+    """`compared`, and the baselines without a model beside which they have to be read."""
+    return [*compared(config), *simple_baselines.NAMES]
 
 
 def _which(config: ml_collections.ConfigDict) -> str:

@@ -131,7 +131,8 @@ def _options(config: ml_collections.ConfigDict) -> dict:
         "styles": tuple(config.evaluate.styles),
         "layers": tuple(config.evaluate.layers),
         "fused": fused_layers(config),
-        "drawn": tuple(comparison.compared(config)),
+        "drawn": tuple(comparison.beside(config)),
         "max_images": config.evaluate.max_images,
+        "mask_size": config.evaluate.mask_size,
         "seed": config.seed,
     }

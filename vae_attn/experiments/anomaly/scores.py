@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vae_attn.experiments.anomaly import bootstrap, localization
+from vae_attn.experiments.anomaly import bootstrap, localization, own_size
 from vae_attn.experiments.anomaly.localization import LocalizationState
+from vae_attn.experiments.anomaly.own_size import Truth
 from vae_attn.experiments.anomaly.thresholds import FALSE_POSITIVE_RATE
 from vae_attn.experiments.scores import Interval, Score
 
@@ -54,6 +56,18 @@ class Located:
             pixels=self.pixels.add(scores=maps, masks=masks),
             hits=(*self.hits, *hits.tolist()),
             aurocs=(*self.aurocs, *aurocs.tolist()),
+        )
+
+    def add_enlarged(
+        self, maps: Float[np.ndarray, "n height width"], truths: Sequence[Truth]
+    ) -> "Located":
+        """The same with these images added, their maps enlarged to the masks' own sizes."""
+        scored = [own_size.score(one, truth) for one, truth in zip(maps, truths, strict=True)]
+        return Located(
+            threshold=self.threshold,
+            pixels=self.pixels.add_histograms([one.histogram for one in scored]),
+            hits=(*self.hits, *(one.hit for one in scored)),
+            aurocs=(*self.aurocs, *(one.auroc for one in scored)),
         )
 
     @functools.cached_property

@@ -9,7 +9,7 @@ from vae_attn.data.dataset import AnomalyData
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import comparison
 from vae_attn.experiments.anomaly.calibration import ACTIVE_NATS, Calibration, variant_of
-from vae_attn.experiments.anomaly.evaluation import ACTIVE
+from vae_attn.experiments.anomaly.evaluation import ACTIVE, OWN
 from vae_attn.experiments.anomaly.scores import MAP_SCORES
 from vae_attn.reporting.tables import Table
 
@@ -25,7 +25,13 @@ def of_run(
 ) -> list[Table]:
     """The tables of a run: beside others' numbers, where there are any, and all scores."""
     compared = comparison.compare(config, {config.data.category: scores})
-    notes = filter(None, (data.scores_note, active_note(scores, config.model.latents)))
+    size = ""
+    if data.test.read_full_mask is not None:
+        own = config.evaluate.mask_size == OWN
+        size = "Places are scored at the masks' own size, to which maps are enlarged."
+        size = size if own else "Places are scored on masks shrunk to the model's size."
+    active = active_note(scores, config.model.latents)
+    notes = filter(None, (data.scores_note, size, active))
     return [*compared, scores_table(scores, note=" ".join(notes))]
 
 
