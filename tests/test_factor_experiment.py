@@ -26,6 +26,7 @@ from vae_attn.experiments.disentanglement import report as factor_report
 from vae_attn.experiments.disentanglement.scores import NAMES
 from vae_attn.experiments.maps import Mapper
 from vae_attn.models.discriminator import Discriminator
+from vae_attn.reporting import tables
 from vae_attn.training import factor, loop, objectives
 from vae_attn.training.telemetry import read_metrics
 

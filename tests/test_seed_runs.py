@@ -10,7 +10,6 @@ from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments import scores, validation
-from vae_attn.reporting import tables
 from vae_attn.training import seeds
 
 
@@ -62,7 +61,7 @@ def test_mean_and_deviation_over_seeds():
     )
     assert found == {"a/b/x": 2.5, "a/b/x_std": pytest.approx(statistics.stdev([1, 4]))}
     assert scores.cell(found, "a/b/x") == "2.500 ± 2.121"
-    assert tables.cell({"a/b/x": 1.0}, "a/b/x") == "1.000"
+    assert scores.cell({"a/b/x": 1.0}, "a/b/x") == "1.000"
     assert scores.cell(found, "a/b/y") == ""
 
 
