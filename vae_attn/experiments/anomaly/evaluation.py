@@ -14,6 +14,7 @@ from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.own_size import Truth
 from vae_attn.experiments.anomaly.scores import IMAGE_SCORES, MAP_SCORES, ImageScores, Located
 from vae_attn.experiments.anomaly.simple_baselines import SIMPLE, SimpleBaselines
+from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.experiments.maps import BASELINES, IMAGE, RECONSTRUCTION_ERROR
 from vae_attn.progress import Progress
 
@@ -81,10 +82,10 @@ def evaluate(
     simple = SimpleBaselines.of(data.train, validation)
     normal = explainer.all_maps(validation, **of) | simple.maps(validation)
     statistics = calibration.measure(normal)
-    collected = {
-        variant: Collected(threshold=calibration.normal_thresholds(variant, normal)[0].value)
-        for variant in dict.fromkeys((*variants(of["styles"], layers, fused), own))
-    }
+    collected = {}
+    for variant in dict.fromkeys((*variants(of["styles"], layers, fused), own)):
+        of_pixels, of_images = calibration.normal_thresholds(variant, normal)
+        collected[variant] = Collected(pixels=of_pixels, images=of_images)
     with Progress("scoring test images", total=len(test)) as progress:
         for raw, _, chunk in explainer.chunks(test.images, **of):
             raw |= simple.maps(test.images[chunk])
@@ -185,10 +186,11 @@ class Collected:
       located: the pixels of the images whose anomalous pixels are known.
     """
 
-    def __init__(self, *, threshold: float | None) -> None:
-        self.located = Located(threshold=threshold)
-        self._mass: list[np.ndarray] = []
-        self._peak: list[np.ndarray] = []
+    def __init__(self, *, pixels: Threshold, images: Threshold) -> None:
+        self.located = Located(threshold=pixels.value)
+        self._threshold = images.value
+        self._mass: list[np.ndarray] = [np.zeros(0, np.float32)]
+        self._peak: list[np.ndarray] = [np.zeros(0, np.float32)]
 
     def add_test(self, maps: Maps, masks: _Masks) -> None:
         """Maps of test images, with their masks."""
@@ -210,7 +212,7 @@ class Collected:
 
     def scores(self, abnormal: Bool[np.ndarray, "n"]) -> dict[str, float]:
         """All scores; those of places only if any image has anomalous pixels."""
-        images = ImageScores(np.concatenate(self._mass), self.peaks, abnormal)
+        images = ImageScores(np.concatenate(self._mass), self.peaks, abnormal, self._threshold)
         records = {"labels": lambda _: images}
         if self.located.pixels.positives.any():
             records["masks"] = lambda _: self.located

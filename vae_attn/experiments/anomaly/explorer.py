@@ -312,14 +312,7 @@ def _validation(data: AnomalyData, most: int) -> LabelledImages:
     """Some of the held-out normal images by which maps are calibrated."""
     count = min(most or _VALIDATION_IMAGES, _VALIDATION_IMAGES)
     images = evaluation.sample_validation(data)[:count]
-    return LabelledImages(
-        images=images,
-        labels=np.zeros(len(images), np.int64),
-        class_names=data.test.class_names,
-        names=tuple(f"validation/{n:03d}" for n in range(len(images))),
-        masks=None,
-        has_mask=np.zeros(len(images), bool),
-    )
+    return data.held_out(images)
 
 
 def _sample_pixels(maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarray, "pixels"]:

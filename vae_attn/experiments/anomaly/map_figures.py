@@ -122,7 +122,7 @@ def normal(config, painter: Painter, data: AnomalyData) -> page.Drawn:
     figure = figures.grid(
         rows | painter.rows(shown.images),
         _headings(shown),
-        title=f"{data.name}: random normal test images",
+        title=f"{data.name}: random normal images",
         note=_scale_note(),
     )
     caption = "Nothing in these random images is abnormal: a map that is right is dark. "

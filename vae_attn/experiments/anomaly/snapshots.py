@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import PyTree, UInt8
@@ -26,7 +27,8 @@ class MapSnapshots:
 
     def __init__(self, config: ml_collections.ConfigDict, data: AnomalyData) -> None:
         """Chooses the images, half of them abnormal, and compiles nothing yet."""
-        self._images = _both_kinds(data.test, config.report.tensorboard_images, config.seed)
+        test = data.test if len(data.test) else data.held_out(data.validation)
+        self._images = _both_kinds(test, config.report.tensorboard_images, config.seed)
         num_normal = min(_NORMAL_IMAGES, config.evaluate.batch_size, len(data.train))
         spread = np.linspace(0, len(data.train) - 1, num_normal).astype(int)
         self._normal = np.stack([data.train[n] for n in spread])
@@ -43,7 +45,8 @@ class MapSnapshots:
     def __call__(self, variables: PyTree) -> dict[str, Picture]:
         """One picture, by its tag: a row of images, of counterparts and of overlays."""
         mapper = dataclasses.replace(self._mapper, variables=variables)
-        statistics = attention.normal_statistics(*mapper.encode(self._normal))
+        codes = map(jnp.asarray, mapper.encode(self._normal))
+        statistics = attention.normal_statistics(*codes)
         mapper = dataclasses.replace(mapper, normal=NormalLatents(*map(np.asarray, statistics)))
         counterparts = mapper.counterparts(self._images)
         maps = mapper.maps(
