@@ -54,7 +54,7 @@ def evaluate(
       layers: to score each alone, beside the explainer's own.
       fused: layers whose maps are also averaged.
       drawn: names of variants (`Variant.name`) whose curves are wanted, beside the explainer's own.
-      max_images: of each kind to score, drawn at random; 0 is all.
+      max_images: of each kind to score, drawn at random, and to calibrate by; 0 is all.
       seed: of that choice, and of drawn defects.
       mask_size: of `MASK_SIZES`: at which size places are scored.
 
@@ -78,7 +78,7 @@ def evaluate(
         "styles": tuple(dict.fromkeys((*styles, own.style))),
         "layers": tuple(dict.fromkeys((*layers, *own.layers))),
     }
-    validation = sample_validation(data)
+    validation = sample_validation(data, max_images)
     simple = SimpleBaselines.of(data.train, validation)
     normal = explainer.all_maps(validation, **of) | simple.maps(validation)
     statistics = calibration.measure(normal)
@@ -119,11 +119,19 @@ _LIKELIHOOD_KEYS = [
 ]
 
 
-def sample_validation(data: AnomalyData) -> np.ndarray:
-    """Validation images, evenly thinned out where they are too many to hold all their maps."""
+def sample_validation(data: AnomalyData, max_images: int = 0) -> np.ndarray:
+    """Validation images, evenly thinned out where they are too many to hold all their maps.
+
+    Args:
+      data: whose images.
+      max_images: at most so many; 0 sets no limit of its own.
+    """
     images = data.validation
     most = max(16, _VALIDATION_PIXELS // (images.shape[1] * images.shape[2]))
-    return images[:: -(-len(images) // most)]
+    images = images[:: -(-len(images) // most)]
+    if max_images and len(images) > max_images:
+        images = images[np.arange(max_images) * len(images) // max_images]
+    return images
 
 
 def defects(data: AnomalyData, max_images: int, seed: int) -> LabelledImages:

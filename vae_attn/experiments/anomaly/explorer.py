@@ -159,7 +159,7 @@ class Explorer:
     def _measure(self) -> list[Shown]:
         """The kinds of maps: the explainer's own first, then each style's and each layer's."""
         explainer, own = self._explainer, self._explainer.variant
-        validation = evaluation.sample_validation(self._data)
+        validation = evaluation.sample_validation(self._data, self._config.evaluate.max_images)
         normal = explainer.all_maps(validation, styles=self._styles, layers=self._layers)
         statistics = measure(normal)
         calibration = explainer.calibration
