@@ -203,8 +203,11 @@ def test_variants_of_the_config():
         ({"factor.ad_layer": "conv7"}, "factor.ad_layer='conv7' must be one of the layers"),
         ({"factor.gamma": -1.0}, "factor.gamma=-1.0 must be 0 or more"),
         ({"data.source": "web"}, "data.source='web' must be one of auto, npz, tfds, rendered"),
-        ({"model.name": "mnist"}, "model.name='mnist' must be dsprites"),
-        ({"data.name": "digits"}, "XX"),
+        ({"model.name": "mnist"}, "model.name=mnist takes images of 28 x 28"),
+        (
+            {"train.objective": "vae"},
+            "factor.gamma=40.0 must be 0 unless train.objective=",
+        ),
         ({"data.dir": "/no/such/folder"}, "/no/such/folder holds neither"),
     ],
 )

@@ -61,9 +61,9 @@ def test_mean_and_deviation_over_seeds():
         [{"a/b/x": 1.0, "a/b/x_low": 0.5, "a/b/y": 2.0}, {"a/b/x": 4.0, "a/b/x_low": 3.0}]
     )
     assert found == {"a/b/x": 2.5, "a/b/x_std": pytest.approx(statistics.stdev([1, 4]))}
-    assert tables.cell(found, "a/b/x") == "2.500 ± 2.121"
+    assert scores.cell(found, "a/b/x") == "2.500 ± 2.121"
     assert tables.cell({"a/b/x": 1.0}, "a/b/x") == "1.000"
-    assert tables.cell(found, "a/b/y") == ""
+    assert scores.cell(found, "a/b/y") == ""
 
 
 @pytest.mark.parametrize(

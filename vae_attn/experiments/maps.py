@@ -204,6 +204,11 @@ class Mapper:
         """Mean and log variance of every image's latents."""
         return self._batched(_encode_jit, images)
 
+    def normal_latents(self, normal_images: Images) -> NormalLatents:
+        """The latents of normal images, for `normal`."""
+        codes = map(jnp.asarray, self.encode(normal_images))
+        return NormalLatents(*map(np.asarray, attention.normal_statistics(*codes)))
+
     def decode(
         self, z: Float[np.ndarray, "n latents"]
     ) -> Float[np.ndarray, "n height width channels"]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped, UInt8
 
@@ -205,8 +204,7 @@ def calibrate(
     """
     options = {"batch_size": batch_size, "latent_batch_size": latent_batch_size, "known": known}
     mapper = Mapper(model=model, variables=variables, projection_steps=projection_steps, **options)
-    codes = map(jnp.asarray, mapper.encode(normal_images))
-    normal = NormalLatents(*map(np.asarray, attention.normal_statistics(*codes)))
+    normal = mapper.normal_latents(normal_images)
     mapper = dataclasses.replace(mapper, normal=normal)
     parts = []
     with Progress("calibrating", total=len(validation)) as progress:

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import PyTree, UInt8
@@ -10,7 +9,7 @@ from jaxtyping import PyTree, UInt8
 from vae_attn import attention
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.experiments.anomaly import map_figures
-from vae_attn.experiments.maps import Mapper, NormalLatents
+from vae_attn.experiments.maps import Mapper
 from vae_attn.experiments.protocol import Picture
 from vae_attn.reporting import figures, pictures
 from vae_attn.training import objectives
@@ -45,9 +44,7 @@ class MapSnapshots:
     def __call__(self, variables: PyTree) -> dict[str, Picture]:
         """One picture, by its tag: a row of images, of counterparts and of overlays."""
         mapper = dataclasses.replace(self._mapper, variables=variables)
-        codes = map(jnp.asarray, mapper.encode(self._normal))
-        statistics = attention.normal_statistics(*codes)
-        mapper = dataclasses.replace(mapper, normal=NormalLatents(*map(np.asarray, statistics)))
+        mapper = dataclasses.replace(mapper, normal=mapper.normal_latents(self._normal))
         counterparts = mapper.counterparts(self._images)
         maps = mapper.maps(
             self._images, styles=(self._style,), layers=(self._layer,), counterparts=counterparts
