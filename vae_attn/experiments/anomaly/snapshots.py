@@ -26,7 +26,8 @@ class MapSnapshots:
 
     def __init__(self, config: ml_collections.ConfigDict, data: AnomalyData) -> None:
         """Chooses the images, half of them abnormal, and compiles nothing yet."""
-        self._images = _both_kinds(data.test, config.report.tensorboard_images, config.seed)
+        test = data.test if len(data.test) else data.held_out(data.validation)
+        self._images = _both_kinds(test, config.report.tensorboard_images, config.seed)
         num_normal = min(_NORMAL_IMAGES, config.evaluate.batch_size, len(data.train))
         spread = np.linspace(0, len(data.train) - 1, num_normal).astype(int)
         self._normal = np.stack([data.train[n] for n in spread])
