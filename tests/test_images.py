@@ -481,3 +481,16 @@ def test_real_full_size_images(shared_data):
     np.testing.assert_array_equal(
         mask, images.read_mask(small / "ground_truth" / "broken_large" / "000_mask.png")
     )
+
+
+def test_decoders_of_other_libraries_are_silent(tmp_path, capfd):
+    """libtiff would write "tempfile.tif: Using code not yet in table." and name no file of ours."""
+    path = tmp_path / "broken.tif"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+        path, compression="tiff_lzw"
+    )
+    content = path.read_bytes()
+    path.write_bytes(content[:300] + bytes(x ^ 0x5A for x in content[300:340]) + content[340:])
+    with pytest.raises(UserError, match=r"broken\.tif: cannot be read"):
+        images.read_image(path)
+    assert capfd.readouterr().err == ""

@@ -1,6 +1,7 @@
 """Decodes one image file, all bits of it, whatever its format, depth and orientation."""
 
 import contextlib
+import ctypes
 import functools
 import pathlib
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import PIL
 from jaxtyping import Bool, Integer, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -122,6 +124,21 @@ def _regular(path: pathlib.Path) -> BinaryIO:
     return open(path, "rb")
 
 
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keeps libtiff from writing to stderr, where it calls every file "tempfile.tif".
+
+    What it cannot decode still raises. Without Pillow's own copy of it, all stays as it was.
+    """
+    packages = pathlib.Path(PIL.__file__).parent.parent
+    for path in (*packages.glob("[pP]illow.libs/libtiff*"), *packages.glob("PIL/.dylibs/libtiff*")):
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(path))  # the one that Pillow has loaded
+            for set_handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+                set_handler.restype = ctypes.c_void_p
+                set_handler(None)
+
+
 @contextlib.contextmanager
 def _opened(file: BinaryIO, path: pathlib.Path) -> Iterator[Image.Image]:
     """A picture whose pixels are not read yet, if it is one picture of a size we take.
@@ -151,6 +168,8 @@ def decode(path: pathlib.Path) -> Decoded:
     with _regular(path) as file:
         with _opened(file, path) as picture:
             file_format, raw = picture.format or "", _raw_mode(picture)
+            if file_format == "TIFF":
+                _silence_libtiff()
             picture.load()
             upright = ImageOps.exif_transpose(picture)
         if upright.mode.startswith("I"):
