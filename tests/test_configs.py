@@ -54,6 +54,16 @@ def test_variants_of_mvtec(name):
         load(name, "botle")
 
 
+@pytest.mark.parametrize("variant", ["quick", "light,quick"])
+def test_quick_variant_of_a_folder_is_small(variant):
+    quick = load("folder", variant)
+    validation.validate(quick)
+    assert quick.train.steps <= 200
+    assert 0 < quick.evaluate.max_images <= 100
+    assert 0 < quick.report.max_images <= 100
+    assert quick.evaluate.max_images >= 19  # enough for a decision
+
+
 def test_light_variant_of_a_folder():
     light, mvtec = load("folder", "light"), load("mvtec_ad_light")
     validation.validate(light)

@@ -93,6 +93,9 @@ def test_the_card_tells_how_to_use_it(run):
     assert card["output"]["maps"]["threshold"] == explainer.calibration.threshold
     assert card["output"]["scores"]["threshold"] == explainer.calibration.image_threshold
     assert card["attention"]["layers"] == ["conv1", "conv2"]
+    assert card["data"]["dir"] == "data"
+    assert card["output"]["scores"]["held_out_normal_images"] > 0
+    assert "% of normal images" in card["output"]["scores"]["threshold_meaning"]
     assert card["metrics"] == {"pixel_auroc": 0.75}
     assert card["platforms"] == ["cpu", "cuda", "tpu"]
     assert card["versions"]["jax"] == jax.__version__
