@@ -2,6 +2,9 @@
 
 const short = (value) => String(Number(value.toPrecision(3)));
 
+const signed = (value, digits = 2) =>
+  `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+
 function verdict(record) {
   if (record.abnormal) return record.flagged ? "found" : "missed";
   return record.flagged ? "false alarm" : "passed";
