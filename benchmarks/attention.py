@@ -51,7 +51,7 @@ def _alone(name: str, layer: str, goals: dict[str, float]) -> Case:
 
 def _case(kind: str, where: str, name: str, layer: str, sides: dict, goals: dict) -> Case:
     batch = _SIZES[name][1]
-    what = f"{LATENTS} maps an image in {where}, {name} {layer}, batch {batch}"
+    what = f"{LATENTS} maps per image in {where}, {name} {layer}, batch {batch}"
     return Case(f"{kind}_{name}_{layer}", what, batch, "images", sides, goals, rounds=7)
 
 

@@ -76,7 +76,9 @@ def _run(chosen: list, rounds: int | None, path: pathlib.Path | None) -> None:
         )
     print(f"\n{_machine()}")
     if path is not None:
-        path.write_text(json.dumps({"machine": _machine(), "cases": results}, indent=2) + "\n")
+        path.write_text(
+            json.dumps({"machine": _machine(), "cases": results}, indent=2) + "\n", encoding="utf-8"
+        )
     if failed:
         sys.exit("\n".join(failed))
 

@@ -155,11 +155,11 @@ def _serve(build: Callable[[], Side], pipe: Connection) -> None:
 
 def _forget_peak() -> None:
     gc.collect()
-    (_PROCESS / "clear_refs").write_text("5")  # of Linux: `man 5 proc`
+    (_PROCESS / "clear_refs").write_text("5", encoding="utf-8")  # of Linux: `man 5 proc`
 
 
 def _peak_mib() -> float:
-    status = (_PROCESS / "status").read_text().splitlines()
+    status = (_PROCESS / "status").read_text(encoding="utf-8").splitlines()
     # Not ru_maxrss: it would begin at what the process that started this one had.
     own = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024

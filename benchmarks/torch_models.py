@@ -84,7 +84,7 @@ class _BasicBlock(nn.Module):
 def _layers(
     rows: tuple[Row, ...], shape: tuple[int, int, int] | int, params: dict, stats: dict
 ) -> tuple[nn.ModuleDict, tuple[int, int, int] | int]:
-    """The rows as modules; and the shape behind them, channels first, which the next one needs."""
+    """The rows as modules; and the shape after them, channels first, which the next one needs."""
     modules: dict[str, nn.Module] = {}
     for name, row in rows:
         mine = params.get(name, {})
@@ -162,7 +162,7 @@ def _conv_transpose(params: dict, stride: int, padding: int) -> nn.ConvTranspose
 
 
 def _linear(params: dict, shape: tuple[int, int, int] | int) -> nn.Linear:
-    """A linear layer, behind a flattened image of a shape, channels first, or behind a vector."""
+    """A linear layer, after a flattened image of a shape, channels first, or after a vector."""
     kernel = np.asarray(params["kernel"])
     if not isinstance(shape, int):
         channels, height, width = shape

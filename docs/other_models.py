@@ -48,7 +48,7 @@ def train(encode, decode, params, images, *, steps):
     return params
 
 
-# A VAE of plain functions: its parameters are a dict, and it is cut behind its convolution.
+# A VAE of plain functions: its parameters are a dict, and it is cut after its convolution.
 
 
 def plain_features(params, images):
@@ -106,7 +106,7 @@ def explain_plain(images, *, steps=300):
 
 
 class NnxVAE(nnx.Module):
-    """Two convolutions, cut behind the second."""
+    """Two convolutions, cut after the second."""
 
     def __init__(self, rngs):
         """Builds the layers."""

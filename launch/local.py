@@ -54,8 +54,6 @@ def run(program: Sequence[str], *, processes: int, devices: int) -> int:
                     env=environment,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
-                    text=True,
-                    errors="replace",
                     # Otherwise the terminal's Ctrl-C would reach them twice.
                     start_new_session=True,
                 )
@@ -96,7 +94,9 @@ def _send(processes: list[subprocess.Popen], number: int) -> None:
 
 def _print_lines(rank: int, process: subprocess.Popen) -> None:
     for line in process.stdout:
-        print(f"[{rank}] {line}", end="", flush=True)
+        # As bytes, whatever the encoding of either.
+        sys.stdout.buffer.write(f"[{rank}] ".encode() + line)
+        sys.stdout.buffer.flush()
 
 
 def _free_port() -> int:

@@ -19,8 +19,7 @@ from vae_attn.experiments.anomaly.calibration import (
     Calibration,
     Variant,
     measure,
-    normal_image_threshold,
-    normal_threshold,
+    normal_thresholds,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.maps import Deviations, ExactMaps, Mapper, replaced_counts
@@ -48,6 +47,7 @@ class Maps(Explainer):
         keep("model", types.SimpleNamespace(latents=LATENTS))
         keep("asked", [])  # numbers of images that were asked for at once
         raw = self.maps(validation, styles=("contrast",), layers=("conv1", "conv2"))
+        pixels, images = normal_thresholds(variant, raw)
         calibration = Calibration(
             parameters="none",
             variant=variant,
@@ -55,8 +55,9 @@ class Maps(Explainer):
             normal_mean=np.zeros(LATENTS, np.float32),
             normal_variance=np.ones(LATENTS, np.float32),
             statistics=measure(raw),
-            threshold=normal_threshold(variant, raw),
-            image_threshold=normal_image_threshold(variant, raw),
+            pixels=pixels,
+            images=images,
+            active_latents=LATENTS,
         )
         keep("calibration", calibration)
 
@@ -145,7 +146,7 @@ def data_of(num_test=14, names=None, *, seed=0):
         masks=masks,
         has_mask=np.ones(num_test, bool),
     )
-    return AnomalyData("blocks", noise(6), noise(9), test)
+    return AnomalyData("blocks", noise(6), noise(24), test)
 
 
 def config_of(**report_options):
@@ -173,7 +174,7 @@ def write(folder, data, config=None):
 
 def read(folder: pathlib.Path, known: dict, identifier: str) -> dict:
     """An image's script, decoded by other means than the page's."""
-    text = (folder / f"{identifier}.js").read_text()
+    text = (folder / f"{identifier}.js").read_text(encoding="utf-8")
     start = f'explorer.receive("{identifier}",'
     assert text.startswith(start)
     record = json.loads(text.removeprefix(start).rstrip().removesuffix(");"))

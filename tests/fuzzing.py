@@ -127,7 +127,7 @@ def memory_limit(mebibytes):
     if not os.path.exists("/proc/self/statm"):  # Linux alone tells, and limits
         yield
         return
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         pages = int(file.read().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     limit = pages * resource.getpagesize() + mebibytes * 2**20

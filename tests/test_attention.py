@@ -268,7 +268,7 @@ def test_maps_are_differentiable_through_alpha(style, dense_mean):
     [
         ({"style": "gradcam"}, "unknown attention style 'gradcam'; choose one of paper"),
         ({"style": "normal_difference"}, "needs `normal_mean` and `normal_variance`"),
-        ({"style": "authors_code", "per_latent": True}, "one map an image, none per latent"),
+        ({"style": "authors_code", "per_latent": True}, "one map per image, none per latent"),
     ],
 )
 def test_impossible_options(options, message):

@@ -102,7 +102,7 @@ def test_a_wrong_row_is_never_written(tmp_path):
 
 
 def test_without_a_cache_and_with_too_little_memory(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setattr(memory, "available_bytes", lambda: 10)
     with (
         pytest.warns(UserWarning, match="cannot be kept"),
@@ -113,7 +113,7 @@ def test_without_a_cache_and_with_too_little_memory(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_only_warns(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.warns(UserWarning, match=r"file/cache: decoded images cannot be kept .*cache_dir"):
         found = _load(tmp_path / "file" / "cache", _build)
     np.testing.assert_array_equal(found["images"], ARRAYS["images"])

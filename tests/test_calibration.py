@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 
+from vae_attn.experiments.anomaly import thresholds
 from vae_attn.experiments.anomaly.calibration import (
     KINDS,
     Calibration,
     MapStatistics,
     Variant,
-    normal_image_threshold,
+    active_latents,
+    normal_thresholds,
+    unseen,
 )
+from vae_attn.experiments.anomaly.thresholds import Threshold
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.gamma(2.0, size=(30, 4, 5)).astype(np.float32) * np.linspace(0, 3, 5, dtype=np.float32)
@@ -67,8 +71,9 @@ def test_calibration_is_kept_with_what_it_belongs_to(tmp_path):
         normal_mean=RNG.normal(size=3).astype(np.float32),
         normal_variance=RNG.gamma(2.0, size=3).astype(np.float32),
         statistics={("paper", layer): MapStatistics.measure([NORMAL]) for layer in "ab"},
-        threshold=1.25,
-        image_threshold=2.5,
+        pixels=Threshold(1.25, 0.01, 30, 0.005, 0.02),
+        images=thresholds.of_images(np.ones(7)),
+        active_latents=2,
     )
     path = tmp_path / "calibration.npz"
     assert Calibration.load(path) is None
@@ -78,7 +83,10 @@ def test_calibration_is_kept_with_what_it_belongs_to(tmp_path):
     assert (found.parameters, found.projection_steps) == ("0123abcd", 7)
     np.testing.assert_array_equal(found.normal_mean, kept.normal_mean)
     np.testing.assert_array_equal(found.normal_variance, kept.normal_variance)
-    assert (found.threshold, found.image_threshold) == (1.25, 2.5)
+    assert (found.threshold, found.image_threshold) == (1.25, None)
+    assert found.pixels == kept.pixels
+    assert (found.images.images, found.images.missing) == (7, kept.images.missing)
+    assert found.active_latents == 2
     assert found.statistics.keys() == kept.statistics.keys()
     np.testing.assert_array_equal(
         found.statistics["paper", "a"].std, kept.statistics["paper", "a"].std
@@ -87,15 +95,33 @@ def test_calibration_is_kept_with_what_it_belongs_to(tmp_path):
     assert Calibration.load(path) is None
 
 
-def test_image_threshold_judges_images_by_others():
-    maps = NORMAL[..., :2]
-    found = normal_image_threshold(Variant("paper", ("a",), "z"), {("paper", "a"): maps})
-    scores = []
-    for image in range(len(maps)):
-        others = maps[(image + 1) % 2 :: 2]
-        spread = others.std(axis=0) + 0.1 * others.mean()
-        scores.append(((maps[image] - others.mean(axis=0)) / spread).max())
-    assert found == pytest.approx(np.quantile(scores, 0.95), rel=1e-4)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_image_judges_itself(kind):
+    raw = {("paper", "a"): NORMAL, ("paper", "b"): NORMAL[:, ::-1].copy()}
+    variant = Variant("paper", ("a", "b"), kind)
+    found = unseen(variant, raw)
+    for n in range(len(NORMAL)):
+        others = {key: MapStatistics.measure([np.delete(of, n, axis=0)]) for key, of in raw.items()}
+        expected = variant.maps({key: of[n : n + 1] for key, of in raw.items()}, others)[0]
+        np.testing.assert_allclose(found[n], expected, rtol=1e-4, atol=1e-5)
+    pixels, images = normal_thresholds(variant, raw)
+    assert images.value == np.sort(found.max((1, 2)))[29]  # the ceil(31 * 0.95)th of 30
+    assert np.mean(found >= pixels.value) <= 0.01
+
+
+def test_maps_that_are_the_same_everywhere_decide_nothing():
+    raw = {("paper", "a"): np.full((30, 4, 5), 1e-5, np.float32)}
+    for found in normal_thresholds(Variant("paper", ("a",)), raw):
+        assert found.value is None
+        assert "are the same everywhere" in found.missing
+
+
+def test_active_latents_have_a_kl():
+    mean = np.zeros((10, 4), np.float32)
+    mean[:, 1], mean[0, 2] = 1.0, 0.1  # 0.5 nats; 0.0005 on average
+    logvar = np.zeros((10, 4), np.float32)
+    logvar[:, 3] = -2.0
+    assert active_latents(mean, logvar) == 2
 
 
 def test_names():

@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
 
 
 def content_of(workdir):
-    return json.loads((workdir / "evaluation" / "checkpoints.json").read_text())
+    return json.loads((workdir / "evaluation" / "checkpoints.json").read_text(encoding="utf-8"))
 
 
 def test_multiples_are_kept(finished):
@@ -57,7 +57,7 @@ def test_the_best_one_is_scored_as_alone(finished):
     assert [row["step"] for row in rows] == STEPS
     best = min(rows, key=lambda row: row["validation_loss"])
     assert content["best_by_validation_loss"] == best["step"]
-    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     assert len(best["scores"]) == 9
     for name, value in best["scores"].items():
         metric, _, variant = name.partition("/")
@@ -68,7 +68,7 @@ def test_the_best_one_is_scored_as_alone(finished):
     assert content["best_by_test_score"][name] == would_be
     num_images = len(data_registry.load(config).train)
     assert rows[0]["epoch"] == pytest.approx(4 * 16 / num_images, abs=1e-3)
-    table = (workdir / "evaluation" / "checkpoints.md").read_text()
+    table = (workdir / "evaluation" / "checkpoints.md").read_text(encoding="utf-8")
     (line,) = (line for line in table.splitlines() if "| best by validation loss |" in line)
     assert line.startswith(f"| {best['step']} |")
     assert f"{name} at step {would_be}" in table
@@ -83,7 +83,7 @@ def test_the_calibration_stays_that_of_the_best(finished):
 
 def test_the_page_shows_scores_against_epochs(finished):
     _, workdir = finished
-    page = (workdir / "report" / "index.html").read_text()
+    page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert "How long to train" in page
     assert "Scores of the kept checkpoints" in page
     assert (workdir / "figures" / "checkpoints.png").stat().st_size > 1000

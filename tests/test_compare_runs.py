@@ -24,17 +24,19 @@ def leave(folder, score=None, **changes):
     config = default_config()
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     workdir_lib.keep_or_compare(config, folder)
-    (folder / "metrics.jsonl").write_text('{"step": 2, "loss": 5.0, "validation_loss": 4.0}\n')
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 2, "loss": 5.0, "validation_loss": 4.0}\n', encoding="utf-8"
+    )
     if score is not None:
         (folder / "evaluation").mkdir()
         scores = {"contrast/conv1/pixel_auroc": score, "contrast/conv1/pixel_auroc_low": 0.1}
         scores |= {"paper/fused/pixel_auroc": 0.25, "contrast/conv2/pixel_auroc": 0.125}
-        (folder / "evaluation" / "metrics.json").write_text(json.dumps(scores))
+        (folder / "evaluation" / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
 
 
 def rows_of(folder, heading):
     """Cells by the first one of their row; the header's is None's."""
-    text = (folder / "report.md").read_text()
+    text = (folder / "report.md").read_text(encoding="utf-8")
     section = text[text.index(f"## {heading}\n") :].split("\n\n")[1]
     lines = [line.strip("| ").split(" | ") for line in section.splitlines()]
     return {None: lines[0]} | {cells[0].strip(): cells for cells in lines[2:]}
@@ -46,7 +48,7 @@ def test_table_and_page(tmp_path):
     leave(runs / "sweep" / "b", 0.875, train__beta=2.0)
     leave(runs / "c", train__beta=4.0)
     (runs / "a" / "report").mkdir()
-    (runs / "a" / "report" / "index.html").write_text("page")
+    (runs / "a" / "report" / "index.html").write_text("page", encoding="utf-8")
     report = runs / "report"
     page = compare_runs.write(f"{runs}/*", report)
     rows = rows_of(report, "Runs")
@@ -56,14 +58,14 @@ def test_table_and_page(tmp_path):
     assert rows["c"][:3] == ["c", "4.0", "not evaluated"]
     assert len(rows) == 4
     assert page == report / "index.html"
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert re.findall(r'href="([^"#][^"]*)"', text) == ["../a/report/index.html"]
     assert "Not evaluated: c." in text
     assert "All keys of this run" not in text
     assert text.count("data:image/png") == 1
     # The report itself is no run, and the next one is the same.
     compare_runs.write(f"{runs}/*,{runs}/a", report)
-    assert page.read_text() == text
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_mean_over_seeds_and_their_shared_folder(tmp_path):
@@ -72,7 +74,7 @@ def test_mean_over_seeds_and_their_shared_folder(tmp_path):
         leave(tmp_path / "both" / f"seed_{seed}", score, seed=seed)
         (tmp_path / "both" / f"seed_{seed}" / "metrics.jsonl").unlink()
     lines = ['{"step": 2, "loss": 3.0, "loss/seed_0": 1.0, "loss/seed_1": 5.0}\n']
-    (tmp_path / "both" / "metrics.jsonl").write_text("".join(lines))
+    (tmp_path / "both" / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     leave(tmp_path / "other", 0.625, model__latents=7)
     runs = finished_runs.find(f"{tmp_path}/*", leave_out=tmp_path / "report")
     assert [run.name for run in runs] == ["both/seed_0", "both/seed_1", "other"]
@@ -89,16 +91,18 @@ def test_scores_of_other_data_are_not_compared(tmp_path):
     leave(tmp_path / "three", 0.5, data__digit=3)
     leave(tmp_path / "one", 0.75, data__digit=1)
     compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
-    assert "(best)" not in (tmp_path / "report" / "report.md").read_text()
+    assert "(best)" not in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
 
 
 def test_broken_runs_are_named_and_the_others_shown(tmp_path, caplog):
     leave(tmp_path / "good", 0.5)
     for name in ("config", "scores", "curves"):
         leave(tmp_path / name, 0.5)
-    (tmp_path / "config" / "config.json").write_text("{")
-    (tmp_path / "scores" / "evaluation" / "metrics.json").write_text('{"contrast/co')
-    (tmp_path / "curves" / "metrics.jsonl").write_text("[\n")
+    (tmp_path / "config" / "config.json").write_text("{", encoding="utf-8")
+    (tmp_path / "scores" / "evaluation" / "metrics.json").write_text(
+        '{"contrast/co', encoding="utf-8"
+    )
+    (tmp_path / "curves" / "metrics.jsonl").write_text("[\n", encoding="utf-8")
     caplog.set_level("WARNING", "vae_attn")
     compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
     for name in ("config/config.json", "scores/evaluation/metrics.json", "curves/metrics.jsonl"):
@@ -114,7 +118,9 @@ def test_factor_runs(tmp_path):
         leave(tmp_path / name, **shapes, train__beta=score)
         (tmp_path / name / "evaluation").mkdir()
         scores = {"factor_vae": score, "mig": 0.125, "reconstruction": 30.0}
-        (tmp_path / name / "evaluation" / "metrics.json").write_text(json.dumps(scores))
+        (tmp_path / name / "evaluation" / "metrics.json").write_text(
+            json.dumps(scores), encoding="utf-8"
+        )
     compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
     rows = rows_of(tmp_path / "report", "Runs")
     assert rows[None] == ["run", "train.beta", "factor_vae", "mig"]

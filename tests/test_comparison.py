@@ -144,7 +144,9 @@ def test_markdown_has_each_table_under_its_heading(tmp_path):
             {"s/l/aupro": 0.5, "s/l/aupro_low": 0.4, "s/l/aupro_high": 0.6}, note="Of the data."
         ),
     ]
-    text = tables.write_markdown(made, tmp_path / "table.md", title="All").read_text()
+    text = tables.write_markdown(made, tmp_path / "table.md", title="All").read_text(
+        encoding="utf-8"
+    )
     assert text.startswith(
         "# All\n\n## One\n\n| a | b\\* |\n| --- | --- |\n| 1 | 2 |\n\n\\* starred."
     )

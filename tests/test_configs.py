@@ -35,7 +35,7 @@ def test_every_config_is_valid_and_shows_a_layer_that_it_scores(name):
     validation.validate(config)
     scored = config.evaluate.layers if name != "dsprites" else ("conv1", "conv2", "conv3")
     assert config.attention.layer in scored
-    assert f"configs/{name}.py" in (CONFIGS / f"{name}.py").read_text()
+    assert f"configs/{name}.py" in (CONFIGS / f"{name}.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["mvtec_ad", "mvtec_ad_light"])
@@ -135,7 +135,7 @@ def test_workdir_without_a_checkpoint_takes_another_config(tmp_path):
     workdir_lib.keep_or_compare(config, tmp_path)
     config.model.pretrained = "mended"
     workdir_lib.keep_or_compare(config, tmp_path)
-    assert '"pretrained": "mended"' in (tmp_path / "config.json").read_text()
+    assert '"pretrained": "mended"' in (tmp_path / "config.json").read_text(encoding="utf-8")
     (tmp_path / "checkpoints" / "100").mkdir(parents=True)
     config.data.cache_dir = "elsewhere"
     workdir_lib.keep_or_compare(config, tmp_path)

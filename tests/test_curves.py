@@ -70,5 +70,5 @@ def test_saved_curves_come_back(tmp_path):
     assert curves.Curves.load(path) == made
     assert [file.name for file in tmp_path.iterdir()] == ["curves.json"]
     assert curves.Curves.load(tmp_path / "none.json") is None
-    path.write_text('{"num_images": 3}')
+    path.write_text('{"num_images": 3}', encoding="utf-8")
     assert curves.Curves.load(path) is None

@@ -112,7 +112,7 @@ def test_two_processes_train_and_evaluate_with_the_figures_of_one(small, tmp_pat
         assert two[name][0] == one[name][0]
         np.testing.assert_allclose(two[name][1], one[name][1], rtol=1e-4)
     scores = [
-        json.loads((tmp_path / name / "evaluation" / "metrics.json").read_text())
+        json.loads((tmp_path / name / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
         for name in ("one", "two")
     ]
     assert scores[0].keys() == scores[1].keys()

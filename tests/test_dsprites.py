@@ -120,7 +120,7 @@ def test_sprites_match_a_point_in_polygon_test(shape):
 
 def test_outlines_are_the_fitted_ones(shared_data):
     reference = json.loads(
-        (shared_data.parent / "reference" / "dsprites_geometry.json").read_text()
+        (shared_data.parent / "reference" / "dsprites_geometry.json").read_text(encoding="utf-8")
     )
     fitted = np.array(reference["heart_outline_uv"])
     ours = dsprites_geometry.heart_outline()

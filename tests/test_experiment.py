@@ -71,7 +71,7 @@ def test_workdir_holds_what_the_readme_says(finished):
 
 def test_scores_have_flat_keys_for_every_style_and_layer(finished):
     config, workdir = finished
-    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     for style in attention.STYLES:
         for layer in config.evaluate.layers:
             for name in ("pixel_auroc", "pointing_game", "share_below_chance", "image_auroc"):
@@ -87,7 +87,7 @@ def test_scores_have_flat_keys_for_every_style_and_layer(finished):
     for name in ("deeplift/image", "paper/conv1", "difference/image"):
         assert -1 <= metrics[f"faithfulness/{name}/correlation"] <= 1
     assert metrics["faithfulness/deeplift/image/completeness_error"] < 1e-4
-    table = (workdir / "evaluation" / "table.md").read_text()
+    table = (workdir / "evaluation" / "table.md").read_text(encoding="utf-8")
     assert table.index("## Where is the defect?") < table.index("## Is the map true of its latent?")
     assert f"{metrics['contrast/conv1/pixel_auroc']:.3f} [" in table
     assert "six defects drawn on one digit" in table
@@ -102,7 +102,7 @@ def test_scores_against_scikit_learn(finished, explained):
     config, workdir = finished
     _, data = explained
     explainer = explainer_of(config, explained[0].variables, data, projection_steps=2)
-    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     located = anomaly.defects(data, 60, config.seed)
     maps = raw(explainer, located.images, "contrast", "conv2")
     expected = sklearn.metrics.roc_auc_score(located.masks.ravel(), maps.ravel())
@@ -126,7 +126,7 @@ def test_figures_are_pictures_and_stand_in_the_page(finished):
     for path in (workdir / "figures").glob("*.png"):
         pixels = np.asarray(Image.open(path).convert("L"))
         assert pixels.std() > 5, path
-    page = (workdir / "report" / "index.html").read_text()
+    page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count('<img src="data:image/png;base64,') == len(names)
     assert "://" not in page  # nothing comes from elsewhere
     assert page.count('<svg viewBox="0 0 420 300"') == 3
@@ -134,8 +134,8 @@ def test_figures_are_pictures_and_stand_in_the_page(finished):
     images = [file.suffix for file in folder.iterdir()]
     # Of each kind at most 300: test images, validation, drawn defects.
     assert images.count(".js") == images.count(".png") > 300
-    kept = json.loads((workdir / "evaluation" / "curves.json").read_text())
-    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    kept = json.loads((workdir / "evaluation" / "curves.json").read_text(encoding="utf-8"))
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     normal = sum(kept["histogram"]["normal"])
     assert f">{kept['num_images']} test images, {normal} of them normal<" in page
     assert page.count(f">{kept['num_located']} images with true masks<") == 4
@@ -163,14 +163,14 @@ def test_other_evaluation_on_the_same_workdir_is_welcome(finished):
     other.evaluate.styles = ("paper",)
     other.evaluate.max_images = 20
     path = workdir / "evaluation" / "metrics.json"
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     experiment.run(other, workdir, mode="evaluate")
-    assert "paper/conv1_relu/pixel_auroc" in json.loads(path.read_text())
-    path.write_text(before)
+    assert "paper/conv1_relu/pixel_auroc" in json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(before, encoding="utf-8")
 
 
 def test_unwritable_workdir(finished, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match=r"--workdir=.*file/run cannot be written"):
         experiment.run(finished[0], tmp_path / "file" / "run", mode="train")
 

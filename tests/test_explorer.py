@@ -164,7 +164,7 @@ def test_index_has_scores_decisions_and_iou(written):
         else:
             assert "iou" not in record
     validation = records_of(known, "validation")
-    assert [record["class"] for record in validation] == ["good"] * 9
+    assert [record["class"] for record in validation] == ["good"] * 24
     expected = explainer(data.validation)[0].max(axis=(1, 2))
     np.testing.assert_allclose([r["score"] for r in validation], expected, rtol=1e-5)
     # Some of each verdict, so that the above has seen them.
@@ -179,16 +179,16 @@ def test_thresholds_are_those_of_normal_images(written):
     for kind in (other for other in others if other["layer"].startswith("conv")):
         key = kind["style"], kind["layer"]
         raw = explainer.maps(normal, styles=key[:1], layers=key[1:])[key]
-        # Each half by the other's scale.
-        halves = [raw[0::2] / raw[1::2].mean(), raw[1::2] / raw[0::2].mean()]
-        pixels = np.concatenate([half.ravel() for half in halves])
+        # Each by the others' scale.
+        others_scale = (raw.mean() * len(raw) - raw.mean(axis=(1, 2))) / (len(raw) - 1)
+        pixels = (raw / others_scale[:, None, None]).ravel()
         assert np.mean(pixels >= kind["threshold"]) <= 0.01
-        assert kind["threshold"] == pytest.approx(np.quantile(pixels, 0.99), rel=0.02)
+        assert kind["threshold"] == pytest.approx(np.quantile(pixels, 0.99), rel=0.05)
         assert kind["scale"] > 0
         assert kind["threshold"] < kind["limit"]
 
 
-@pytest.mark.parametrize(("most", "test", "validation"), [(5, 5, 5), (0, 14, 9), (300, 14, 9)])
+@pytest.mark.parametrize(("most", "test", "validation"), [(5, 5, 5), (0, 14, 24), (300, 14, 24)])
 def test_as_many_images_as_the_config_says(tmp_path, most, test, validation):
     config = explorer_runs.config_of(max_images=most)
     path, known, _ = explorer_runs.write(tmp_path, explorer_runs.data_of(), config)
@@ -215,7 +215,7 @@ def test_no_more_images_at_once_than_a_batch(tmp_path, monkeypatch):
     made = explorer.Explorer(explorer_runs.config_of(), explainer, data, scale=1.0, scores={})
     made.write(tmp_path)
     assert max(asked) == 4
-    assert sum(asked) == 33 + 9 + 9  # test, validation, and once more for the thresholds
+    assert sum(asked) == 33 + 24 + 24  # test, validation, and once more for the thresholds
 
 
 def test_negative_number_of_images_is_refused():
@@ -272,16 +272,16 @@ def test_a_page_keeps_its_images_until_it_is_replaced(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             explorer_runs.write(tmp_path, explorer_runs.data_of())
         monkeypatch.undo()
-        assert f'"folder": "{before["folder"]}"' in path.read_text()
+        assert f'"folder": "{before["folder"]}"' in path.read_text(encoding="utf-8")
         assert sorted((path.parent / before["folder"]).iterdir()) == kept
 
 
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
-    (tmp_path / "kept").write_text("as it was")
+    (tmp_path / "kept").write_text("as it was", encoding="utf-8")
 
     def fail():
         with explorer_files.new_folder(tmp_path) as new:
-            (new / "half").write_text("")
+            (new / "half").write_text("", encoding="utf-8")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -346,7 +346,7 @@ def test_a_page_without_images_runs_no_script(tmp_path):
         config, tmp_path, title="<b>", summary="s", drawn={}, tables=[],
         links=[("bottle & co", "../bottle/report/index.html")],
     )  # fmt: skip
-    html = path.read_text()
+    html = path.read_text(encoding="utf-8")
     assert "<script" not in html
     assert "script-src 'none'" in html.replace("&#39;", "'")
     assert "<title>&lt;b&gt; - vae_attn</title>" in html

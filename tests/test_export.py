@@ -55,7 +55,7 @@ def run(tmp_path_factory):
         config, _ = trained(patch, workdir)
         (workdir / "evaluation").mkdir()
         scores = {"contrast/fused.upper/pixel_auroc": 0.75, "paper/conv1/pixel_auroc": 0.5}
-        (workdir / "evaluation" / "metrics.json").write_text(json.dumps(scores))
+        (workdir / "evaluation" / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
         experiment.run(config, workdir, mode="export")
         yield config, workdir
 
@@ -82,7 +82,10 @@ def test_the_card_tells_how_to_use_it(run):
     _, workdir = run
     folder = workdir / "export"
     assert sorted(path.name for path in folder.iterdir()) == ["attention.stablehlo", "card.json"]
-    card, explainer = json.loads((folder / "card.json").read_text()), vae_attn.load(workdir)
+    card, explainer = (
+        json.loads((folder / "card.json").read_text(encoding="utf-8")),
+        vae_attn.load(workdir),
+    )
     content = (folder / "attention.stablehlo").read_bytes()
     assert card["sha256"] == hashlib.sha256(content).hexdigest()
     assert card["input"]["shape"] == ["batch", 28, 28, 1]
@@ -122,12 +125,12 @@ def test_every_style_is_exported_for_a_batch_of_any_size(run, style, latent_batc
 def test_broken_scores_are_told(run):
     config, workdir = run
     path = workdir / "evaluation" / "metrics.json"
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     for content in ('{"contrast/conv1/pixel_auroc": 0.', "[]", '{"a": null}'):
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match=r"metrics.json cannot be read .* writes it anew"):
             experiment.run(config, workdir, mode="export")
-    path.write_text(before)
+    path.write_text(before, encoding="utf-8")
 
 
 def test_what_was_exported_stays_whole(run, monkeypatch):

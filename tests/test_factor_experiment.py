@@ -88,19 +88,19 @@ def test_training_is_followed(finished):
         assert [step for step, _ in shown] == [30, 60]
         assert shown[0][1].shape == (4 * 64, 11 * 64, 3)  # four latents
         assert (shown[0][1] != shown[1][1]).any()
-    scores = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    scores = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     (value,) = scalars_of(workdir / "tensorboard")["score/mig"]
     assert value == (60, pytest.approx(scores["mig"]))
 
 
 def test_scores_stand_beside_the_papers(finished):
     config, workdir = finished
-    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     assert set(NAMES) - {"dci"} < metrics.keys()
     assert all(0 <= metrics[name] <= 1 for name in metrics if name.startswith((*NAMES,)))
     assert not any("auroc" in name for name in metrics)
     assert metrics["faithfulness/deeplift/image/which_latent"] > 0.5
-    table = (workdir / "evaluation" / "table.md").read_text()
+    table = (workdir / "evaluation" / "table.md").read_text(encoding="utf-8")
     assert table.count("## Is the map true of its latent?") == 1
     assert f"| factor_vae | {metrics['factor_vae']:.3f} | 1 | about .82 (recalled) |" in table
     # Once more by hand: the mean losses over all images, of which there are fewer than a sample.
@@ -125,7 +125,7 @@ def test_pictures_stand_in_the_page(finished):
     names = {path.name for path in (workdir / "figures").iterdir()}
     pictures = {f"{name}.png" for name in ("traversal", "attention", "training", "runs")}
     assert names == pictures | {"traversals.gif"}
-    page = (workdir / "report" / "index.html").read_text()
+    page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == 4
     assert page.count('src="data:image/gif;base64,') == 1
     assert "AD-FactorVAE (gamma 40, lambda 1 at conv1) with 4 latents" in page
@@ -142,7 +142,9 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(finished):
     shutil.copytree(workdir, other)
     shutil.rmtree(other / "checkpoints" / "60")
     experiment.run(config, other, mode="train")
-    assert (other / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
+    assert (other / "metrics.jsonl").read_text(encoding="utf-8") == (
+        workdir / "metrics.jsonl"
+    ).read_text(encoding="utf-8")
     states = [loop.restore(config, path, which="latest") for path in (other, workdir)]
     assert states[0].vae.step == 60
     jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, states))
@@ -169,16 +171,16 @@ def test_two_seeds(tmp_path):
     quick = [curves[f"factor_vae_quick/seed_{n}"][1][0] for n in (0, 1)]
     assert curves["factor_vae_quick"][1][0] == pytest.approx(np.mean(quick))
     paths = [workdir / f"seed_{n}" / "evaluation" / "metrics.json" for n in (0, 1)]
-    first, second = (json.loads(path.read_text()) for path in paths)
-    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    first, second = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     assert first["reconstruction"] != second["reconstruction"]
     for name in ("reconstruction", "factor_vae", "dci_disentanglement"):
         assert metrics[name] == pytest.approx((first[name] + second[name]) / 2)
         deviation = abs(first[name] - second[name]) / np.sqrt(2)
         assert metrics[f"{name}_std"] == pytest.approx(deviation)
     shown = f"| reconstruction | {metrics['reconstruction']:.3f} ± "
-    assert shown in (workdir / "evaluation" / "table.md").read_text()
-    page = (workdir / "report" / "index.html").read_text()
+    assert shown in (workdir / "evaluation" / "table.md").read_text(encoding="utf-8")
+    page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count("Seed 0, the first of 2.</figcaption>") == 3
     pairs = [(one["reconstruction"], one["factor_vae"]) for one in (first, second)]
     assert factor_report.finished_runs(tmp_path) == {"both": pairs}

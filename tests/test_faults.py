@@ -18,6 +18,7 @@ from vae_attn import workdir as workdir_lib
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
+from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.reporting import page, tables
 from vae_attn.reporting.explorer import files as explorer_files
 from vae_attn.training import loop
@@ -67,13 +68,15 @@ def test_killed_in_saves_and_out_of_space_it_ends_as_the_uninterrupted_one(
     sentence = output.splitlines()[-1]
     assert sentence.startswith(f"vae_attn: cannot save a checkpoint in {steps} (File too large)")
     assert "free some space and run the same command again" in sentence
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+    for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         json.loads(line)
     (steps / "7.orbax-checkpoint-tmp" / "state").mkdir(parents=True)  # of a stop, and a kill then
     assert "resuming from step 8" in child_runs.finish(child_runs.start(workdir, **cache))
     assert names(steps) == names(whole / "checkpoints") == ["10", "8"]
     child_runs.assert_equal(child_runs.latest(workdir), child_runs.latest(whole))
-    assert (workdir / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert (workdir / "metrics.jsonl").read_text(encoding="utf-8") == (
+        whole / "metrics.jsonl"
+    ).read_text(encoding="utf-8")
 
 
 def test_one_device_to_eight(small, whole, tmp_path):
@@ -189,7 +192,7 @@ def write_page(folder, n):
 def write_calibration(folder, n):
     of = {"parameters": str(n), "variant": Variant("paper", ("conv1",)), "projection_steps": n}
     normal = {"normal_mean": np.ones(3), "normal_variance": np.ones(3), "statistics": {}}
-    calibration = Calibration(**of, **normal, threshold=0.5, image_threshold=0.5)
+    calibration = Calibration(**of, **normal, pixels=Threshold(0.5), images=Threshold(0.5))
     calibration.save(folder / "calibration.npz")
 
 
@@ -229,7 +232,9 @@ def test_full_disk_leaves_files_as_they_were(write, size, tmp_path):
 def test_full_disk_leaves_whole_lines_and_events(start, lines, tmp_path):
     """Of a new run the events are the larger file, and full first; of an older one the lines."""
     path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(f'{{"step": {step + 1}, "loss": 1.0}}\n' for step in range(start)))
+    path.write_text(
+        "".join(f'{{"step": {step + 1}, "loss": 1.0}}\n' for step in range(start)), encoding="utf-8"
+    )
     telemetry = Telemetry(tmp_path, start_step=start, total_steps=99)
     telemetry.write(start + 1, {"loss": 1.0})
     (events,) = (tmp_path / "tensorboard").iterdir()
@@ -237,7 +242,9 @@ def test_full_disk_leaves_whole_lines_and_events(start, lines, tmp_path):
     size = max(len(before), path.stat().st_size)
     with files_up_to(size + 5), pytest.raises(OSError, match="File too large"):
         telemetry.write(start + 2, {"loss": 0.5})
-    assert len([json.loads(line) for line in path.read_text().splitlines()]) == lines
+    assert (
+        len([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]) == lines
+    )
     assert events.read_bytes() == before
     telemetry.write(start + 3, {"loss": 0.5})
     assert events.read_bytes()[: len(before)] == before < events.read_bytes()
@@ -266,7 +273,7 @@ def test_full_disk_of_its_own(tmp_path):
 
 def wait_for_steps(process, workdir):
     path = workdir / "metrics.jsonl"
-    while not path.exists() or len(path.read_text().splitlines()) < 3:
+    while not path.exists() or len(path.read_text(encoding="utf-8").splitlines()) < 3:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
 

@@ -377,7 +377,7 @@ def test_what_lies_one_folder_too_high(root):
 def test_ground_truth_that_is_no_folder(root, kind):
     shutil.rmtree(root / "ground_truth")
     if kind == "file":
-        (root / "ground_truth").write_text("")
+        (root / "ground_truth").write_text("", encoding="utf-8")
     else:
         (root / "ground_truth").symlink_to("nowhere")
     (line,) = _problems(root)
@@ -400,7 +400,7 @@ def test_black_mask(root):
 def test_unreadable_images_and_masks(root):
     cut = root / "train/good/003.png"
     cut.write_bytes(cut.read_bytes()[:50])
-    (root / "test/good/000.png").write_text("no image")
+    (root / "test/good/000.png").write_text("no image", encoding="utf-8")
     (root / "ground_truth/crack/000_mask.png").write_bytes(b"")
     lines = _problems(root)
     assert [line.split(":")[0] for line in lines] == [
@@ -425,7 +425,7 @@ def test_empty_folders(root):
 
 
 def test_misplaced_and_unknown_files(root):
-    (root / "train/good/notes.txt").write_text("x")
+    (root / "train/good/notes.txt").write_text("x", encoding="utf-8")
     (root / "train/good/more").mkdir()
     _image(root / "train/crack/000.png", 1)
     _image(root / "test/000.png", 1)
@@ -449,7 +449,7 @@ def test_missing_training_images(root):
 def test_a_file_where_the_test_folder_should_be(root):
     shutil.rmtree(root / "test")
     shutil.rmtree(root / "ground_truth")
-    (root / "test").write_text("")
+    (root / "test").write_text("", encoding="utf-8")
     (line,) = _problems(root)
     assert line.startswith(f"{root}/test: is no folder")
 
@@ -464,7 +464,7 @@ def test_one_training_image_is_too_few(root):
 def test_all_problems_at_once(root):
     (root / "ground_truth/dent/001_mask.png").unlink()
     _mask(root / "ground_truth/dent/002_mask.png", sides=(9, 9))
-    (root / "train/good/003.png").write_text("no image")
+    (root / "train/good/003.png").write_text("no image", encoding="utf-8")
     assert len(_problems(root)) == 3
 
 

@@ -2,15 +2,13 @@
 
 import importlib.util
 import pathlib
-import sys
 
 import pytest
-from absl import flags
+from command_lines import parsed
 from fuzzing import answer, examples
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vae_attn import command_line
 from vae_attn import config as config_lib
 from vae_attn import workdir as workdir_lib
 from vae_attn.experiments import validation
@@ -62,21 +60,9 @@ _OTHERS = st.tuples(
 
 def _parse(monkeypatch, arguments):
     """The config that a command line gives, checked as a run does first."""
-    argv = ["main", *arguments]
-    monkeypatch.setattr(sys, "argv", argv)  # ml_collections looks there
-    defined = set(flags.FLAGS)
-    try:
-        command_line.parse(argv)
-        config = flags.FLAGS["config"].value
-        validation.validate(config)
-        command_line.default_workdir()
-        return config
-    finally:
-        for name in set(flags.FLAGS) - defined:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
-        for name in defined:
-            flags.FLAGS[name].unparse()
+    config, _ = parsed(monkeypatch, arguments)
+    validation.validate(config)
+    return config
 
 
 @given(overrides=st.lists(_OVERRIDES, min_size=1, max_size=3))

@@ -15,6 +15,7 @@ from vae_attn import config as config_lib
 from vae_attn import workdir as workdir_lib
 from vae_attn.experiments import validation
 from vae_attn.experiments.anomaly.calibration import Calibration, MapStatistics, Variant
+from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.training.telemetry import Telemetry, read_metrics
 
 _JSON = st.recursive(
@@ -50,7 +51,7 @@ def test_damaged_metrics(tmp_path, content):
 @examples(200)
 def test_any_json_as_metrics(tmp_path, rows):
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "metrics.jsonl").write_text(text)
+    (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
     _curves(tmp_path)
 
 
@@ -67,20 +68,22 @@ def test_any_json_as_metrics(tmp_path, rows):
     ],
 )
 def test_lines_that_are_no_metrics(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_text(_LINES + line + "\n")
+    (tmp_path / "metrics.jsonl").write_text(_LINES + line + "\n", encoding="utf-8")
     assert _curves(tmp_path) is None
-    (tmp_path / "metrics.jsonl").write_text(_LINES + line)  # the last one, cut by a power failure
+    (tmp_path / "metrics.jsonl").write_text(
+        _LINES + line, encoding="utf-8"
+    )  # the last one, cut by a power failure
     assert _curves(tmp_path)["loss"][0] == [1, 2, 3]
 
 
 def test_a_run_that_goes_on_says_which_line_is_damaged(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(_LINES + "{}\n")
+    (tmp_path / "metrics.jsonl").write_text(_LINES + "{}\n", encoding="utf-8")
 
     def go_on():
         return Telemetry(tmp_path, start_step=2, total_steps=3)
 
     assert answer(go_on, f"{tmp_path / 'metrics.jsonl'}, line 4") is None
-    assert (tmp_path / "metrics.jsonl").read_text() == _LINES + "{}\n"
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == _LINES + "{}\n"
 
 
 # calibration.npz
@@ -92,8 +95,9 @@ CALIBRATION = Calibration(
     normal_mean=np.ones(3, np.float32),
     normal_variance=np.ones(3, np.float32),
     statistics={("paper", name): MapStatistics.measure([np.ones((2, 4, 4))]) for name in "ab"},
-    threshold=1.25,
-    image_threshold=2.5,
+    pixels=Threshold(1.25, 0.01, 40, 0.005, 0.02),
+    images=Threshold(2.5, 0.05, 40, 0.01, 0.1),
+    active_latents=3,
 )
 
 
@@ -217,9 +221,9 @@ def test_any_json_as_values_of_a_config(tmp_path, changes, more):
             tree[key] = value
         elif isinstance(tree[key], dict):
             tree[key][inner] = value
-    (tmp_path / "config.json").write_text(json.dumps(tree))
+    (tmp_path / "config.json").write_text(json.dumps(tree), encoding="utf-8")
     _config(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(more))
+    (tmp_path / "config.json").write_text(json.dumps(more), encoding="utf-8")
     _config(tmp_path)
 
 
@@ -227,5 +231,5 @@ def test_any_json_as_values_of_a_config(tmp_path, changes, more):
     "text", ['{"a":' * 50_000, '{"a":' * 400 + "1" + "}" * 400, "1" * 5000, "", '"\\ud800"']
 )
 def test_configs_that_are_no_config(tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
     _config(tmp_path)

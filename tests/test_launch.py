@@ -117,7 +117,9 @@ def tools(tmp_path):
 
     def make(name, lines):
         path = tmp_path / name
-        path.write_text(f'#!/bin/bash\nprintf "%q " "$0" "$@" >> {tmp_path}/calls\n{lines}\n')
+        path.write_text(
+            f'#!/bin/bash\nprintf "%q " "$0" "$@" >> {tmp_path}/calls\n{lines}\n', encoding="utf-8"
+        )
         path.chmod(0o755)
 
     return tmp_path, make
@@ -136,7 +138,8 @@ def run_script(script, *arguments, path, **environment):
 
 def calls(path):
     return [
-        pathlib.Path(x).name if "/" in x else x for x in shlex.split((path / "calls").read_text())
+        pathlib.Path(x).name if "/" in x else x
+        for x in shlex.split((path / "calls").read_text(encoding="utf-8"))
     ]
 
 
@@ -183,7 +186,7 @@ def test_tpu_pod_dry_run(tools):
 @pytest.mark.parametrize(("codes", "tries", "last"), [((75, 255, 0), 3, 0), ((2,), 1, 2)])
 def test_tpu_pod_goes_on_until_the_run_is_done(tools, codes, tries, last):
     path, make = tools
-    (path / "codes").write_text("\n".join(map(str, codes)) + "\n")
+    (path / "codes").write_text("\n".join(map(str, codes)) + "\n", encoding="utf-8")
     make("gcloud", f"code=$(head -1 {path}/codes); sed -i 1d {path}/codes; exit $code")
     result = run_script("tpu_pod.sh", "pod", "zone-b", *ARGUMENTS, path=path, RETRY_SECONDS="0")
     assert result.returncode == last, result.stderr
@@ -224,7 +227,7 @@ def test_slurm_queues_a_stopped_run_again(tools, code, requeued):
     assert ("scontrol" in calls(path)) == requeued
     if requeued:
         assert calls(path)[-2:] == ["requeue", "17"]
-    assert (path / "devices").read_text() == "0,1,2,3\n"
+    assert (path / "devices").read_text(encoding="utf-8") == "0,1,2,3\n"
 
 
 def test_slurm_sends_its_signal_on_and_queues_the_run_again(tools):
@@ -245,7 +248,7 @@ def test_slurm_sends_its_signal_on_and_queues_the_run_again(tools):
 
 
 def test_slurm_directives():
-    lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
+    lines = (LAUNCH / "slurm.sbatch").read_text(encoding="utf-8").splitlines()
     directives = [line.split()[1] for line in lines if line.startswith("#SBATCH")]
     assert {"--ntasks-per-node=1", "--requeue", "--signal=B:TERM@180"} <= set(directives)
     # Slurm reads none behind the first command.
@@ -265,7 +268,7 @@ def test_jobset():
         "HOSTS": "8",
         "CHIPS": "4",
     }
-    text = (LAUNCH / "jobset.yaml").read_text()
+    text = (LAUNCH / "jobset.yaml").read_text(encoding="utf-8")
     comments = re.findall(r"^#.*", text, re.MULTILINE)
     assert all(any(name in line for line in comments) for name in values)
     jobset = yaml.safe_load(string.Template(text).substitute(values))

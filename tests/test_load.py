@@ -152,7 +152,7 @@ def test_no_run_and_no_calibration(run, copy, tmp_path):
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(UserError, match="holds no checkpoint: train it first"):
         vae_attn.load(copy)
-    (copy / "config.json").write_text("{")
+    (copy / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"config.json cannot be read"):
         vae_attn.load(copy)
 
@@ -167,13 +167,13 @@ def test_several_runs_in_a_folder(run, copy):
     with pytest.raises(UserError, match=r"holds several runs \(run\), and one is needed"):
         vae_attn.load(copy.parent)
     path = copy / "config.json"
-    kept = json.loads(path.read_text()) | {"num_seeds": 2}
-    path.write_text(json.dumps(kept))
+    kept = json.loads(path.read_text(encoding="utf-8")) | {"num_seeds": 2}
+    path.write_text(json.dumps(kept), encoding="utf-8")
     with pytest.raises(UserError, match=r"holds several runs, and one is needed"):
         vae_attn.load(copy)
     kept |= {"num_seeds": 1, "data": kept["data"] | {"name": "dsprites", "image_size": 64}}
     kept |= {"model": kept["model"] | {"name": "dsprites"}}
-    path.write_text(json.dumps(kept))
+    path.write_text(json.dumps(kept), encoding="utf-8")
     with pytest.raises(UserError, match="no image is abnormal: it has no calibration"):
         vae_attn.load(copy)
 

@@ -258,31 +258,6 @@ def test_few_scores_keep_their_fine_bins():
     assert image.bins.tolist() == [score_histogram.bin_of(-1.0), score_histogram.bin_of(1.0)]
 
 
-@pytest.mark.parametrize("rate", [0.001, 0.01, 0.1, 0.5, 0.999])
-def test_threshold_from_normal_is_the_lowest_that_keeps_the_rate(rate):
-    rng = np.random.default_rng(2)
-    masks = np.zeros(SHAPE, bool)
-    scores = _ties(rng, masks)
-    threshold = localization.threshold_from_normal(
-        normal=_state(scores, masks), false_positive_rate=rate
-    )
-    kept = [value for value in np.unique(scores) if np.mean(scores >= value) <= rate]
-    if kept:
-        np.testing.assert_array_equal(scores >= threshold, scores >= min(kept))
-    else:
-        assert threshold > scores.max()
-
-
-def test_threshold_from_normal_meets_a_rate_exactly_and_stays_above_a_constant():
-    scores = np.arange(1, 101, dtype=np.float32).reshape(1, 10, 10)
-    masks = np.zeros(scores.shape, bool)
-    normal = _state(scores, masks)
-    assert localization.threshold_from_normal(normal=normal, false_positive_rate=0.05) == 96
-    constant = _state(np.ones_like(scores), masks)
-    above = localization.threshold_from_normal(normal=constant, false_positive_rate=0.05)
-    assert 1 < above <= 1 + 1 / 512
-
-
 def test_per_image_auroc_is_exact_and_nan_where_undefined(batch):
     scores, masks = batch
     masks = masks.copy()
@@ -348,16 +323,3 @@ def test_undefined_scores_are_refused():
         _state(scores, ~masks).compute()
     with pytest.raises(UserError, match="threshold is NaN"):
         _state(scores, ~masks).iou(threshold=float("nan"))
-
-
-def test_threshold_from_normal_refuses_bad_input():
-    scores, masks = np.ones((1, 4, 4), np.float32), np.eye(4, dtype=bool)[None]
-    normal = _state(scores, np.zeros_like(masks))
-    threshold = localization.threshold_from_normal
-    for rate in (0.0, 1.0, -0.1, float("nan")):
-        with pytest.raises(UserError, match="false_positive_rate is"):
-            threshold(normal=normal, false_positive_rate=rate)
-    with pytest.raises(UserError, match="4 pixels are anomalous"):
-        threshold(normal=_state(scores, masks), false_positive_rate=0.1)
-    with pytest.raises(UserError, match="holds no image"):
-        threshold(normal=LocalizationState.empty(), false_positive_rate=0.1)

@@ -24,12 +24,12 @@ def small(monkeypatch):
 
 def last_step(workdir):
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().count("\n") if path.exists() else 0
+    lines = path.read_text(encoding="utf-8").count("\n") if path.exists() else 0
     return 20 * lines
 
 
 def resident_megabytes(pid):
-    pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+    pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
     return pages * 4096 / 1e6
 
 
@@ -60,14 +60,14 @@ def test_copied_run_goes_on_elsewhere(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "one")
     experiment.run(child_runs.config_of(), run, mode="train")
     whole = child_runs.latest(run)
-    lines = (run / "metrics.jsonl").read_text()
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8")
     shutil.copytree(run, tmp_path / "other" / run)
     monkeypatch.chdir(tmp_path / "other")
     shutil.rmtree(tmp_path / "one")
     shutil.rmtree(run / "checkpoints" / "10")  # as if it had been copied before
     experiment.run(child_runs.config_of(), run, mode="train")
     child_runs.assert_equal(child_runs.latest(run), whole)
-    assert (run / "metrics.jsonl").read_text() == lines
+    assert (run / "metrics.jsonl").read_text(encoding="utf-8") == lines
     assert read_metrics(run)["validation_loss"][0] == [2, 4, 6, 8, 10]
     assert not (tmp_path / "one").exists()
 

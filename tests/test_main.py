@@ -67,6 +67,23 @@ def test_one_clear_sentence(arguments, message):
     assert "Traceback" not in result.stderr
 
 
+def test_letters_beyond_ascii_in_an_ascii_locale(tmp_path):
+    """Where Python takes paths for ASCII, orbax would refuse the workdir."""
+    workdir = tmp_path / "größe"
+    options = ["--mode=train", "--config.train.steps=2", "--config.train.batch_size=8"]
+    result = subprocess.run(
+        [sys.executable, "tests/small_run.py", DIGITS, *options, f"--workdir={workdir}"],
+        cwd=ROOT,
+        env=ENVIRONMENT | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"in {workdir}" in result.stderr
+    assert (workdir / "calibration.npz").exists()
+
+
 def test_corrupt_file_is_named(tmp_path):
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (tmp_path / f"{name}-ubyte").write_bytes(b"no idx file")

@@ -59,7 +59,7 @@ def finished(tmp_path_factory):
 def test_it_is_trained_scored_and_explained(finished):
     config, workdir = finished
     assert read_metrics(workdir)["loss"][0] == [1, 2, 3]
-    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     for row in ("paper/one", "paper/two", "contrast/two", "contrast/fused.upper"):
         assert 0 <= metrics[f"{row}/pixel_auroc"] <= 1
     assert (workdir / "report" / "index.html").stat().st_size > 0
@@ -84,16 +84,16 @@ def test_it_is_loaded_and_exported(finished):
     found = jax.export.deserialize(bytearray(content)).call(IMAGES[:5])
     np.testing.assert_allclose(found[0], maps[:5], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found[1], scores[:5], rtol=1e-3, atol=1e-4)
-    card = json.loads((workdir / "export" / "card.json").read_text())
+    card = json.loads((workdir / "export" / "card.json").read_text(encoding="utf-8"))
     assert card["model"]["name"] == "own_models:vae"
 
 
 def test_the_run_resumes(finished):
     config, workdir = finished
-    before = (workdir / "metrics.jsonl").read_text()
+    before = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
     again = loop.train(config, workdir, sources.load(config))
     assert int(again.step) == 3
-    assert (workdir / "metrics.jsonl").read_text() == before
+    assert (workdir / "metrics.jsonl").read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize("layer", ["one", "two"])
@@ -241,7 +241,7 @@ def config_keys(config):
 
 def test_the_program_reports_it_in_one_sentence(tmp_path):
     """And finds a module in a folder on PYTHONPATH."""
-    (tmp_path / "stranger.py").write_text("def model(**options):\n    return 3\n")
+    (tmp_path / "stranger.py").write_text("def model(**options):\n    return 3\n", encoding="utf-8")
     process = subprocess.run(
         [
             *(sys.executable, "-m", "vae_attn.main", "--config=configs/digits.py"),

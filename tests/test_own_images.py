@@ -14,7 +14,7 @@ from tiny_run import trained
 import vae_attn
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.experiments.anomaly import own_images
+from vae_attn.experiments.anomaly import own_images, thresholds
 from vae_attn.experiments.anomaly.calibration import Calibration
 
 RNG = np.random.default_rng(0)
@@ -44,9 +44,9 @@ def photos(tmp_path):
     }.items():
         Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
-    (folder / "more" / "text.png").write_text("no image")
-    (folder / "notes.txt").write_text("ignored in a folder")
-    (folder / ".hidden.png").write_text("likewise")
+    (folder / "more" / "text.png").write_text("no image", encoding="utf-8")
+    (folder / "notes.txt").write_text("ignored in a folder", encoding="utf-8")
+    (folder / ".hidden.png").write_text("likewise", encoding="utf-8")
     return folder
 
 
@@ -59,7 +59,7 @@ def test_other_formats_are_found_and_the_rest_is_named(photos, caplog):
     (message,) = caplog.messages
     assert message.startswith("1 file is no image and was skipped: notes.txt (images are png, ")
     for n in range(6):
-        (photos / f"more/{n}.csv").write_text("")
+        (photos / f"more/{n}.csv").write_text("", encoding="utf-8")
     caplog.clear()
     own_images.find(str(photos))
     (message,) = caplog.messages
@@ -70,7 +70,7 @@ def test_other_formats_are_found_and_the_rest_is_named(photos, caplog):
 
 
 def rows_of(workdir):
-    lines = (workdir / "explained" / "results.jsonl").read_text().splitlines()
+    lines = (workdir / "explained" / "results.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -146,11 +146,30 @@ def test_the_decision_is_at_the_threshold_of_images(run, photos, tmp_path):
     shutil.copytree(workdir, copy)
     kept = Calibration.load(copy / "calibration.npz")
     middle = (scores[1] + scores[2]) / 2
-    dataclasses.replace(kept, image_threshold=middle, threshold=0.0).save(copy / "calibration.npz")
+    decided = dataclasses.replace(kept.images, value=middle)
+    of_pixels = dataclasses.replace(kept.pixels, value=0.0)
+    dataclasses.replace(kept, images=decided, pixels=of_pixels).save(copy / "calibration.npz")
     rows = explain((config, copy), photos / "more" / "[!t]*.png")
     assert [row["abnormal"] for row in rows] == [row["score"] > middle for row in rows]
     assert sum(row["abnormal"] for row in rows) == 2
     assert rows[0]["pixel_threshold"] == 0
+    assert rows[0]["held_out_normal_images"] == kept.images.images
+    assert rows[0]["false_alarm_rate_interval"] == [kept.images.low, kept.images.high]
+
+
+def test_too_few_normal_images_decide_nothing(run, photos, tmp_path, caplog):
+    config, workdir = run
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    kept = Calibration.load(copy / "calibration.npz")
+    few = thresholds.of_images(np.ones(12))
+    dataclasses.replace(kept, images=few).save(copy / "calibration.npz")
+    rows = explain((config, copy), photos / "more" / "[!t]*.png")
+    assert [row["abnormal"] for row in rows] == [None] * len(rows)
+    assert rows[0]["threshold"] is None
+    told = "12 held-out normal images cannot carry a false-alarm rate of 5% of images: at least 19 "
+    assert told in rows[0]["not_decided"]
+    assert told in caplog.text
 
 
 def test_the_overlay_is_coloured_where_the_map_is_high():
@@ -196,7 +215,7 @@ def test_nothing_to_explain(run, tmp_path, monkeypatch, images):
 
 
 def test_a_folder_that_cannot_be_written(run, photos, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setattr(own_images, "FOLDER", str(tmp_path / "file" / "x"))
     with pytest.raises(UserError, match="cannot be read or written"):
         explain(run, photos / "b.tif")

@@ -66,7 +66,7 @@ def finish(process):
 def wait_for_steps(process, workdir):
     """Until the run has made a few steps."""
     path = workdir / "metrics.jsonl"
-    while not path.exists() or len(path.read_text().splitlines()) < 3:
+    while not path.exists() or len(path.read_text(encoding="utf-8").splitlines()) < 3:
         assert process.poll() is None, finish(process)
         time.sleep(0.02)
 
@@ -116,7 +116,12 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(config
 
 
 def child_processes(pid):
-    return [int(x) for x in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [
+        int(x)
+        for x in pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+        .read_text(encoding="utf-8")
+        .split()
+    ]
 
 
 @pytest.mark.parametrize("to_all", [True, False])
@@ -142,7 +147,7 @@ def test_signal_stops_two_processes_at_one_step(config, whole, tmp_path, to_all)
     assert step < STEPS
     if to_all:
         return
-    # One process goes on where two stopped.
+    # One process resumes where two stopped.
     output = finish(start(program))
     assert f"resuming from step {step}" in output
     for found, expected in zip(leaves(config, tmp_path), leaves(config, whole), strict=True):

@@ -36,7 +36,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def manifest():
-    return json.loads((THIRD_PARTY / "manifest.json").read_text())
+    return json.loads((THIRD_PARTY / "manifest.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from vae_attn.training import seeds
 
 
 def read(folder):
-    return json.loads((folder / "evaluation" / "metrics.json").read_text())
+    return json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
 
 
 def test_whole_run(tmp_path):
@@ -36,10 +36,10 @@ def test_whole_run(tmp_path):
     mean, deviation = statistics.mean(both), statistics.stdev(both)
     assert metrics[name] == pytest.approx(mean)
     assert metrics[f"{name}_std"] == pytest.approx(deviation)
-    table = (workdir / "evaluation" / "table.md").read_text()
+    table = (workdir / "evaluation" / "table.md").read_text(encoding="utf-8")
     assert f"{mean:.3f} ± {deviation:.3f}" in table
     assert "mean ± standard deviation of seeds 0 to 1" in table
-    page = (workdir / "report" / "index.html").read_text()
+    page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count('<img src="data:image/png;base64,') == 8
     # Five pictures, three curves.
     assert page.count("Seed 0, the first of 2.</figcaption>") == 5 + 3

@@ -156,7 +156,9 @@ def test_run_of_two_seeds_resumes_and_equals_two_runs(two_seeds):
     shutil.copytree(workdir, other)
     shutil.rmtree(other / "seed_5" / "checkpoints" / "6")
     jax.tree.map(np.testing.assert_array_equal, train(config, other), whole)
-    assert (other / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
+    assert (other / "metrics.jsonl").read_text(encoding="utf-8") == (
+        workdir / "metrics.jsonl"
+    ).read_text(encoding="utf-8")
     for seed in (4, 5):
         assert (other / f"seed_{seed}" / "checkpoints" / "6").is_dir()
 

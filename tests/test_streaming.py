@@ -230,7 +230,10 @@ def test_a_streamed_run_resumes_bit_for_bit(small_run):
     for config.train.steps, resident in ((2, "false"), (4, "false"), (6, "true")):
         found = train(config, folder / "streamed", resident=resident)
     assert_equal(found, whole)
-    lines = [(folder / name / "metrics.jsonl").read_text() for name in ("resident", "streamed")]
+    lines = [
+        (folder / name / "metrics.jsonl").read_text(encoding="utf-8")
+        for name in ("resident", "streamed")
+    ]
     assert lines[0] == lines[1]
 
 
@@ -258,7 +261,7 @@ def test_a_folder_over_the_limit_is_streamed(small_run, caplog):
     for limit in (0.0016, 0.0015):  # 24 images of 64 bytes take 0.001536 MB
         config.data.resident_limit_mb = limit
         experiment.run(config, folder / str(limit), mode="train")
-        results[limit] = (folder / str(limit) / "metrics.jsonl").read_text()
+        results[limit] = (folder / str(limit) / "metrics.jsonl").read_text(encoding="utf-8")
         told = "streamed: they take 0.0 MB, and data.resident_limit_mb is 0.0 MB"
         assert (told in caplog.text) == (limit == 0.0015)
         calibration = dict(np.load(folder / str(limit) / "calibration.npz"))

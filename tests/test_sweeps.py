@@ -127,7 +127,7 @@ def test_a_whole_sweep_and_its_resumption(tmp_path):
     assert "1 of 2 runs failed:\n  digits-learning_rate=-1 (exit code 2)" in result.stdout
     (folder,) = tmp_path.iterdir()
     assert folder.name == "digits-learning_rate=0.001"
-    kept = json.loads((folder / "config.json").read_text())
+    kept = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert kept["train"]["learning_rate"] == 0.001
     assert (folder / "checkpoints" / "2").exists()
     again = sweep(*options)

@@ -150,26 +150,26 @@ def train(config, workdir, data=None):
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(small_run):
     config, workdir = small_run
     whole = train(config, workdir)
-    lines = (workdir / "metrics.jsonl").read_text()
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
 
     other = workdir.with_name("other")
     config.train.steps = 4
     train(config, other)
     # As after a kill: a line behind the checkpoint, and half a line.
-    with (other / "metrics.jsonl").open("a") as file:
+    with (other / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
     config.train.steps = 6
     assert_equal_states(train(config, other), whole)
-    assert (other / "metrics.jsonl").read_text() == lines
+    assert (other / "metrics.jsonl").read_text(encoding="utf-8") == lines
     assert read_metrics(other)["validation_loss"][0] == [2, 4, 6]
 
 
 def test_rerunning_a_finished_run_changes_nothing(small_run):
     config, workdir = small_run
     whole = train(config, workdir)
-    lines = (workdir / "metrics.jsonl").read_text()
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
     assert_equal_states(train(config, workdir), whole)
-    assert (workdir / "metrics.jsonl").read_text() == lines
+    assert (workdir / "metrics.jsonl").read_text(encoding="utf-8") == lines
 
 
 def test_best_and_two_latest_checkpoints_are_kept(tmp_path):
@@ -275,7 +275,10 @@ def test_telemetry_writes_lines_and_events(tmp_path):
     telemetry.write(5, {"loss": 2.0})
     telemetry.write(10, {"loss": 1.0, "validation_loss": 1.5})
     telemetry.close()
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert rows[1] == {"step": 10, "loss": 1.0, "validation_loss": 1.5}
     assert read_metrics(tmp_path)["loss"] == ([5, 10], [2.0, 1.0])
     (events,) = (tmp_path / "tensorboard").iterdir()

@@ -69,7 +69,7 @@ def test_twin(root):
 def test_labels_frames_and_masks_belong_together(root):
     """Against the files themselves, one by one, resized by Pillow and by hand."""
     test = _load(root).test
-    lines = (root / "Test/UCSDped1.m").read_text().splitlines()[1:]
+    lines = (root / "Test/UCSDped1.m").read_text(encoding="utf-8").splitlines()[1:]
     rows = np.floor((np.arange(SIZE) + 0.5) * 158 / SIZE).astype(int)
     columns = np.floor((np.arange(SIZE) + 0.5) * 238 / SIZE).astype(int)
     for index, name in enumerate(test.names):
@@ -92,7 +92,7 @@ def test_validation_is_whole_clips_normal_frames(root, fraction):
     assert len(held_out) == round(6 * fraction)
     assert held_out <= {1, 3, 5}  # without masks first
     assert len(data.test) == 12 * len(in_test)
-    lines = (root / "Test/UCSDped1.m").read_text().splitlines()[1:]
+    lines = (root / "Test/UCSDped1.m").read_text(encoding="utf-8").splitlines()[1:]
     normal = []
     for clip in sorted(held_out):
         ranges = re.findall(r"(\d+):(\d+)", lines[clip - 1])
@@ -123,10 +123,10 @@ def test_draw_follows_the_seed(root):
 
 def test_clips_without_normal_frames_are_not_held_out(root):
     path = root / "Test/UCSDped1.m"
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     for clip in (1, 3):
         lines[clip] = "TestVideoFile{end+1}.gt_frame = [1:12];"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
     for seed in range(4):
         assert 5 not in {_clip(name) for name in _load(root, seed=seed).test.names}
 
@@ -143,7 +143,7 @@ def test_parent_folder_and_left_over_files(root):
     for place in (".", "Train", "Test", "Train/Train001", "Test/Test002", "Test/Test002_gt"):
         for name in (".DS_Store", "._001.tif", "._001.bmp"):
             (root / place / name).write_bytes(b"\0")
-    (root / "Test/UCSDped1.m~").write_text("older")
+    (root / "Test/UCSDped1.m~").write_text("older", encoding="utf-8")
     assert len(_load(root.parent, cache_dir=root.parent / "cache").test) == 60
 
 
@@ -239,16 +239,16 @@ def test_a_lost_frame_costs_that_frame_alone(root, caplog, how):
 def test_a_lost_last_frame_that_the_labels_name(root):
     """Nothing but the labels says that it was there."""
     path = root / "Test/UCSDped1.m"
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     lines[3] = "TestVideoFile{end+1}.gt_frame = [3:12];"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
     whole = _load(root)
     (root / "Test/Test003/012.tif").unlink()
     data = _load(root)
     assert len(data.test) + len(data.validation) >= len(whole.test) + len(whole.validation) - 1
     assert "Test003/012" not in data.test.names
     lines[3] = "TestVideoFile{end+1}.gt_frame = [3:14];"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
     (line,) = _problems_beside_a_cache(root)
     assert "goes beyond the clip's 11 frames" in line
 
@@ -325,7 +325,7 @@ def test_mask_size_and_label_contradiction(root):
 
 
 def test_unreadable_masks(root):
-    (root / "Test/Test006_gt/001.bmp").write_text("no image")
+    (root / "Test/Test006_gt/001.bmp").write_text("no image", encoding="utf-8")
     (line,) = _problems(root)
     assert line.startswith(f"{root}/Test/Test006_gt/001.bmp: ")
 
@@ -334,7 +334,7 @@ def test_empty_unknown_and_missing_clips(root):
     shutil.rmtree(root / "Train/Train002")
     (root / "Train/Train004").mkdir()
     (root / "Test/Test009_gt").mkdir()
-    (root / "Test/Test001/notes.txt").write_text("x")
+    (root / "Test/Test001/notes.txt").write_text("x", encoding="utf-8")
     named = [line.split(":")[0].removeprefix(f"{root}/") for line in _problems(root)]
     assert named == [
         "Train/Train002",
@@ -355,15 +355,15 @@ def test_problems_of_all_kinds_at_once(root):
 @pytest.mark.parametrize("clips", [-1, 1])
 def test_labels_of_fewer_or_more_clips(root, clips):
     path = root / "Test/UCSDped1.m"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join(lines[:clips] if clips < 0 else lines + lines[-1:]))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(lines[:clips] if clips < 0 else lines + lines[-1:]), encoding="utf-8")
     (line,) = _problems(root)
     assert line.startswith(f"{path}: lists {6 + clips} test clips, but there are 6")
 
 
 def _labels(tmp_path, text, counts):
     path = tmp_path / "UCSDped1.m"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return ucsd_ped1.read_frame_labels(path, counts)
 
 
@@ -372,7 +372,7 @@ def test_labels_after_a_byte_order_mark(root, encoding):
     expected = _load(root).test.labels
     path = root / "Test/UCSDped1.m"
     mark = "\ufeff" if encoding.endswith("be") else ""
-    path.write_text(mark + path.read_text(), encoding=encoding)
+    path.write_text(mark + path.read_text(encoding="utf-8"), encoding=encoding)
     np.testing.assert_array_equal(_load(root).test.labels, expected)
 
 
@@ -430,7 +430,7 @@ def test_read_masks(root):
     assert masks.shape == (12, 158, 238)
     assert masks.any(axis=(1, 2)).tolist() == [3 <= i < 10 for i in range(12)]
     Image.new("L", (5, 5)).save(root / "Test/Test002_gt/002.bmp")
-    (root / "Test/Test002_gt/003.bmp").write_text("no image")
+    (root / "Test/Test002_gt/003.bmp").write_text("no image", encoding="utf-8")
     with pytest.raises(UserError, match="2 problems"):
         ucsd_ped1.read_masks(root / "Test/Test002_gt")
 

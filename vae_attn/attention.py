@@ -261,7 +261,7 @@ def make_attention_fn(
     if style == "normal_difference" and (normal_mean is None or normal_variance is None):
         raise ValueError(f"attention style {style!r} needs `normal_mean` and `normal_variance`.")
     if per_latent and style not in PER_LATENT_STYLES:
-        raise ValueError(f"attention style {style!r} has one map an image, none per latent.")
+        raise ValueError(f"attention style {style!r} has one map per image, none per latent.")
 
     def attend(
         params: PyTree,

@@ -46,7 +46,7 @@ def integrated_gradients(
 
     Args:
       fn: from images to latents, (batch, latents); the mean, the log variance, or anything else of
-        that shape. Of a layer's features, it is the head behind it. Images must not interact.
+        that shape. Of a layer's features, it is the head above it. Images must not interact.
       images: x, or features of it.
       baselines: x', likewise.
       steps: gradients along the path. One, at its midpoint, is already useful.
@@ -181,7 +181,7 @@ def make_attribution_fn(
       latents: `latents(params, images)` gives the means (or the log variances), (batch, latents).
       style: one of `ATTRIBUTIONS`.
       features: to explain the latents at a layer in place of the pixels: `features(params, images)`
-        gives A, and `latents(params, A)` goes on from there.
+        gives A, and `latents(params, A)` continues from there.
       steps: of integrated gradients.
       latent_batch_size: see `integrated_gradients`.
 

@@ -1,4 +1,4 @@
-"""What is chosen for one backend alone, in one place, with the measurement behind it."""
+"""What is chosen for one backend alone, in one place, with the measurement for it."""
 
 import functools
 from collections.abc import Callable

@@ -109,6 +109,10 @@ def default_config() -> ml_collections.ConfigDict:
     # (`experiments.faithful`); of images of more than 128 pixels a side fewer; 0 is none.
     config.evaluate.faithful_images = 64
 
+    # own: places are scored at the size of the masks' files, to which maps are enlarged; model: at
+    # the model's size, to which masks are shrunk, which loses small defects.
+    config.evaluate.mask_size = "own"
+
     config.report = ml_collections.ConfigDict()
     # Images of each kind that the page's explorer holds (test images, and drawn defects where
     # there are), drawn at random; 0 is all.

@@ -80,7 +80,7 @@ def attention_disentanglement(
       second: A2, the same of another latent.
 
     Returns:
-      One value an image, 0 to 1; 0 where both maps are empty, which have nothing to disentangle.
+      One value per image, 0 to 1; 0 where both maps are empty, which have nothing to disentangle.
     """
     overlap = jnp.minimum(first, second).sum(axis=(1, 2))
     total = (first + second).sum(axis=(1, 2))

@@ -16,6 +16,7 @@ file that jax alone can load. --mode=report compares runs in one table and page.
 """
 
 import logging
+import os
 import pathlib
 import sys
 import warnings
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> None:
     """Runs the mode that the flags ask for."""
     del argv
     given = flags.FLAGS
-    # Imported here, so that a wrong flag is reported at once.
+    # Imported here, so that a wrong flag is reported without delay.
     if given.mode == "report":
         from vae_attn.experiments import compare_runs
 
@@ -59,6 +60,9 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """The program: user errors end it with one sentence and exit code 2."""
+    # As under LC_ALL=C, where libraries refuse paths with other letters than ASCII's.
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     # Our own lines only: the root logger, which absl takes, also carries orbax' many.
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))

@@ -10,10 +10,11 @@ from vae_attn import whole_files
 from vae_attn.config import default_config, flat
 from vae_attn.errors import UserError, shown
 from vae_attn.training import distributed, seeds
+from vae_attn.workdir_data import DataRecord
 from vae_attn.workdir_lock import WorkdirLock
 
 CONFIG = "config.json"
-# Of the folder of a group of runs, which is no run itself, lest it counts as one.
+# In the folder of a group of runs: another name, because that folder is not a run itself.
 GROUP_CONFIG = "group.json"
 
 # Keys that may differ between two calls on one workdir: they change no parameter of the model.
@@ -54,8 +55,9 @@ def begin(
     mode: str,
     lock: WorkdirLock,
     total_steps: int,
+    data: DataRecord,
 ) -> None:
-    """Takes a run's folders, one for each of several seeds, and keeps or compares its config.
+    """Takes a run's folders, one for each of several seeds; keeps or compares config and data.
 
     Args:
       config: the run's.
@@ -63,10 +65,12 @@ def begin(
       mode: `evaluate` and `explain` need one; the others train it, longer if the config says so.
       lock: takes the folders.
       total_steps: of the whole training, see `loop.total_steps`.
+      data: what the run learns from; a folder without a checkpoint gets it.
 
     Raises:
       UserError: if there is no run where one is needed, another command works in the folders, they
-        hold a run with another config, or `train.init_from` names no run of this kind.
+        hold a run with another config or on other images, or `train.init_from` names no run of
+        this kind.
     """
     trains = mode not in ("evaluate", "explain")
     if not trains:
@@ -76,8 +80,15 @@ def begin(
     of_seeds = seeds.runs(config, workdir)
     lock.take(workdir, *(folder for _, folder in of_seeds))
     folders = [(config, workdir), *(of_seeds if config.num_seeds > 1 else ())]
+    begun = {folder for _, folder in folders if _has_begun(folder)}  # before anything is written
+    for one, folder in folders:
+        if folder in begun:
+            _require_same_keys(one, folder)
+            data.require_same(folder)
     for one, folder in folders:
         keep_or_compare(one, folder, trains=trains, total_steps=total_steps)
+        if folder not in begun:
+            data.keep(folder)
 
 
 def keep_or_compare(
@@ -102,7 +113,7 @@ def keep_or_compare(
       UserError: if the workdir cannot be written, or was made with other values of keys that
         change the training; the message lists them.
     """
-    if (workdir / CONFIG).exists() and newest_step(workdir):
+    if _has_begun(workdir):
         compare(config, workdir, total_steps=total_steps)
         kept = read(workdir)
         if not trains or all(_value(kept, key) == _value(config, key) for key in _LENGTH_KEYS):
@@ -181,6 +192,11 @@ def newest_step(workdir: pathlib.Path) -> int:
     return max((int(name) for name in names if name.isdecimal() and len(name) < 20), default=0)
 
 
+def _has_begun(workdir: pathlib.Path) -> bool:
+    """Whether a folder holds a run with a checkpoint."""
+    return (workdir / CONFIG).exists() and newest_step(workdir) > 0
+
+
 def compare(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, *, total_steps: int | None = None
 ) -> None:
@@ -194,6 +210,11 @@ def compare(
     Raises:
       UserError: if keys that change the training differ, or it already took more steps.
     """
+    _require_same_keys(config, workdir)
+    _require_no_shorter(config, workdir, total_steps)
+
+
+def _require_same_keys(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     before, now = (flat(json.loads(one.to_json())) for one in (read(workdir), config))
     differing = [
         f"{shown(key)} (there {shown(repr(before.get(key, 'absent')))}, "
@@ -207,7 +228,6 @@ def compare(
             "--workdir, or the values of the run that is there; to start from its weights, give "
             f"another --workdir and --config.train.init_from={workdir}."
         )
-    _require_no_shorter(config, workdir, total_steps)
 
 
 def _require_no_shorter(

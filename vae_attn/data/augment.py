@@ -30,15 +30,17 @@ class Augmentation:
         if self == Augmentation():
             return image
         angle_key, shift_key, mirror_key = jax.random.split(key, 3)
-        angle = jnp.deg2rad(jax.random.uniform(angle_key, (), minval=-1.0) * self.rotation)
-        shift = jax.random.uniform(shift_key, (2,), minval=-1.0) * self.shift
+        angle = jnp.deg2rad(
+            jax.random.uniform(angle_key, (), jnp.float32, minval=-1.0) * self.rotation
+        )
+        shift = jax.random.uniform(shift_key, (2,), jnp.float32, minval=-1.0) * self.shift
         flips = jax.random.bernoulli(mirror_key, shape=(2,))
         sign_x = jnp.where(flips[0] & self.mirror_horizontal, -1.0, 1.0)
         sign_y = jnp.where(flips[1] & self.mirror_vertical, -1.0, 1.0)
 
         height, width, _ = image.shape
-        y = jnp.arange(height)[:, None] - (height - 1) / 2
-        x = jnp.arange(width)[None, :] - (width - 1) / 2
+        y = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2
+        x = jnp.arange(width, dtype=jnp.float32)[None, :] - (width - 1) / 2
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         source_y = sign_y * (cos * y - sin * x) + (height - 1) / 2 + shift[0]
         source_x = sign_x * (sin * y + cos * x) + (width - 1) / 2 + shift[1]

@@ -1,8 +1,9 @@
 """Decoded images, kept on disk: decoded once, then mapped into memory.
 
-They are written row by row, so that they may be more than the memory holds. An entry is one `.npy`
-file an array, named by a key of the source files' contents and the target size, so that a changed
-image or another size never meets an old entry. Any file in the folder may be deleted at any time.
+They are written row by row, so that they may take more than the memory holds. An entry is one
+`.npy` file per array, named by a key of the source files' contents and the target size, so that a
+changed image or another size never meets an old entry. Any file in the folder may be deleted at any
+time.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
+import platformdirs
 
 from vae_attn.data import memory
 from vae_attn.errors import UserError
@@ -42,14 +44,15 @@ class Spec(NamedTuple):
 
 
 def default_dir() -> pathlib.Path:
-    """`$XDG_CACHE_HOME/vae_attn`, or `~/.cache/vae_attn` where the variable is unset or relative.
+    """The user's cache; on Linux `$XDG_CACHE_HOME/vae_attn`, by default `~/.cache/vae_attn`.
 
     Raises:
       RuntimeError: there is no home folder.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = pathlib.Path(base) if os.path.isabs(base) else pathlib.Path.home() / ".cache"
-    return root / "vae_attn"
+    folder = platformdirs.user_cache_path("vae_attn", appauthor=False)
+    if not folder.is_absolute():  # `~` where it stands for nothing
+        raise RuntimeError(f"{folder} is no absolute path")
+    return folder
 
 
 def content_key(paths: Sequence[pathlib.Path], **settings: object) -> str | None:
@@ -91,11 +94,11 @@ def load_or_build(
       cache_dir: the folder of entries, `default_dir()` where None.
 
     Returns:
-      An array a name, read-only and memory-mapped where the cache works. A folder that cannot be
-      written only warns.
+      One array per name, read-only and memory-mapped where the cache works. A folder that cannot be
+      written only causes a warning.
 
     Raises:
-      UserError: if there is no cache, and too little memory to do without.
+      UserError: if there is no cache, and too little memory to do without one.
     """
     if key is None:
         return _in_memory(specs, build)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import UInt8
 
+from vae_attn import extras
 from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.errors import UserError
 
@@ -162,6 +163,8 @@ def read_tfds(directory: pathlib.Path, grid: FactorGrid) -> UInt8[np.ndarray, "n
     """
     import tensorflow_datasets as tfds  # slow to import, and only this source needs it
 
+    purpose = f"reading tensorflow-datasets' {directory}/dsprites"
+    extras.load("array_record", extra="tfds", purpose=purpose)
     try:
         source = tfds.data_source(
             "dsprites", split="train", data_dir=str(directory), download=False

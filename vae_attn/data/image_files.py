@@ -174,8 +174,10 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 
 def _raw_mode(picture: Image.Image) -> str:
     """How Pillow unpacks the file's pixels; empty where the format has no such thing."""
-    arguments = picture.tile[0].args if picture.tile else ""
-    return str(arguments[0] if isinstance(arguments, tuple) else arguments or "")
+    arguments = picture.tile[0].args if picture.tile else None
+    if isinstance(arguments, tuple):
+        arguments = arguments[0] if arguments else None
+    return arguments if isinstance(arguments, str) else ""
 
 
 def is_deep(path: pathlib.Path) -> bool:

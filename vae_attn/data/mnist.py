@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from vae_attn import extras
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.defects import SCORES_NOTE
 from vae_attn.data.digits import check_digit, check_split, one_class_labels
@@ -188,6 +189,9 @@ def _read_tfds(folder: pathlib.Path, split: str) -> _Split:
     # Imported here: it takes a second that a run on idx files need not wait for.
     import tensorflow_datasets as tfds
 
+    extras.load(
+        "array_record", extra="tfds", purpose=f"reading tensorflow-datasets' {folder}/mnist"
+    )
     if not any(folder.glob("mnist/*/dataset_info.json")):
         _prepare_tfds(folder)
     try:

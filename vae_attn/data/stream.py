@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from vae_attn import extras
 from vae_attn.errors import UserError
 
 # Threads, not processes: what they do is copy, during which Python's lock is free.
@@ -28,16 +29,17 @@ def read_ahead(
       indices_of: which images a step takes. It alone determines what is read, so that nothing
         has to be kept to go on from any step.
       start: the first step.
-      stop: the step after the last one.
+      stop: exclusive.
 
     Yields:
       `images[indices_of(step)]`.
 
     Raises:
-      UserError: if the images' file is cut short meanwhile.
+      UserError: if grain is not installed, or the images' file is cut short meanwhile.
     """
-    import grain  # takes most of a second, which only those who stream have to wait
-
+    # Imported here: it takes most of a second, which only those who stream have to wait.
+    purpose = "streaming images (--config.data.resident=true keeps them in memory instead)"
+    grain = extras.load("grain", extra="stream", purpose=purpose)
     check = _make_check(images)
 
     def read(step: int) -> np.ndarray | UserError:
@@ -66,7 +68,7 @@ def _make_check(images: np.ndarray) -> Callable[[], UserError | None]:
             return None
         return UserError(
             f"{path} was cut short while the training read it: run the same command again, which "
-            "builds it anew and resumes from the newest checkpoint."
+            "builds it again and resumes from the newest checkpoint."
         )
 
     return check

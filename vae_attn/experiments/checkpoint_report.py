@@ -68,7 +68,7 @@ def shown_tables(workdir: pathlib.Path) -> list[tables.Table]:
 
 
 def against_epochs(rows: Sequence[checkpoint_scores.Row]) -> Figure:
-    """A panel per metric, a curve for each kind of map; a score's name is `metric/map`."""
+    """A panel per metric, one curve per kind of map; a score's name is `metric/map`."""
     panels: dict[str, list[str]] = {}
     for name in rows[0].names:
         panels.setdefault(name.partition("/")[0], []).append(name)

@@ -94,14 +94,16 @@ def write(rows: Sequence[Row], workdir: pathlib.Path, *, title: str) -> pathlib.
         "checkpoints": [row._asdict() for row in rows],
     }
     with whole_files.writing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        temporary.write_text(
+            json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
     return tables.write_markdown([table(rows)], path.with_suffix(".md"), title=title)
 
 
 def read(workdir: pathlib.Path) -> list[Row]:
     """The rows of a run; none where its checkpoints were not scored, or the file is broken."""
     try:
-        content = json.loads((workdir / _FILE).read_text())
+        content = json.loads((workdir / _FILE).read_text(encoding="utf-8"))
         return [Row(**row) for row in content["checkpoints"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -90,6 +90,14 @@ class Experiment(abc.ABC):
         """Writes the tables and the page over all members; returns the path of either."""
         raise NotImplementedError
 
+    def counts(self) -> str:
+        """How many images there are of each kind, for the line at the start."""
+        return f"{len(self.data.train)} images to train on"
+
+    def missing(self) -> Sequence[str]:
+        """What this data cannot give, a sentence each, told before the training starts."""
+        return ()
+
     @staticmethod
     @abc.abstractmethod
     def explainer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Any:

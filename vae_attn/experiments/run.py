@@ -15,6 +15,7 @@ from vae_attn.experiments.protocol import Experiment, Trained
 from vae_attn.reporting import figures, page, tables
 from vae_attn.training import distributed, loop, objectives, seeds, telemetry
 from vae_attn.training.task import Data
+from vae_attn.workdir_data import DataRecord
 from vae_attn.workdir_lock import WorkdirLock
 
 _LOG = logging.getLogger("vae_attn")
@@ -124,8 +125,11 @@ def _run_one(
     data = experiment.data
     _check_model_fits(config, data)
     total_steps = loop.total_steps(config, len(data.train))
-    workdir_lib.begin(config, workdir, mode=mode, lock=lock, total_steps=total_steps)
-    _LOG.info("%s: %d images to train on, in %s", data.name, len(data.train), workdir)
+    record = DataRecord.of(data, str(config.data.dir))
+    workdir_lib.begin(config, workdir, mode=mode, lock=lock, total_steps=total_steps, data=record)
+    _LOG.info("%s: %s, in %s", data.name, experiment.counts(), workdir)
+    for sentence in experiment.missing():
+        _LOG.warning("%s", sentence)
     if mode in ("all", "train"):
         loop.train(config, workdir, data, probe=experiment.probe, draw=experiment.draw)
     states = loop.restore_seeds(config, workdir, mode=mode)

@@ -86,6 +86,13 @@ def over_seeds(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return summary
 
 
+def count(metrics: Mapping[str, float], name: str) -> str:
+    """A number of things; of several seeds mean ± standard deviation."""
+    if name + STD in metrics:
+        return f"{metrics[name]:.1f} ± {metrics[name + STD]:.1f}"
+    return f"{metrics[name]:.0f}"
+
+
 def cell(metrics: Mapping[str, float], name: str, *, interval: bool = False) -> str:
     """A score with three digits; of several seeds mean ± standard deviation; or nothing.
 

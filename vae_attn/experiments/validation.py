@@ -8,7 +8,7 @@ from vae_attn import attention
 from vae_attn import workdir as workdir_lib
 from vae_attn.config import require, require_each
 from vae_attn.data import sources
-from vae_attn.experiments.anomaly import calibration
+from vae_attn.experiments.anomaly import calibration, evaluation
 from vae_attn.experiments.disentanglement import representation
 from vae_attn.models import build
 from vae_attn.training import loop
@@ -55,6 +55,8 @@ def _validate_maps(config: ml_collections.ConfigDict) -> None:
     known = f"of {', '.join(attention.STYLES)}"
     require(config, "attention.style", lambda v: v in attention.STYLES, known)
     require(config, "evaluate.styles", lambda v: all(x in attention.STYLES for x in v), known)
+    sizes = evaluation.MASK_SIZES
+    require(config, "evaluate.mask_size", lambda v: v in sizes, f"one of {', '.join(sizes)}")
     kinds = f"one of {', '.join(calibration.KINDS)}"
     require(config, "attention.calibration", lambda v: v in calibration.KINDS, kinds)
     if config.attention.style == "authors_code":

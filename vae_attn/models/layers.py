@@ -91,10 +91,10 @@ class BatchNorm(nn.Module):
     ) -> Float[Array, "*batch channels"]:
         """Normalises by the running statistics; in training by the batch's, which they follow."""
         shape, stats = x.shape[-1:], "batch_stats"
-        running_mean = self.variable(stats, "mean", jnp.zeros, shape)
-        running_var = self.variable(stats, "var", jnp.ones, shape)
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable(stats, "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable(stats, "var", jnp.ones, shape, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         wide, scale, bias = (a.astype(jnp.float32) for a in (x, scale, bias))
         if not train:
             inverse = lax.rsqrt(running_var.value + operations.EPSILON)
@@ -188,5 +188,5 @@ def _initializers(scheme: str, fan_in: int) -> tuple[Initializer, Initializer]:
     if scheme == "torch":
         return torch_uniform(fan_in), torch_uniform(fan_in)
     if scheme == "normal":  # FactorVAE's public code: N(0, 0.02), zero bias
-        return nn.initializers.normal(0.02), nn.initializers.zeros
+        return nn.initializers.normal(0.02, jnp.float32), nn.initializers.constant(0.0, jnp.float32)
     raise ValueError(f"unknown initialisation {scheme!r}")

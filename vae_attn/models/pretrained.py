@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import flax.traverse_util
 import numpy as np
-import pooch
 import safetensors
 from absl import logging
 
@@ -87,7 +86,7 @@ def convert_resnet18(
       `{"params": ..., "batch_stats": ...}`, nested dicts of float32.
 
     Raises:
-      UserError: listing at once all that is missing, unexpected, of another shape or type, or not
+      UserError: listing everything that is missing, unexpected, of another shape or type, or not
         finite.
     """
     wanted = wanted_tensors()
@@ -120,8 +119,10 @@ def download_resnet18(
 
     Raises:
       UserError: no connection, another digest, or a folder that cannot be written. What was
-        there stays as it was, and no half a file is left behind.
+        there stays as it was, and nothing half-written is left.
     """
+    import pooch  # with requests, which every start would wait for
+
     target = pathlib.Path(folder) / FILE_NAME
     pooch.get_logger().setLevel("WARNING")
     if not target.is_file():

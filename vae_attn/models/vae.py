@@ -43,9 +43,9 @@ class VAE(nn.Module):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the places whose features are spatial, in order: the rows of the trunk."""
+        """Names of the places whose features are spatial, in order: the rows before `flatten`."""
         names = self.encoder.table.names
-        return names[: names.index("flatten")]
+        return names[: names.index("flatten")] if "flatten" in names else names
 
     def features(
         self,

@@ -69,7 +69,7 @@ def write(
       title: of the page.
       summary: its first paragraph.
       drawn: what is shown, by file name without its ending. A function is called when its turn
-        comes, and its figure is written at once.
+        comes, and its figure is written immediately.
       tables: of scores, shown after the figures.
       facts: the few numbers that stand on top.
       links: to other pages: text and address.

@@ -92,7 +92,7 @@ def histogram(
     edges: Float[np.ndarray, "bins_and_1"],
     counts: Mapping[str, Int[np.ndarray, "bins"]],
     *,
-    threshold: float,
+    threshold: float | None,
     caption: str,
 ) -> Plot:
     """The share of each kind of images in each bin of a score, and a threshold.
@@ -101,7 +101,7 @@ def histogram(
       heading: over the plot.
       edges: of the bins; the last bin is open above.
       counts: images of each kind in each bin, by the kind.
-      threshold: of the score, marked by an upright line.
+      threshold: of the score, marked by an upright line; None where there is none.
       caption: under the plot.
     """
     span = edges[-1] - edges[0]
@@ -115,16 +115,21 @@ def histogram(
             between = f"{edges[n]:.3g} or more" if n == len(share) - 1 else f"{edges[n]:.3g}"
             text = f"{counts[name][n]} {name} ({share[n]:.0%}) from {between}"
             bars.append((number, xs[n], y, xs[n + 1] - xs[n], _y(0.0) - y, text))
-    above = ", ".join(
-        f"some {count[edges[:-1] >= threshold].sum()} of {count.sum()} {name}"
-        for name, count in counts.items()
-    )
+    if threshold is None:
+        above, marker = "There is no threshold.", None
+    else:
+        found = ", ".join(
+            f"some {count[edges[:-1] >= threshold].sum()} of {count.sum()} {name}"
+            for name, count in counts.items()
+        )
+        above = f"Above the threshold {threshold:.3g} lie {found} images."
+        place = float(_x(np.clip((threshold - edges[0]) / span, 0, 1)))
+        marker = (place, f"threshold {threshold:.3g}")
     ticks = np.linspace(0, 1, 6)
     return Plot(
         heading=heading,
         caption=caption,
-        description=f"Histogram of scores from {edges[0]:.3g} to {edges[-1]:.3g} and more. Above "
-        f"the threshold {threshold:.3g} lie {above} images.",
+        description=f"Histogram of scores from {edges[0]:.3g} to {edges[-1]:.3g} and more. {above}",
         x_label="score (the last bar: all above)",
         y_label="share of images",
         x_ticks=[
@@ -132,10 +137,7 @@ def histogram(
         ],
         y_ticks=[(_y(share), f"{share * most:.0%}") for share in (0.0, 0.5, 1.0)],
         bars=bars,
-        marker=(
-            float(_x(np.clip((threshold - edges[0]) / span, 0, 1))),
-            f"threshold {threshold:.3g}",
-        ),
+        marker=marker,
         names=list(counts),
     )
 

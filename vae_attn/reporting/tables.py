@@ -28,7 +28,7 @@ def write(metrics: Mapping[str, float], folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(metrics, indent=2, allow_nan=False)
     with whole_files.writing(folder / "metrics.json") as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read(folder: pathlib.Path) -> dict[str, float]:
@@ -39,7 +39,7 @@ def read(folder: pathlib.Path) -> dict[str, float]:
     """
     path = folder / "metrics.json"
     try:
-        metrics = json.loads(path.read_text()) if path.exists() else {}
+        metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if not all(type(value) in (int, float) for value in metrics.values()):
             raise ValueError("not all of it are numbers")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
@@ -59,5 +59,5 @@ def write_markdown(tables: Sequence[Table], path: pathlib.Path, *, title: str) -
         lines += ["| " + " | ".join(row) + " |" for row in cells]
         lines += ["", table.note]
     with whole_files.writing(path) as temporary:
-        temporary.write_text("\n".join(lines).replace("*", "\\*") + "\n")
+        temporary.write_text("\n".join(lines).replace("*", "\\*") + "\n", encoding="utf-8")
     return path

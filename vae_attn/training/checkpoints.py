@@ -70,7 +70,7 @@ class Checkpoints:
                 "run the same command again; it resumes from the checkpoint before."
             ) from error
         self._losses[step] = validation_loss
-        # orbax would do it by a loss that it keeps in memory: not in a run that goes on.
+        # orbax would do it by a loss that it keeps in memory: not in a resumed run.
         kept = {*self.steps()[-2:], self._best_step(self.steps())}
         if self._keep_every:
             kept |= {step for step in self.steps() if step % self._keep_every == 0}
@@ -85,7 +85,7 @@ class Checkpoints:
         Args:
           template: a state, or shapes and dtypes of one, of the wanted structure.
           which: `latest`, or `best` by validation loss (the latest where that one is broken).
-          newest: step behind which checkpoints do not count; None for none.
+          newest: step after which checkpoints do not count; None for none.
 
         Returns:
           The state and its step; None where there is no checkpoint.
@@ -149,8 +149,8 @@ class Checkpoints:
         """Steps of the checkpoints that are kept, ascending."""
         return sorted(self._manager.all_steps())
 
-    def discard_behind(self, step: int) -> None:
-        """Removes newer ones, so that a run that goes on from `step` can save its own there."""
+    def discard_after(self, step: int) -> None:
+        """Removes newer ones, so that a run resumed from `step` can save its own there."""
         for newer in self.steps():
             if newer > step:
                 self._manager.delete(newer)
@@ -232,7 +232,7 @@ class SeedCheckpoints:
     """
 
     def __init__(self, folders: Sequence[pathlib.Path], *, keep_every: int = 0) -> None:
-        """One folder a seed; see `Checkpoints`."""
+        """One folder per seed; see `Checkpoints`."""
         self._folders = folders
         self._seeds = [Checkpoints(folder, keep_every=keep_every) for folder in folders]
 
@@ -276,7 +276,7 @@ class SeedCheckpoints:
                 "step: give another --workdir."
             )
         for checkpoints in self._seeds:
-            checkpoints.discard_behind(newest)
+            checkpoints.discard_after(newest)
             checkpoints.remove_unfinished()
         return (seeds.join([state for state, _ in found]), newest) if newest else None
 

@@ -101,7 +101,7 @@ def any_process(flag: bool) -> bool:
 
 
 def require_same(values: dict[str, PyTree]) -> None:
-    """Checks that all processes have the same values, lest they silently train different models.
+    """Checks that all processes have the same values, and so train the same model.
 
     Args:
       values: from what a value is to arrays, numbers or a string.

@@ -19,7 +19,7 @@ _RGB = 3  # the colour space in a picture's summary
 
 
 class Events:
-    """One event file. Each call writes at once, by the thread that trains.
+    """One event file. Each call writes immediately, in the training thread.
 
     TensorBoard's own writer leaves it to another thread, which a full disk ends; the training then
     waits for that thread for ever.

@@ -147,7 +147,7 @@ def create(
     @jax.jit
     def initialize(seed: Int[Array, ""]) -> tuple[PyTree, PyTree]:
         key = jax.random.fold_in(jax.random.key(seed), _SHARED_PLACE)
-        params = discriminator.init(key, jnp.zeros((1, model.latents)))["params"]
+        params = discriminator.init(key, jnp.zeros((1, model.latents), jnp.float32))["params"]
         return params, discriminator_tx.init(params)
 
     vae = state_lib.create(model=model, tx=tx, seed=seed)
@@ -314,7 +314,7 @@ def _noise(
 ) -> Float[Array, "2 local latents"]:
     """Normal noise of both batches, keyed by place in the batch."""
     keys = jax.vmap(jax.random.split, out_axes=1)(example_keys(seed, step, local_batch_size))
-    return jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (latents,))))(keys)
+    return jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (latents,), jnp.float32)))(keys)
 
 
 def _shared_keys(seed: Int[Array, ""], step: Int[Array, ""]) -> Key[Array, "2"]:

@@ -53,10 +53,10 @@ def is_resident(config: ml_collections.ConfigDict, images: UInt8[np.ndarray, "n 
 
 def _device_bytes() -> float:
     """The memory of a device; those of the CPU share what the machine has left."""
-    told = [device.memory_stats() for device in jax.local_devices()]
-    if all(told):
-        return float(min(stats["bytes_limit"] for stats in told))
-    return memory.available_bytes() / len(told)
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return float(min(one["bytes_limit"] for one in stats))
+    return memory.available_bytes() / len(stats)
 
 
 def batches(
@@ -74,7 +74,7 @@ def batches(
       indices_of: `indices_of(step=...)`, the batch of a step, whose images each are a row.
       resident: see `is_resident`.
       start: the first step.
-      stop: the step behind the last one.
+      stop: exclusive.
 
     Yields:
       What `parallel.parallelize` takes: all images, on every device, with the batch's indices; or
@@ -124,7 +124,7 @@ def grouped(
       start: the first step.
 
     Yields:
-      What `steps.repeated` takes: indices with an axis of steps behind that of the batch.
+      What `steps.repeated` takes: indices with an axis of steps after that of the batch.
     """
     waiting = []
     for done, (images, indices) in enumerate(batches, start + 1):

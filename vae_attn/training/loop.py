@@ -214,8 +214,8 @@ def _train(
             means |= _validate(config, task, variables, data.validation, step=done)
             if probe is not None:
                 means |= _probe(config, probe, variables)
-        # Ahead of the save: a run that goes on drops what lies behind its checkpoint, and would
-        # never write what a kill has kept from before it.
+        # Before the save: a resumed run drops what comes after its checkpoint, and would never
+        # write what a kill kept it from writing before it.
         drawn = _draw(config, draw, variables) if at_checkpoint and telemetry.shows_pictures else {}
         telemetry.write(done, _flat(config, means), drawn)
         if at_checkpoint or stopping:
@@ -274,7 +274,7 @@ def _probe(config, probe: Callable[..., dict[str, float]], variables: PyTree) ->
 
 
 def _draw(config, draw: Callable[[PyTree], dict[str, np.ndarray]] | None, variables: PyTree):
-    """Pictures of the first seed's model: an extra, for want of which no training ends."""
+    """Pictures of the first seed's model: an extra, whose failure does not end a training."""
     if draw is None:
         return {}
     try:

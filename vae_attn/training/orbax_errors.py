@@ -12,7 +12,7 @@ _MOST_CHARACTERS = 200
 
 
 def reason(error: BaseException) -> str:
-    """Why it failed, in a line: the error behind those that orbax wraps it in, some of pages."""
+    """Why it failed, in a line: the error inside those that orbax wraps it in, some pages long."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).splitlines() or [type(error).__name__]

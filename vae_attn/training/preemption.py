@@ -20,7 +20,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 class Watch:
-    """Holds the signals back within `with`, for `stopping` to tell; a second one ends at once."""
+    """Holds signals back within `with`, for `stopping` to report; a second one ends the process."""
 
     def __init__(self) -> None:
         self._signalled = False
@@ -44,7 +44,7 @@ class Watch:
             signal.signal(number, handler)
 
     def stopping(self, *, now: bool = False) -> bool:
-        """Whether to stop behind this step, since a process has had a signal.
+        """Whether to stop after this step, because a process received a signal.
 
         Every process asks once a step, and all get the same answer.
 
@@ -72,6 +72,6 @@ class Watch:
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         _LOG.warning(
-            "%s: a checkpoint is saved behind this step; once more stops at once.",
+            "%s: saving a checkpoint after this step; a second signal stops immediately.",
             signal.Signals(number).name,
         )

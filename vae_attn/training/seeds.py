@@ -58,7 +58,7 @@ def together(task: Task, num_seeds: int) -> Task:
 
     Returns:
       A task whose states and metrics have a leading axis of seeds, whose indices and losses an
-      axis of seeds behind that of the batch. Every seed sees and draws what it does alone.
+      axis of seeds after that of the batch. Every seed sees and draws what it does alone.
     """
     if num_seeds == 1:
         return task
@@ -90,9 +90,9 @@ def each_seed(
 ) -> Callable[..., PyTree]:
     """`jax.vmap(fn, in_axes)`; on the CPU the same written out, one seed after the other.
 
-    With a kernel a seed XLA's convolutions are grouped ones, which its CPU backend does slowly. A
-    step of two seeds took 4.3 times (configs/mnist.py) and 3.8 times (dsprites.py:factor_vae,10) as
-    long as one of one seed under vmap; written out 2.4 and 2.2 times; under `lax.map` about 70
+    With one kernel per seed XLA's convolutions are grouped, and its CPU backend does those slowly.
+    A step of two seeds took 4.3 times (configs/mnist.py) and 3.8 times (dsprites.py:factor_vae,10)
+    as long as one of one seed under vmap; written out 2.4 and 2.2 times; under `lax.map` about 70
     times (mnist). All on two cores shared with another training.
 
     Args:

@@ -41,8 +41,8 @@ def create(
 
     @jax.jit
     def initialize(seed: Int[Array, ""]) -> TrainState:
-        images = jnp.zeros((1, *model.image_shape))
-        noise = jnp.zeros((1, model.latents))
+        images = jnp.zeros((1, *model.image_shape), jnp.float32)
+        noise = jnp.zeros((1, model.latents), jnp.float32)
         variables = model.init(jax.random.key(seed), images, noise, train=True)
         params = variables["params"]
         return TrainState(

@@ -99,7 +99,9 @@ def make_update_fn(
             example_keys(state.seed, state.step, len(indices))
         )
         batch = jax.vmap(augment)(augment_keys, pixels_of(images[indices]))
-        noise = jax.vmap(lambda key: jax.random.normal(key, (model.latents,)))(noise_keys)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (model.latents,), jnp.float32))(
+            noise_keys
+        )
         gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(
             state.params, state, batch, noise
         )
@@ -123,7 +125,7 @@ def repeated(update: Callable[..., tuple[PyTree, Metrics]]) -> Callable[..., tup
       update: `update(state, images, indices)`, of one step.
 
     Returns:
-      The same for `indices` with an axis of steps behind that of the batch; each of the metrics
+      The same for `indices` with an axis of steps after that of the batch; each of the metrics
       has a leading axis of steps.
     """
 

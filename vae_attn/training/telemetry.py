@@ -34,7 +34,7 @@ class Telemetry:
         self._path = workdir / "metrics.jsonl"
         kept = [line for line, row in _rows(self._path) if row["step"] <= start_step]
         with whole_files.writing(self._path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         # Named by the step too: of the same second it would overwrite the file of the run before.
         self._events = Events(workdir / _EVENTS, ending=f".{start_step}")
         self._events.start(start_step + 1)

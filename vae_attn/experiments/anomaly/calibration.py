@@ -6,17 +6,19 @@ fused, so that none has to be picked by a look at the test set.
 """
 
 import dataclasses
+import math
 import pathlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from vae_attn import whole_files
-from vae_attn.experiments.anomaly import localization
+from vae_attn.experiments.anomaly import thresholds
+from vae_attn.experiments.anomaly.thresholds import Threshold
 
 KINDS = ("none", "ratio", "upper", "z")
 FUSED = "fused"
@@ -25,9 +27,14 @@ FUSED = "fused"
 # corners of a digit's frame, their quotient would be noise.
 _FLOOR = 0.1
 
-# The share of normal pixels, and of normal images, that a threshold may take for anomalous.
-FALSE_POSITIVE_RATE = 0.01
-IMAGE_FALSE_POSITIVE_RATE = 0.05
+# Raw maps that vary less than this over all pixels of all normal images carry nothing.
+_LEAST_RANGE = 1e-6
+
+ACTIVE_NATS = 0.01  # a latent is active if its mean KL over normal images is more
+NO_ACTIVE_LATENT = (
+    f"no latent is active (none has a mean KL over {ACTIVE_NATS} nats on held-out images), so the "
+    "maps carry nothing: train longer or with a smaller train.beta"
+)
 
 # Also traced ones, as all that is done to a map in use is jitted.
 Maps = Float[np.ndarray | Array, "n height width"]
@@ -128,18 +135,42 @@ class Variant:
         return sum(calibrated) / len(calibrated)
 
 
-def normal_threshold(variant: Variant, normal: RawMaps) -> float:
-    """What a share `FALSE_POSITIVE_RATE` of the pixels of normal images exceeds."""
-    state = localization.LocalizationState.empty()
-    for maps in _unseen(variant, normal):
-        state = state.add(scores=maps, masks=np.zeros(maps.shape, bool))
-    return localization.threshold_from_normal(normal=state, false_positive_rate=FALSE_POSITIVE_RATE)
+def normal_thresholds(
+    variant: Variant, normal: RawMaps, *, missing: str = ""
+) -> tuple[Threshold, Threshold]:
+    """The thresholds of pixels and of images.
+
+    Args:
+      variant: of the maps.
+      normal: raw maps of held-out normal images.
+      missing: why there can be no thresholds, if so.
+    """
+    n = len(next(iter(normal.values())))
+    missing = missing or _nothing_in(variant, normal)
+    if missing:
+        kinds = {"images": n}
+        return (
+            thresholds.none(missing, rate=thresholds.FALSE_POSITIVE_RATE, **kinds),
+            thresholds.none(missing, rate=thresholds.IMAGE_FALSE_POSITIVE_RATE, **kinds),
+        )
+    maps = unseen(variant, normal)
+    return thresholds.of_pixels(maps), thresholds.of_images(image_score(maps))
 
 
-def normal_image_threshold(variant: Variant, normal: RawMaps) -> float:
-    """What a share `IMAGE_FALSE_POSITIVE_RATE` of normal images' scores exceeds."""
-    scores = np.concatenate([image_score(maps) for maps in _unseen(variant, normal)])
-    return float(np.quantile(scores, 1 - IMAGE_FALSE_POSITIVE_RATE))
+def _nothing_in(variant: Variant, normal: RawMaps) -> str:
+    """Why maps that are the same everywhere decide nothing; "" where they are not."""
+    raw = [normal[variant.style, layer] for layer in variant.layers]
+    if max(float(np.ptp(maps)) for maps in raw) > _LEAST_RANGE:
+        return ""
+    return f"the maps ({variant.name}) of held-out normal images are the same everywhere"
+
+
+def active_latents(
+    mean: Float[np.ndarray, "n latents"], logvar: Float[np.ndarray, "n latents"]
+) -> int:
+    """How many latents carry more than `ACTIVE_NATS` on average over the images."""
+    kl = (np.square(mean) + np.exp(logvar) - 1 - logvar).mean(axis=0, dtype=np.float64) / 2
+    return int((kl > ACTIVE_NATS).sum())
 
 
 def image_score(maps: Maps) -> Float[np.ndarray | Array, "n"]:
@@ -147,18 +178,30 @@ def image_score(maps: Maps) -> Float[np.ndarray | Array, "n"]:
     return maps.max(axis=(1, 2))
 
 
-def _unseen(
-    variant: Variant, normal: RawMaps
-) -> Iterator[Float[np.ndarray, "n_half height width"]]:
-    """The maps of normal images, in two halves, as those of new images would be.
+def unseen(variant: Variant, normal: RawMaps) -> Float32[np.ndarray, "n height width"]:
+    """The maps of normal images as those of new images would be: each calibrated by the others.
 
-    Each half is calibrated by the other: by the statistics of images to which it does not belong.
+    Of a single image there are no others; it is calibrated by itself.
     """
-    halves = [{key: maps[i::2] for key, maps in normal.items()} for i in (0, 1)]
-    if not len(next(iter(halves[1].values()))):  # a single image
-        halves[1] = halves[0]
-    for half, other in zip(halves, reversed(halves), strict=True):
-        yield variant.maps(half, measure(other))
+    keys = [(variant.style, layer) for layer in variant.layers]
+    count = len(normal[keys[0]])
+    if count == 1:
+        return variant.maps(normal, measure(normal))
+    sums = {}
+    for key in keys:
+        total = normal[key].sum(axis=0, dtype=np.float64)
+        sums[key] = total, np.square(normal[key], dtype=np.float64).sum(axis=0)
+    maps = np.empty(normal[keys[0]].shape, np.float32)
+    for n in range(count):
+        statistics = {}
+        for key, (total, squares) in sums.items():
+            own = normal[key][n].astype(np.float64)
+            mean = (total - own) / (count - 1)
+            variance = np.maximum((squares - own**2) / (count - 1) - mean**2, 0)
+            std = np.sqrt(variance).astype(np.float32)
+            statistics[key] = MapStatistics.of(mean.astype(np.float32), std)
+        maps[n] = variant.maps({key: normal[key][n : n + 1] for key in keys}, statistics)[0]
+    return maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,10 +215,9 @@ class Calibration:
       normal_mean: mean of the latents over normal images.
       normal_variance: their variance (`attention.normal_statistics`).
       statistics: of the raw maps of held-out normal images, by style and layer.
-      threshold: of the calibrated, fused map: what a share `FALSE_POSITIVE_RATE` of the pixels
-        of held-out normal images exceeds.
-      image_threshold: of an image's score (`image_score`): what a share
-        `IMAGE_FALSE_POSITIVE_RATE` of held-out normal images exceeds.
+      pixels: threshold of the calibrated, fused map.
+      images: threshold of an image's score (`image_score`).
+      active_latents: how many latents are in use (`active_latents`).
     """
 
     parameters: str
@@ -184,8 +226,19 @@ class Calibration:
     normal_mean: Float[np.ndarray, "latents"]
     normal_variance: Float[np.ndarray, "latents"]
     statistics: Statistics
-    threshold: float
-    image_threshold: float
+    pixels: Threshold
+    images: Threshold
+    active_latents: int = 0
+
+    @property
+    def threshold(self) -> float | None:
+        """From which pixels count as abnormal; None where none can be given."""
+        return self.pixels.value
+
+    @property
+    def image_threshold(self) -> float | None:
+        """Above which images count as abnormal; None where none can be given."""
+        return self.images.value
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the calibration, whole or not at all."""
@@ -197,9 +250,13 @@ class Calibration:
             "projection_steps": np.int64(self.projection_steps),
             "normal_mean": self.normal_mean,
             "normal_variance": self.normal_variance,
-            "threshold": np.float64(self.threshold),
-            "image_threshold": np.float64(self.image_threshold),
+            "active_latents": np.int64(self.active_latents),
         }
+        for name, kept in (("pixels", self.pixels), ("images", self.images)):
+            value = math.nan if kept.value is None else kept.value
+            numbers = (value, kept.rate, kept.images, kept.low, kept.high)
+            arrays |= {f"{name}_threshold": np.array(numbers, np.float64)}
+            arrays |= {f"{name}_missing": np.array(kept.missing)}
         for (style, layer), statistics in self.statistics.items():
             arrays |= {f"{style}/{layer}/mean": statistics.mean}
             arrays |= {f"{style}/{layer}/std": statistics.std}
@@ -229,8 +286,9 @@ class Calibration:
             projection_steps=int(arrays["projection_steps"]),
             normal_mean=arrays["normal_mean"],
             normal_variance=arrays["normal_variance"],
-            threshold=float(arrays["threshold"]),
-            image_threshold=float(arrays["image_threshold"]),
+            pixels=_threshold_of(arrays, "pixels"),
+            images=_threshold_of(arrays, "images"),
+            active_latents=int(arrays["active_latents"]),
             statistics={
                 (style, layer): MapStatistics.of(
                     arrays[f"{style}/{layer}/mean"], arrays[f"{style}/{layer}/std"]
@@ -253,6 +311,14 @@ class Calibration:
             and all(one.dtype.kind == "f" and one.size > 0 for one in (*maps, *latents))
             and self.projection_steps >= 0
         )
+
+
+def _threshold_of(arrays: Mapping[str, np.ndarray], name: str) -> Threshold:
+    value, rate, images, low, high = map(float, arrays[f"{name}_threshold"])
+    missing = str(arrays[f"{name}_missing"])
+    if math.isnan(value) != bool(missing):
+        raise ValueError(f"a threshold of {name}, or why there is none, is lacking")
+    return Threshold(None if missing else value, rate, int(images), low, high, missing)
 
 
 def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

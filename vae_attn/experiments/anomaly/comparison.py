@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from vae_attn.experiments import scores as scores_lib
-from vae_attn.experiments.anomaly import published
+from vae_attn.experiments.anomaly import published, simple_baselines
 from vae_attn.experiments.anomaly.calibration import Variant, fused_layers, variant_of
 from vae_attn.experiments.maps import IMAGE, RECONSTRUCTION_ERROR
 from vae_attn.reporting import tables
@@ -57,6 +57,9 @@ def _table_3(config: ml_collections.ConfigDict, scores: Scores) -> tables.Table 
         column = own.layers[0] if len(own.layers) == 1 else "averaged"
         rows.append(row(f"ours, {own.name}", {column: own.name}))
     rows.append(row("ours, reconstruction error", {"no layer": _BASELINE}))
+    for name in simple_baselines.NAMES:
+        told = name.removesuffix(f"/{IMAGE}").replace("_", " ")
+        rows.append(row(f"no model, {told}", {"no layer": name}))
     rows = [row for row in rows if any(row[1:])]
     if not rows:
         return None
@@ -80,7 +83,7 @@ class _Column(NamedTuple):
 
 
 def _table_4(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> tables.Table | None:
-    """Pixel AUROC / IoU at the threshold that is best on the test set, a row a category."""
+    """Pixel AUROC / IoU at the threshold that is best on the test set, one row per category."""
     columns = _ours(config, runs, ("pixel_auroc", "best_iou_test"), "{:.3f} / {:.3f}")
     if not columns:
         return None
@@ -104,7 +107,7 @@ def _table_4(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> t
 
 
 def _missed(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> tables.Table | None:
-    """Share of the maps that miss the defect, a row a category."""
+    """Share of the maps that miss the defect, one row per category."""
     columns = _ours(config, runs, ("share_missed",), "{:.3f}")
     if not columns:
         return None
@@ -125,7 +128,7 @@ def _ours(
 ) -> list[_Column]:
     """The paper's maps, those of `config.attention` and the reconstruction error, if scored."""
     columns = []
-    for name in compared(config):
+    for name in beside(config):
         keys = [f"{name}/{metric}" for metric in metrics]
         have = {c: scores for c, scores in runs.items() if all(key in scores for key in keys)}
         values = {c: tuple(scores[key] for key in keys) for c, scores in have.items()}
@@ -133,7 +136,8 @@ def _ours(
             c: " / ".join(scores_lib.cell(scores, key) for key in keys)
             for c, scores in have.items()
         }
-        heading = f"ours, {name.removesuffix(f'/{IMAGE}').replace('_', ' ')}"
+        told = name.removesuffix(f"/{IMAGE}").replace("_", " ")
+        heading = f"no model, {told}" if name in simple_baselines.NAMES else f"ours, {told}"
         columns.append(_Column(heading, values, cells, form))
     return [column for column in columns if column.values]
 
@@ -147,6 +151,11 @@ def compared(config: ml_collections.ConfigDict) -> list[str]:
     return list(dict.fromkeys((paper.name, own.name, _BASELINE)))
 
 
+def beside(config: ml_collections.ConfigDict) -> list[str]:
+    """`compared`, and the baselines without a model beside which they have to be read."""
+    return [*compared(config), *simple_baselines.NAMES]
+
+
 def _which(config: ml_collections.ConfigDict) -> str:
     paper, own, *_ = compared(config)
     layers = ", ".join(fused_layers(config))
@@ -155,7 +164,7 @@ def _which(config: ml_collections.ConfigDict) -> str:
 
 
 def _rows(columns: list[_Column], categories: Mapping[str, Scores]) -> list[list[str]]:
-    """A header, a row a category, and the mean over the categories that all columns have."""
+    """A header, one row per category, and the mean over the categories that all columns have."""
     columns = [column for column in columns if column.values]
     rows = [["category", *(column.heading for column in columns)]]
     rows += [[c, *(column.cells.get(c, "") for column in columns)] for c in categories]

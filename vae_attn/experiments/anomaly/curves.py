@@ -61,13 +61,15 @@ class Curves:
         """Writes them, whole or not at all, into a folder that is created if missing."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_files.writing(path) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self), allow_nan=False))
+            temporary.write_text(
+                json.dumps(dataclasses.asdict(self), allow_nan=False), encoding="utf-8"
+            )
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Curves | None":
         """The curves in a file; None where there is none, or one that cannot be read."""
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(path.read_text(encoding="utf-8"))
             return cls(
                 num_images=int(fields["num_images"]),
                 roc={name: Curve(**curve) for name, curve in fields["roc"].items()},
@@ -80,7 +82,7 @@ class Curves:
 
 
 def roc(*, scores: Float[np.ndarray, "n"], abnormal: Bool[np.ndarray, "n"]) -> Curve | None:
-    """ROC curve of one score an image, higher being abnormal; None for images of one kind only."""
+    """ROC curve of one score per image, higher being abnormal; None for images of one kind only."""
     area = localization.image_auroc(scores=scores, labels=abnormal)
     if area is None:
         return None
@@ -101,7 +103,7 @@ def pro(located: localization.LocalizationState) -> Curve | None:
 def histogram(
     *, scores: Float[np.ndarray, "n"], abnormal: Bool[np.ndarray, "n"]
 ) -> Histogram | None:
-    """Histogram of one score an image; None without images."""
+    """Histogram of one score per image; None without images."""
     if not len(scores):
         return None
     low, high = float(scores.min()), float(np.quantile(scores, _HISTOGRAM_QUANTILE))

@@ -1,6 +1,6 @@
 """Scores a one-class VAE: which images are abnormal, and where."""
 
-import logging
+import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,10 +11,19 @@ from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import calibration, curves
 from vae_attn.experiments.anomaly.calibration import KINDS, Variant
 from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.anomaly.own_size import Truth
 from vae_attn.experiments.anomaly.scores import IMAGE_SCORES, MAP_SCORES, ImageScores, Located
+from vae_attn.experiments.anomaly.simple_baselines import SIMPLE, SimpleBaselines
 from vae_attn.experiments.maps import BASELINES, IMAGE, RECONSTRUCTION_ERROR
+from vae_attn.progress import Progress
 
-_LOG = logging.getLogger("vae_attn")
+# The key of the number of latents in use, beside the scores.
+ACTIVE = f"active_latents/{IMAGE}/count"
+
+# Masks as large as their files, to which maps are enlarged; or shrunk to the model's size, which
+# loses small defects and was done before.
+OWN, MODEL = MASK_SIZES = ("own", "model")
+
 _VALIDATION_PIXELS = 2**22  # of the validation images whose maps are in memory at once
 
 Maps = Float[np.ndarray, "n height width"]
@@ -30,6 +39,7 @@ def evaluate(
     drawn: tuple[str, ...] = (),
     max_images: int = 0,
     seed: int = 0,
+    mask_size: str = OWN,
 ) -> tuple[dict[str, float], curves.Curves]:
     """Scores every style and layer, and the reconstruction error beside.
 
@@ -45,6 +55,7 @@ def evaluate(
       drawn: names of variants (`Variant.name`) whose curves are wanted, beside the explainer's own.
       max_images: of each kind to score, drawn at random; 0 is all.
       seed: of that choice, and of drawn defects.
+      mask_size: of `MASK_SIZES`: at which size places are scored.
 
     Returns:
       Flat keys `style/layer/score` with the scores of `scores.MAP_SCORES`; the layer is `fused`
@@ -60,28 +71,36 @@ def evaluate(
         record = ImageScores(mass=values, peak=values, abnormal=abnormal)
         found = scores_lib.compute(IMAGE_SCORES, {"labels": lambda _, record=record: record})
         metrics |= {f"{name}/{IMAGE}/{key}": value for key, value in found.items()}
+    metrics[ACTIVE] = float(explainer.calibration.active_latents)
     own = explainer.variant
     of = {
         "styles": tuple(dict.fromkeys((*styles, own.style))),
         "layers": tuple(dict.fromkeys((*layers, *own.layers))),
     }
-    normal = explainer.all_maps(sample_validation(data), **of)
+    validation = sample_validation(data)
+    simple = SimpleBaselines.of(data.train, validation)
+    normal = explainer.all_maps(validation, **of) | simple.maps(validation)
     statistics = calibration.measure(normal)
     collected = {
-        variant: Collected(threshold=calibration.normal_threshold(variant, normal))
+        variant: Collected(threshold=calibration.normal_thresholds(variant, normal)[0].value)
         for variant in dict.fromkeys((*variants(of["styles"], layers, fused), own))
     }
-    for raw, _, chunk in explainer.chunks(test.images, **of):
-        masks = None if test.masks is None else (test.masks[chunk], test.has_mask[chunk])
-        for variant, one in collected.items():
-            one.add_test(variant.maps(raw, statistics), masks)
-        _LOG.info("scored %d of %d test images", chunk.stop, len(test))
+    with Progress("scoring test images", total=len(test)) as progress:
+        for raw, _, chunk in explainer.chunks(test.images, **of):
+            raw |= simple.maps(test.images[chunk])
+            masks = _Masks.of(test, chunk, mask_size)
+            for variant, one in collected.items():
+                one.add_test(variant.maps(raw, statistics), masks)
+            progress.add(chunk.stop - chunk.start)
     if test.masks is None and data.draws_defects:
         located = defects(data, max_images, seed)
-        for raw, _, chunk in explainer.chunks(located.images, **of):
-            for variant, one in collected.items():
-                one.add_located(variant.maps(raw, statistics), located.masks[chunk])
-            _LOG.info("scored %d of %d drawn defects", chunk.stop, len(located))
+        with Progress("scoring drawn defects", total=len(located)) as progress:
+            for raw, _, chunk in explainer.chunks(located.images, **of):
+                raw |= simple.maps(located.images[chunk])
+                masks = _Masks.of(located, chunk, mask_size)
+                for variant, one in collected.items():
+                    one.add_located(variant.maps(raw, statistics), masks)
+                progress.add(chunk.stop - chunk.start)
     for variant, one in collected.items():
         found = one.scores(abnormal)
         if variant.style == RECONSTRUCTION_ERROR:  # whose image score is the likelihood above
@@ -121,11 +140,42 @@ def variants(
     depend on their batch by a factor, there is nothing to calibrate by.
     """
     scored = [Variant(style, (IMAGE,), kind) for style in BASELINES for kind in KINDS]
+    scored += [Variant(style, (IMAGE,)) for style in SIMPLE]
     for style in styles:
         scored += [Variant(style, (layer,)) for layer in layers]
         kinds = ("none",) if style == "authors_code" else KINDS
         scored += [Variant(style, fused, kind) for kind in kinds]
     return list(dict.fromkeys(scored))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Masks:
+    """The masks of some images, read once for all variants.
+
+    Attributes:
+      known: which of the images have one.
+      masks: of those, at the model's size; None where they are scored at their own.
+      truths: of those, at their own size.
+    """
+
+    known: Bool[np.ndarray, "n"]
+    masks: Bool[np.ndarray, "m height width"] | None
+    truths: tuple[Truth, ...] = ()
+
+    @classmethod
+    def of(cls, images: LabelledImages, chunk: slice, mask_size: str) -> "_Masks":
+        """The masks of a chunk of images."""
+        known = images.has_mask[chunk]
+        if images.masks is None or not known.any():
+            return cls(known, None)
+        shrunk = images.masks[chunk][known]
+        if mask_size == MODEL or images.read_full_mask is None:
+            return cls(known, shrunk)
+        places = np.flatnonzero(images.has_mask[chunk]) + chunk.start
+        full = [images.full_mask(int(n)) for n in places]
+        if all(mask.shape == shrunk.shape[1:] for mask in full):
+            return cls(known, np.stack(full))
+        return cls(known, None, tuple(map(Truth.of, full)))
 
 
 class Collected:
@@ -135,21 +185,23 @@ class Collected:
       located: the pixels of the images whose anomalous pixels are known.
     """
 
-    def __init__(self, *, threshold: float) -> None:
+    def __init__(self, *, threshold: float | None) -> None:
         self.located = Located(threshold=threshold)
         self._mass: list[np.ndarray] = []
         self._peak: list[np.ndarray] = []
 
-    def add_test(self, maps: Maps, masks: tuple[np.ndarray, np.ndarray] | None) -> None:
-        """Maps of test images; with masks and which of them are known, if there are any."""
+    def add_test(self, maps: Maps, masks: _Masks) -> None:
+        """Maps of test images, with their masks."""
         self._mass.append(maps.mean(axis=(1, 2)))
         self._peak.append(calibration.image_score(maps))
-        if masks is not None and masks[1].any():
-            self.add_located(maps[masks[1]], masks[0][masks[1]])
+        self.add_located(maps, masks)
 
-    def add_located(self, maps: Maps, masks: Bool[np.ndarray, "n height width"]) -> None:
-        """Maps of images whose anomalous pixels are known."""
-        self.located = self.located.add(maps, masks)
+    def add_located(self, maps: Maps, masks: _Masks) -> None:
+        """Maps of images of which only those with a mask count."""
+        if masks.masks is not None:
+            self.located = self.located.add(maps[masks.known], masks.masks)
+        elif masks.truths:
+            self.located = self.located.add_enlarged(maps[masks.known], masks.truths)
 
     @property
     def peaks(self) -> Float[np.ndarray, "n"]:

@@ -54,6 +54,19 @@ class AnomalyExperiment(Experiment):
     explainer = staticmethod(loading.load_with)
     main_scores = staticmethod(summary.main_scores)
 
+    def counts(self) -> str:
+        """Images to train on, held out, and to test."""
+        test = self.data.test
+        normal = int((test.labels == 0).sum())
+        kinds = f"{len(test)} to test"
+        if len(test):
+            kinds += f" ({normal} normal, {len(test) - normal} not)"
+        return f"{super().counts()}, {len(self.data.validation)} held out, {kinds}"
+
+    def missing(self) -> tuple[str, ...]:
+        """What the folders do not let a run score."""
+        return self.data.missing
+
     def prepare(self, trained: Trained) -> None:
         """Measures the calibration, unless the one that is there still holds."""
         self._explainer(trained)
@@ -100,6 +113,7 @@ class AnomalyExperiment(Experiment):
                 return Explainer.of(model, trained.variables, kept, **loading.batches(config))
         explainer = self._calibrated(trained.variables)
         explainer.calibration.save(path)
+        summary.log(explainer.calibration, explainer.model.latents)
         return explainer
 
     def _calibrated(self, variables: PyTree) -> Explainer:
@@ -120,7 +134,8 @@ def _options(config: ml_collections.ConfigDict) -> dict:
         "styles": tuple(config.evaluate.styles),
         "layers": tuple(config.evaluate.layers),
         "fused": fused_layers(config),
-        "drawn": tuple(comparison.compared(config)),
+        "drawn": tuple(comparison.beside(config)),
         "max_images": config.evaluate.max_images,
+        "mask_size": config.evaluate.mask_size,
         "seed": config.seed,
     }

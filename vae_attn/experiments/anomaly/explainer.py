@@ -181,6 +181,9 @@ def calibrate(
     normal = NormalLatents(*map(np.asarray, attention.normal_statistics(*codes)))
     mapper = dataclasses.replace(mapper, normal=normal)
     raw = mapper.maps(validation, styles=(variant.style,), layers=variant.layers)
+    active = calibration_lib.active_latents(*mapper.encode(validation))
+    missing = "" if active else calibration_lib.NO_ACTIVE_LATENT
+    pixels, images = calibration_lib.normal_thresholds(variant, raw, missing=missing)
     calibration = Calibration(
         parameters=digest(variables),
         variant=variant,
@@ -188,7 +191,8 @@ def calibrate(
         normal_mean=normal.mean,
         normal_variance=normal.variance,
         statistics=calibration_lib.measure(raw),
-        threshold=calibration_lib.normal_threshold(variant, raw),
-        image_threshold=calibration_lib.normal_image_threshold(variant, raw),
+        pixels=pixels,
+        images=images,
+        active_latents=active,
     )
     return Explainer.of(model, variables, calibration, **options)

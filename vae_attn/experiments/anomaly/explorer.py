@@ -14,13 +14,13 @@ from vae_attn.experiments import faithful
 from vae_attn.experiments.anomaly import evaluation, localization
 from vae_attn.experiments.anomaly.calibration import (
     FUSED,
-    IMAGE_FALSE_POSITIVE_RATE,
+    Calibration,
     Statistics,
     Variant,
     fused_layers,
     image_score,
     measure,
-    normal_threshold,
+    normal_thresholds,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.maps import DEEPLIFT, IMAGE, RECONSTRUCTION_ERROR, replaced_counts
@@ -52,12 +52,13 @@ class Shown:
     Attributes:
       variant: of the maps.
       statistics: of normal images' raw maps, by which it is calibrated.
-      threshold: of its pixels, from which they count as anomalous.
+      threshold: of its pixels, from which they count as anomalous; None where normal images can
+        give none.
     """
 
     variant: Variant
     statistics: Statistics
-    threshold: float
+    threshold: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Explorer:
             "maps": [self._describe(shown, values[shown.variant]) for shown in self.shown],
             "decision": {
                 "threshold": self._explainer.calibration.image_threshold,
-                "rate": IMAGE_FALSE_POSITIVE_RATE,
+                "told": decision(self._explainer.calibration),
             },
             "latents": {
                 "shares": _SHARES,
@@ -179,7 +180,7 @@ class Explorer:
         others += [Variant("paper", (layer,)) for layer in self._layers]
         others += [Variant(RECONSTRUCTION_ERROR, (IMAGE,))]
         return [calibrated] + [
-            Shown(variant, statistics, normal_threshold(variant, normal))
+            Shown(variant, statistics, normal_thresholds(variant, normal)[0].value)
             for variant in dict.fromkeys(others)
             if variant != own
         ]
@@ -259,17 +260,19 @@ class Explorer:
     ) -> dict:
         """What the gallery knows of an image."""
         score = float(image_score(maps)[0])
+        decided, of_pixels = self._explainer.calibration.image_threshold, self.shown[0].threshold
         record = {
             "name": images.names[n],
             "class": images.class_names[images.labels[n]],
             "abnormal": bool(images.labels[n] > 0),
-            "flagged": score > self._explainer.calibration.image_threshold,
+            "flagged": None if decided is None else score > decided,
             "score": float(f"{score:.6g}"),
         }
         if mask is not None and mask.any():
-            found = maps[0] >= self.shown[0].threshold
+            if of_pixels is not None:
+                found = maps[0] >= of_pixels
+                record["iou"] = round(float((found & mask).sum() / (found | mask).sum()), 4)
             hit = localization.pointing_game(scores=maps, masks=mask[None])[0]
-            record["iou"] = round(float((found & mask).sum() / (found | mask).sum()), 4)
             record["elsewhere"] = bool(hit < 0.5)
         return record
 
@@ -290,8 +293,16 @@ class Explorer:
             "threshold": shown.threshold,
             "scale": scale,
             # End of the threshold's slider: far enough for all but the wildest maps.
-            "limit": 2 * max(scale, shown.threshold),
+            "limit": 2 * max(scale, shown.threshold or 0.0),
         }
+
+
+def decision(calibration: Calibration) -> str:
+    """In a sentence or two: above which score an image counts as abnormal, and how sure that is."""
+    found = calibration.images
+    if found.value is None:
+        return f"No image is called abnormal or not: {found.missing}."
+    return f"An image counts as abnormal above {found.told('normal images')}."
 
 
 @dataclasses.dataclass
@@ -320,14 +331,14 @@ class _Latents:
 
 
 def _script(
-    kinds: list[tuple[np.ndarray, float]],
+    kinds: list[tuple[np.ndarray, float | None]],
     mask: np.ndarray | None,
     latents: _Latents,
 ) -> dict:
     """The record of an image's own script: all its maps, its mask, its latents."""
     planes, steps, peaks = [], [], []
     for values, threshold in kinds:
-        plane, step = explorer_files.quantise(values, threshold)
+        plane, step = explorer_files.quantise(values, threshold or 0.0)
         planes.append(plane)
         steps.append(step)
         y, x = np.unravel_index(int(values.argmax()), values.shape)

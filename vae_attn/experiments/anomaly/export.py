@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from vae_attn import whole_files
-from vae_attn.experiments.anomaly.calibration import FALSE_POSITIVE_RATE, IMAGE_FALSE_POSITIVE_RATE
 from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.reporting import tables
 
 FOLDER = "export"  # in the workdir
@@ -85,16 +85,12 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
             "maps": {
                 "shape": ["batch", height, width],
                 "meaning": "anomaly of each pixel, calibrated by normal images; no unit",
-                "threshold": calibration.threshold,
-                "threshold_meaning": f"{FALSE_POSITIVE_RATE:.0%} of the pixels of held-out normal "
-                "images exceed it",
+                **_told(calibration.pixels, "the pixels of normal images"),
             },
             "scores": {
                 "shape": ["batch"],
                 "meaning": "anomaly of each image, its map's maximum",
-                "threshold": calibration.image_threshold,
-                "threshold_meaning": f"{IMAGE_FALSE_POSITIVE_RATE:.0%} of held-out normal images "
-                "exceed it",
+                **_told(calibration.images, "normal images"),
             },
         },
         "attention": {
@@ -103,8 +99,14 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
             "calibration": variant.calibration,
             "projection_steps": calibration.projection_steps,
         },
-        "data": {key: config.data[key] for key in ("name", "category", "digit", "image_size")},
-        "model": {"name": config.model.name, "latents": config.model.latents},
+        "data": {
+            key: config.data[key] for key in ("name", "dir", "category", "digit", "image_size")
+        },
+        "model": {
+            "name": config.model.name,
+            "latents": config.model.latents,
+            "active_latents": calibration.active_latents,
+        },
         "parameters": calibration.parameters,
         "config_sha256": hashlib.sha256((workdir / "config.json").read_bytes()).hexdigest(),
         "metrics": {k.removeprefix(own): v for k, v in metrics.items() if k.startswith(own)},
@@ -112,6 +114,20 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
         "calling_convention_version": exported.calling_convention_version,
         "versions": {name: _version(name) for name in ("vae_attn", "jax", "jaxlib", "flax")},
     }
+
+
+def _told(threshold: Threshold, what: str) -> dict:
+    """A threshold, its meaning, and how sure it is."""
+    known = {
+        "threshold": threshold.value,
+        "false_alarm_rate": threshold.rate,
+        "held_out_normal_images": threshold.images,
+    }
+    if threshold.value is None:
+        return known | {"threshold_meaning": f"there is none: {threshold.missing}"}
+    interval = [threshold.low, threshold.high]
+    meaning = threshold.told(what).partition(", which ")[2]
+    return known | {"false_alarm_rate_interval": interval, "threshold_meaning": meaning}
 
 
 def _normalisation(model) -> str:

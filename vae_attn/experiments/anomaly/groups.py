@@ -67,7 +67,7 @@ def _tables(
     runs = {category: metrics for category, metrics in found.items() if metrics}
     if not runs:
         return []
-    shown = [name.split("/") for name in comparison.compared(config)]
+    shown = [name.split("/") for name in comparison.beside(config)]
     rows = []
     for category, scores in runs.items():
         table = summary.scores_table(scores)

@@ -1,12 +1,13 @@
 """How well anomaly maps find the anomalous pixels, and image scores the anomalous images.
 
 Pixel scores stream: a `LocalizationState` holds histograms over all images, 6 MB whatever
-their number, and a histogram of some 5 kB an image for the bootstrap. They
+their number, and a histogram of some 5 kB per image for the bootstrap. They
 are exact to the bin; see `score_histogram` for the bins and for what to do about a large
 constant offset.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
@@ -67,11 +68,19 @@ class LocalizationState:
         Raises:
           UserError: a score is NaN or infinite.
         """
+        pairs = zip(scores, masks, strict=True)
+        return self.add_histograms(
+            [score_histogram.image_histogram(scores=image, mask=mask) for image, mask in pairs]
+        )
+
+    def add_histograms(
+        self, histograms: Sequence[score_histogram.ImageHistogram]
+    ) -> "LocalizationState":
+        """The state with these images added, which were counted in the fine bins; see `add`."""
         negatives, positives = self.negatives.copy(), self.positives.copy()
         region_overlap, num_regions = self.region_overlap.copy(), self.num_regions
         images = []
-        for image_scores, mask in zip(scores, masks, strict=True):
-            image = score_histogram.image_histogram(scores=image_scores, mask=mask)
+        for image in histograms:
             negatives[image.bins] += image.negatives
             positives[image.bins] += image.positives
             region_overlap[image.bins] += image.region_overlap
@@ -126,13 +135,13 @@ class LocalizationState:
         """Intersection over union of the pixels `score >= threshold`, exact to the bin.
 
         Args:
-          threshold: picked without the test set, as by `threshold_from_normal`.
+          threshold: picked without the test set, as by `thresholds.of_pixels`.
 
         Raises:
           UserError: the threshold is NaN, or there is no anomalous pixel.
         """
         if np.isnan(threshold):
-            raise UserError("threshold is NaN; give a number, as from threshold_from_normal")
+            raise UserError("threshold is NaN; give a number, as from thresholds.of_pixels")
         self._require_anomalous()
         first = score_histogram.bin_of(threshold)
         true_positives = int(self.positives[first:].sum())
@@ -159,39 +168,6 @@ class LocalizationState:
                 f"masks: none of the {len(self.images)} images added has an anomalous pixel, "
                 "so the pixel scores are undefined; add images with anomalous masks"
             )
-
-
-def threshold_from_normal(*, normal: LocalizationState, false_positive_rate: float) -> float:
-    """Threshold that at most this share of normal validation pixels reaches.
-
-    It is the lowest score seen on the normal images (to the bin) for which that holds, or
-    just above all of them where it holds for none.
-
-    Args:
-      normal: validation maps, added with masks that are all False.
-      false_positive_rate: share of normal pixels that may be predicted, between 0 and 1.
-
-    Raises:
-      UserError: the rate is not between 0 and 1, the state is empty, or it holds anomalous
-        pixels.
-    """
-    if not 0 < false_positive_rate < 1:
-        raise UserError(
-            f"false_positive_rate is {false_positive_rate}; give a number between 0 and 1, "
-            "such as 0.01"
-        )
-    if normal.num_regions:
-        raise UserError(
-            f"normal: {int(normal.positives.sum())} pixels are anomalous; a threshold is "
-            "picked on normal validation images only, added with masks that are all False"
-        )
-    occupied = np.flatnonzero(normal.negatives)
-    if not len(occupied):
-        raise UserError("normal: the state holds no image; add the validation maps first")
-    reaching = np.cumsum(normal.negatives[occupied[::-1]])
-    allowed = int(np.searchsorted(reaching, false_positive_rate * reaching[-1], side="right"))
-    first = occupied[-allowed] if allowed else occupied[-1] + 1
-    return score_histogram.lower_edge(int(first))
 
 
 def per_image_auroc(
@@ -251,7 +227,7 @@ def share_missed(hits: Float[np.ndarray, "n"]) -> float:
 
 
 def image_auroc(*, scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float | None:
-    """Area under the ROC curve of one score an image; None where only one kind of image is.
+    """Area under the ROC curve of one score per image; None where only one kind of image is.
 
     Args:
       scores: higher is more anomalous.

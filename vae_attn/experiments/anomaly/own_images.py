@@ -18,6 +18,7 @@ from vae_attn.data import images as images_lib
 from vae_attn.data.folder_files import images_below, skipped_note
 from vae_attn.errors import UserError, shown
 from vae_attn.experiments.anomaly import map_figures
+from vae_attn.experiments.anomaly.calibration import Calibration
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.maps import Deviations, ExactMaps
 from vae_attn.progress import Progress
@@ -106,8 +107,14 @@ def explain(
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     _write(folder / RESULTS, lambda file: file.write(text.encode()))
-    abnormal = sum(row["abnormal"] for row in rows)
-    _LOG.info("%d of %d images abnormal: %s", abnormal, len(rows), folder / RESULTS)
+    threshold = explainer.calibration.images
+    if threshold.value is None:
+        _LOG.warning("%s, so no image is called abnormal or not", threshold.missing)
+        _LOG.info("%d images explained: %s", len(rows), folder / RESULTS)
+    else:
+        abnormal = sum(row["abnormal"] for row in rows)
+        _LOG.info("%d of %d images abnormal: %s", abnormal, len(rows), folder / RESULTS)
+        _LOG.info("an image is abnormal above %s", threshold.told("normal images"))
     if problems:
         heading = f"{len(problems)} of {len(paths)} images could not be explained, the others were:"
         raise UserError("\n  ".join([heading, *problems]))
@@ -143,7 +150,7 @@ class _Writer:
         self._names = names
         # What gets the full colour: the same for all images, so that normal ones are calm.
         threshold = explainer.calibration.image_threshold
-        self._scale = 2 * threshold if threshold > 0 else 1.0
+        self._scale = 2 * threshold if threshold is not None and threshold > 0 else 1.0
 
     def explain(self, paths: Sequence[pathlib.Path]) -> tuple[list[dict], list[str]]:
         """Writes the images' files; the rows of those done, and what was wrong with the rest."""
@@ -199,16 +206,27 @@ class _Writer:
             files[f"{kind}_values"] = f"{name}_{kind}.npy"
             _write(self._folder / files[f"{kind}_values"], lambda file, v=values: np.save(file, v))
         calibration = self._explainer.calibration
+        decided = calibration.image_threshold
         return {
             "image": str(path),
             "score": float(score),
-            "threshold": calibration.image_threshold,
-            "abnormal": bool(score > calibration.image_threshold),
+            "threshold": decided,
+            "abnormal": None if decided is None else bool(score > decided),
+            **_sureness(calibration),
             "pixel_threshold": calibration.threshold,
             "map_scale": map_scale,
             "latents": latents,
             "files": files,
         }
+
+
+def _sureness(calibration: Calibration) -> dict:
+    """What is known of the rate of false alarms, or why nothing is decided."""
+    found = calibration.images
+    known = {"false_alarm_rate": found.rate, "held_out_normal_images": found.images}
+    if found.value is None:
+        return known | {"not_decided": found.missing}
+    return known | {"false_alarm_rate_interval": [found.low, found.high]}
 
 
 def _overlay(

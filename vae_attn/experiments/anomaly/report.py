@@ -11,7 +11,15 @@ from vae_attn import whole_files
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments import titles
-from vae_attn.experiments.anomaly import curves, evaluation, explorer, map_figures, score_plots
+from vae_attn.experiments.anomaly import (
+    curves,
+    evaluation,
+    explorer,
+    map_figures,
+    score_plots,
+    summary,
+)
+from vae_attn.experiments.anomaly.calibration import ACTIVE_NATS
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.protocol import Content
 from vae_attn.reporting import figures, page
@@ -70,7 +78,10 @@ def content(
         f"({explainer.variant.name}) show where an image is abnormal; signed maps of single "
         "latents show why: which pixels make up what each latent says.",
         drawn=drawn,
-        facts=_facts(explainer.variant.name, scores, _curves(seed_folder)),
+        facts=[
+            *_facts(explainer.variant.name, scores, _curves(seed_folder)),
+            *_sureness(explainer),
+        ],
         explorer=shown | {"note": titles.first_seed(config)},
         plots=_plots(config, seed_folder, explainer, shown["images"]),
     )
@@ -106,6 +117,23 @@ def _facts(name: str, metrics: dict[str, float], scored: curves.Curves | None) -
         for metric, (heading, meaning) in told.items()
         if f"{name}/{metric}" in metrics
     ]
+
+
+def _sureness(explainer: Explainer) -> list[page.Fact]:
+    """The latents in use, and what the decisions can promise."""
+    calibration, latents = explainer.calibration, explainer.model.latents
+    active, found = calibration.active_latents, calibration.images
+    meaning = f"carry more than {ACTIVE_NATS:g} nats each on held-out images"
+    if active < 2 < latents:
+        meaning = summary.few_latents(active, latents)
+    of = f"{found.images} held-out normal images"
+    if found.value is None:
+        decided = page.Fact("Decision threshold", "none", f"{found.missing}", of)
+    else:
+        told = f"at most {found.rate:.0%} of normal images are expected above it; 95% interval "
+        told += f"{found.low:.1%} to {found.high:.1%}"
+        decided = page.Fact("Decision threshold", f"{found.value:.3g}", told, of)
+    return [page.Fact("Active latents", f"{active} of {latents}", meaning, of), decided]
 
 
 def _plots(config, folder: pathlib.Path, explainer: Explainer, records: list[dict]):

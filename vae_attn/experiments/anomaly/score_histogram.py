@@ -40,8 +40,8 @@ def bins_of(scores: Float32[np.ndarray, "*shape"]) -> UInt32[np.ndarray, "*shape
     bits = (np.asarray(scores, np.float32) + np.float32(0)).view(np.uint32)
     # Negative floats sort backwards by their bits, so all of them flip; the others only
     # move above them.
-    ordered = np.where(bits & _SIGN, ~bits, bits | _SIGN)
-    return ordered >> _DROPPED_BITS
+    flips = (bits.view(np.int32) >> 31).view(np.uint32) | _SIGN
+    return (bits ^ flips) >> _DROPPED_BITS
 
 
 def bin_of(score: float) -> int:

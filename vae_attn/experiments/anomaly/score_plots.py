@@ -13,12 +13,14 @@ from vae_attn.reporting import figures, svg_plots
 _MOST_BARS = 12
 
 
-def of_run(curves: Curves, image_threshold: float, *, note: str, seed: str) -> list[svg_plots.Plot]:
+def of_run(
+    curves: Curves, image_threshold: float | None, *, note: str, seed: str
+) -> list[svg_plots.Plot]:
     """A run's plots, of those curves that it has.
 
     Args:
       curves: of its scores.
-      image_threshold: above which an image counts as abnormal.
+      image_threshold: above which an image counts as abnormal; None where that is not decided.
       note: which images they are of, for the captions.
       seed: which of several seeds they are of, likewise.
     """

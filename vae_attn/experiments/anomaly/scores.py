@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vae_attn.experiments.anomaly import bootstrap, localization
-from vae_attn.experiments.anomaly.calibration import FALSE_POSITIVE_RATE
+from vae_attn.experiments.anomaly import bootstrap, localization, own_size
 from vae_attn.experiments.anomaly.localization import LocalizationState
+from vae_attn.experiments.anomaly.own_size import Truth
+from vae_attn.experiments.anomaly.thresholds import FALSE_POSITIVE_RATE
 from vae_attn.experiments.scores import Interval, Score
 
 
@@ -32,13 +34,13 @@ class Located:
     """Maps of images whose anomalous pixels are known, summed up. The need `masks`.
 
     Attributes:
-      threshold: of pixels, from normal images.
+      threshold: of pixels, from normal images; None where they can give none.
       pixels: counts of all pixels by score.
       hits: of the pointing game, per image.
       aurocs: of each image's own pixels.
     """
 
-    threshold: float
+    threshold: float | None
     pixels: LocalizationState = dataclasses.field(default_factory=LocalizationState.empty)
     hits: tuple[float, ...] = ()
     aurocs: tuple[float, ...] = ()
@@ -54,6 +56,18 @@ class Located:
             pixels=self.pixels.add(scores=maps, masks=masks),
             hits=(*self.hits, *hits.tolist()),
             aurocs=(*self.aurocs, *aurocs.tolist()),
+        )
+
+    def add_enlarged(
+        self, maps: Float[np.ndarray, "n height width"], truths: Sequence[Truth]
+    ) -> "Located":
+        """The same with these images added, their maps enlarged to the masks' own sizes."""
+        scored = [own_size.score(one, truth) for one, truth in zip(maps, truths, strict=True)]
+        return Located(
+            threshold=self.threshold,
+            pixels=self.pixels.add_histograms([one.histogram for one in scored]),
+            hits=(*self.hits, *(one.hit for one in scored)),
+            aurocs=(*self.aurocs, *(one.auroc for one in scored)),
         )
 
     @functools.cached_property
@@ -89,6 +103,10 @@ def _image_auroc(name: str, way: str, heading: str, note: str = "") -> Score:
     return Score(name, "labels", function, heading, note, interval=interval)
 
 
+def _iou(found: Located) -> float | None:
+    return None if found.threshold is None else found.pixels.iou(threshold=found.threshold)
+
+
 # Of scores that an image has without a map, such as its likelihood.
 IMAGE_SCORES = (_image_auroc("image_auroc", "mass", "image AUROC (mass)"),)
 
@@ -99,9 +117,9 @@ MAP_SCORES = (
         "best_iou_test",
         "best IoU*",
         "* at the threshold that is best on the test set, as in the paper; IoU takes the one that "
-        f"{FALSE_POSITIVE_RATE:.0%} of the pixels of normal validation images exceed.",
+        f"at most {FALSE_POSITIVE_RATE:.0%} of the pixels of normal images are expected to exceed.",
     ),
-    Score("iou", "masks", lambda found: found.pixels.iou(threshold=found.threshold), heading="IoU"),
+    Score("iou", "masks", _iou, heading="IoU"),
     _pooled("aupro", "AUPRO"),
     _pooled("average_precision", "pixel AP"),
     _pooled("best_threshold_test", interval=False),

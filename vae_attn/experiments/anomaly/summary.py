@@ -1,5 +1,6 @@
 """The tables of a run on normal images, and the few scores by which runs are compared."""
 
+import logging
 from collections.abc import Mapping
 
 import ml_collections
@@ -8,9 +9,14 @@ from vae_attn.data.dataset import AnomalyData
 from vae_attn.experiments import faithful
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import comparison
-from vae_attn.experiments.anomaly.calibration import variant_of
+from vae_attn.experiments.anomaly.calibration import ACTIVE_NATS, Calibration, variant_of
+from vae_attn.experiments.anomaly.evaluation import ACTIVE, OWN
 from vae_attn.experiments.anomaly.scores import MAP_SCORES
 from vae_attn.reporting.tables import Table
+
+_LOG = logging.getLogger("vae_attn")
+
+_FEW_LATENTS = 2  # with fewer, a model that has more is taken for collapsed
 
 MAIN_SCORES = ("pixel_auroc", "aupro", "image_auroc_max")
 
@@ -23,8 +29,58 @@ def of_run(
     Where an image is abnormal and whether a map is true of its latent are tables of their own.
     """
     compared = comparison.compare(config, {config.data.category: scores})
-    where = scores_table(scores, note=data.scores_note)
+    size = ""
+    if data.test.read_full_mask is not None:
+        own = config.evaluate.mask_size == OWN
+        size = "Places are scored at the masks' own size, to which maps are enlarged."
+        size = size if own else "Places are scored on masks shrunk to the model's size."
+    active = active_note(scores, config.model.latents)
+    notes = filter(None, (data.scores_note, size, active))
+    where = scores_table(scores, note=" ".join(notes))
     return [*compared, where, *faithful.table(scores)]
+
+
+def log(calibration: Calibration, latents: int) -> None:
+    """Tells, and warns of, what a calibration found.
+
+    Args:
+      calibration: just measured.
+      latents: of the model.
+    """
+    active = calibration.active_latents
+    _LOG.info("active latents: %d of %d (mean KL over %g nats)", active, latents, ACTIVE_NATS)
+    if active < _FEW_LATENTS < latents:
+        _LOG.warning("%s", few_latents(active, latents))
+    for found, what, counted in (
+        (calibration.images, "normal images", "an image"),
+        (calibration.pixels, "the pixels of normal images", "a pixel"),
+    ):
+        if found.value is None:
+            _LOG.warning("%s is not called abnormal or not: %s", counted, found.missing)
+        else:
+            _LOG.info("%s is abnormal above %s", counted, found.told(what))
+
+
+def few_latents(active: int, latents: int) -> str:
+    """A warning of a model that carries next to nothing."""
+    are = "is" if active == 1 else "are"
+    return (
+        f"{active or 'none'} of {latents} latents {are} active: the model has collapsed and its "
+        "maps tell next to nothing; train longer or with a smaller train.beta."
+    )
+
+
+def active_note(scores: Mapping[str, float], latents: int) -> str:
+    """How many latents are in use, for under a table; "" where it is not known."""
+    if ACTIVE not in scores:
+        return ""
+    active = scores[ACTIVE]
+    told = f"Active latents: {scores_lib.count(scores, ACTIVE)} of {latents} (mean KL over "
+    told += f"{ACTIVE_NATS:g} nats on held-out images)."
+    if active < _FEW_LATENTS < latents:
+        few = few_latents(round(active), latents)
+        told += f" {few[0].upper()}{few[1:]}"
+    return told
 
 
 def scores_table(scores: Mapping[str, float], *, note: str = "") -> Table:
@@ -36,11 +92,16 @@ def scores_table(scores: Mapping[str, float], *, note: str = "") -> Table:
     """
     columns = [row for row in MAP_SCORES if row.heading]
     cells = [["style", "layer", *(column.heading for column in columns)]]
-    for name in dict.fromkeys(key.rsplit("/", 1)[0] for key in faithful.others(scores)):
+    kept = (key for key in faithful.others(scores) if not _is_active(key))
+    for name in dict.fromkeys(key.rsplit("/", 1)[0] for key in kept):
         row = (scores_lib.cell(scores, f"{name}/{c.name}", interval=True) for c in columns)
         cells.append([*name.split("/"), *row])
     notes = [column.note for column in columns if column.note]
     return Table("Where is the defect?", cells, " ".join([*notes, note]).strip())
+
+
+def _is_active(key: str) -> bool:
+    return key.startswith(ACTIVE)
 
 
 def main_scores(config: ml_collections.ConfigDict, scores: Mapping[str, float]) -> dict[str, float]:

@@ -38,7 +38,7 @@ def codes_in_batches(
         if batch.ndim != 2 or len(batch) != batch_size:
             raise UserError(
                 f"codes of {batch_size} images have shape {batch.shape}; "
-                f"return one row of latents an image, ({batch_size}, latents)."
+                f"return one row of latents per image, ({batch_size}, latents)."
             )
         if not np.isfinite(batch).all():
             raise UserError("codes hold NaN or infinity; the model has diverged, train it again.")

@@ -53,7 +53,7 @@ def factor_vae_score(
       rng: all randomness.
       active: latents that take part, see `active_latents`; None: all that are not constant.
       num_votes: number of votes.
-      samples_per_vote: L, images a vote.
+      samples_per_vote: L, images per vote.
       num_scale_samples: images that give each latent's standard deviation.
       batch_size: images `codes_of` is given at once.
 

@@ -121,7 +121,7 @@ def explicitness(
     section 3: area under the ROC curve of one-versus-rest logistic regression on the
     standardised code, mean over the classes of a factor, then over factors; here on test
     points. As in Locatello et al. (2019) the classes' probabilities are first divided by their
-    sum, without which the middle classes of an ordered factor could hardly be told at all;
+    sum, without which the middle classes of an ordered factor could hardly be told apart;
     among 40 ordered classes they still overlap, so that a code of the true factors of
     dSprites scores below 1.
     """

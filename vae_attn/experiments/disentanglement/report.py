@@ -72,7 +72,7 @@ def content(
     title = f"{data.name}: traversals of the most responsive latents"
     note = (
         "Columns: the latent at its mean over images and noise (beside its name), and so many of "
-        "its deviations (behind ±) more. The other latents stay at the image's means."
+        "its deviations (after ±) more. The other latents stay at the image's means."
     )
     drawn = {
         "traversal": (
@@ -126,7 +126,7 @@ def traverse(
 def finished_runs(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
     """Reconstruction loss and Kim & Mnih's score of the folder's scored runs, by their names.
 
-    A run of several seeds has a pair a seed.
+    A run of several seeds has one pair per seed.
     """
     runs = {}
     for run in sorted(folder.iterdir()):
@@ -150,7 +150,7 @@ def _attention(
     latents: Int[np.ndarray, "latents"],
     response: Float[np.ndarray, "all_latents"],
 ) -> tuple[Figure, str, str]:
-    """The paper's figure of disentanglement: a row an image, a column a latent's map."""
+    """The paper's figure of disentanglement: one row per image, one column per latent's map."""
     style, layer = config.attention.style, config.attention.layer
     style = style if style in attention.PER_LATENT_STYLES else "paper"
 

@@ -121,7 +121,7 @@ class Representation:
           config: its `seed` and `evaluate.points` are used.
 
         Returns:
-          The scores; `reconstruction` and `kl`, nats an image; `active_latents`, their number.
+          The scores; `reconstruction` and `kl`, nats per image; `active_latents`, their number.
         """
         reconstruction, kl = self.losses(variables)
         active = factor_scores.active_latents(kl=kl)

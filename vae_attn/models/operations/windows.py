@@ -36,7 +36,7 @@ def _dilated(x: Array, kernel: Array, stride: int, padding: int, size: tuple) ->
     """The adjoint by its definition: a convolution of the input with zeros in between."""
     side = kernel.shape[0]
     before = side - 1 - padding
-    behind = [
+    after = [
         wanted - (have - 1) * stride - 1 + side - 1 - before
         for wanted, have in zip(size, x.shape[1:3], strict=True)
     ]
@@ -44,7 +44,7 @@ def _dilated(x: Array, kernel: Array, stride: int, padding: int, size: tuple) ->
         x,
         jnp.swapaxes(kernel[::-1, ::-1], 2, 3),
         (1, 1),
-        [(before, one) for one in behind],
+        [(before, one) for one in after],
         lhs_dilation=(stride, stride),
         dimension_numbers=_DIMENSIONS,
     )

@@ -15,12 +15,17 @@ const state = {
   map: 0,
   latent: null, // its place in the list; 0 is the whole image
   replaced: 0, // the place among data.latents.shares
-  thresholds: maps.map((map) => map.threshold),
+  thresholds: maps.map(normalThreshold),
   strength: 0.85,
   image: null, // decoded
   drawing: 0,
   announcing: 0,
 };
+
+// That of normal images; where they can give none, the slider starts at the full colour.
+function normalThreshold(map) {
+  return map.threshold ?? map.scale;
+}
 
 function bytesOf(text) {
   return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));

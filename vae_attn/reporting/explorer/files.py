@@ -73,7 +73,7 @@ def quantise(
     step = max(float(values.max()), _LEAST) / 255
     if threshold > step:
         step = threshold / (threshold // step)
-    # The small addend mends what dividing rounds away at a whole number of steps.
+    # The small addend restores what dividing rounds away at a whole number of steps.
     return np.clip(np.floor(values / step + 1e-6), 0, 255).astype(np.uint8), step
 
 
@@ -140,7 +140,7 @@ def save_script(identifier: str, record: dict, folder: pathlib.Path) -> pathlib.
     # Whatever a record may hold, JSON is JavaScript, and ASCII whatever the page's encoding.
     script = f'explorer.receive("{identifier}",{json.dumps(record, allow_nan=False)});\n'
     with whole_files.writing(path) as temporary:
-        temporary.write_text(script)
+        temporary.write_text(script, encoding="utf-8")
     return path
 
 

@@ -25,7 +25,7 @@ function card(record, index) {
   const button = element("button", { type: "button", className: "card" },
     element("span", { className: "picture" }, picture), line, name, tags);
   button.dataset.index = index;
-  score.title = record.flagged ? "score, over the threshold" : "score, under the threshold";
+  score.title = decided ? `score, ${record.flagged ? "over" : "under"} the threshold` : "score";
   return element("li", {}, button);
 }
 
@@ -47,9 +47,7 @@ function fillFilters() {
     input.defaultValue = name === "from" ? "0" : String(ranked.length);
     input.value = input.defaultValue;
   }
-  byId("decision-threshold").textContent =
-    `${short(data.decision.threshold)} (which ${Math.round(100 * data.decision.rate)}% of ` +
-    "held-out normal images exceed)";
+  byId("decision").textContent = data.decision.told;
 }
 
 const SORTS = {
@@ -82,10 +80,11 @@ function refresh() {
   gallery.replaceChildren(...order.map((n) => cards[n]));
   gallery.dataset.pictures = field("pictures").value;
   const shown = order.map((n) => images[n]);
-  const missed = shown.filter((image) => image.abnormal && !image.flagged).length;
-  const alarms = shown.filter((image) => !image.abnormal && image.flagged).length;
+  const missed = shown.filter((image) => image.abnormal && wrong(image)).length;
+  const alarms = shown.filter((image) => !image.abnormal && wrong(image)).length;
   const elsewhere = shown.filter((image) => image.elsewhere).length;
   byId("count").textContent =
-    `${order.length} of ${images.length} images: ${missed} missed, ${alarms} false alarms` +
+    `${order.length} of ${images.length} images` +
+    (decided ? `: ${missed} missed, ${alarms} false alarms` : ": none decided") +
     (shown.some((image) => "elsewhere" in image) ? `, ${elsewhere} looking elsewhere.` : ".");
 }

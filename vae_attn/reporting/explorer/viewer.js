@@ -62,7 +62,8 @@ function fillHeading(record) {
   byId("viewer-name").textContent = record.name;
   byId("position").textContent = `${state.place + 1} / ${state.order.length}`;
   const facts = byId("viewer-facts");
-  const score = `score ${short(record.score)}, ${record.flagged ? "over" : "under"} ${short(data.decision.threshold)}`;
+  const compared = () => `, ${record.flagged ? "over" : "under"} ${short(data.decision.threshold)}`;
+  const score = `score ${short(record.score)}${decided ? compared() : ""}`;
   facts.replaceChildren(
     element("span", { textContent: record.class }),
     element("span", { textContent: record.split }),
@@ -135,7 +136,7 @@ const KEYS = {
   },
   m: () => toggle("show-outline"),
   o: () => toggle("show-original"),
-  r: () => chooseThreshold(maps[state.map].threshold),
+  r: () => chooseThreshold(normalThreshold(maps[state.map])),
   "?": toggleHelp,
 };
 

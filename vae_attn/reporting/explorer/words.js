@@ -5,12 +5,15 @@ const short = (value) => String(Number(value.toPrecision(3)));
 const signed = (value, digits = 2) =>
   `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
 
+const decided = data.decision.threshold !== null; // else no image is called abnormal or not
+
 function verdict(record) {
+  if (!decided) return "not decided";
   if (record.abnormal) return record.flagged ? "found" : "missed";
   return record.flagged ? "false alarm" : "passed";
 }
 
-const wrong = (record) => record.abnormal !== record.flagged;
+const wrong = (record) => decided && record.abnormal !== record.flagged;
 const misses = (record) => wrong(record) || record.elsewhere === true;
 
 function tagsOf(record) {
