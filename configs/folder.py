@@ -8,16 +8,17 @@ any size. Without ground_truth it is scored which images are abnormal, and not w
 
 Mirrors, which may turn a good object into a bad one, are off; allow them with
 `--config.data.mirror_horizontal=True` and `--config.data.mirror_vertical=True`. `folder.py:light`
-takes the small model of configs/mvtec_ad_light.py, for machines without an accelerator.
-Time: not measured.
+takes the small model of configs/mvtec_ad_light.py, for machines without an accelerator, and
+`folder.py:quick` a still smaller one of a minute or two, on images of 64 pixels: a first look that
+shows whether everything is in its place, not how good it gets. Time of the others: not measured.
 """
 
 from vae_attn.config import default_config, known_variant
 
 
 def get_config(variant: str = ""):
-    """The config; `variant` is empty, or `light`."""
-    light = bool(variant) and known_variant(variant, ["light"]) == "light"
+    """The config; `variant` is empty, `light`, or `quick`, which is `light,quick` too."""
+    chosen = known_variant(variant, ["light", "quick", "light,quick"]) if variant else ""
     config = default_config()
     config.data.name = "folder"
     config.data.image_size = 256
@@ -36,8 +37,10 @@ def get_config(variant: str = ""):
     config.attention.layers = config.evaluate.layers = ("layer1", "layer2", "layer3", "layer4")
     config.attention.calibration = "upper"
     config.evaluate.batch_size = 8
-    if light:
+    if chosen:
         _make_light(config)
+    if "quick" in chosen:
+        _make_quick(config)
     return config
 
 
@@ -55,3 +58,17 @@ def _make_light(config):
     config.attention.latent_batch_size = 0
     config.attention.layers = config.evaluate.layers = ("conv1", "conv2", "conv3", "conv4")
     config.evaluate.batch_size = 16
+
+
+def _make_quick(config):
+    """Everything once, small: a short training, one layer, few images scored and shown."""
+    config.data.image_size = 64
+    config.model.latents = 16
+    config.train.steps = 150
+    config.train.learning_rate = 1e-3
+    config.train.checkpoint_every = 75
+    config.attention.layers = config.evaluate.layers = ("conv2",)
+    config.attention.projection_steps = 3
+    config.evaluate.styles = ("paper", "contrast")
+    config.evaluate.max_images = config.report.max_images = 60
+    config.report.tensorboard_images = 0

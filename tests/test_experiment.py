@@ -32,6 +32,7 @@ def finished(tmp_path_factory):
     config.train.checkpoint_every = 30
     config.attention.projection_steps = 2
     config.evaluate.max_images = 60
+    config.evaluate.faithful_images = 8
     workdir = tmp_path_factory.mktemp("runs") / "digits"
     experiment.run(config, workdir, mode="all")
     return config, workdir

@@ -26,6 +26,7 @@ from vae_attn.experiments.disentanglement import report as factor_report
 from vae_attn.experiments.disentanglement.scores import NAMES
 from vae_attn.experiments.maps import Mapper
 from vae_attn.models.discriminator import Discriminator
+from vae_attn.reporting import tables
 from vae_attn.training import factor, loop, objectives
 from vae_attn.training.telemetry import read_metrics
 
@@ -53,6 +54,7 @@ def small_config(variant):
     config.factor.ad_layer = config.attention.layer = "conv1"
     config.evaluate.layers = ("conv1",)
     config.evaluate.points = 200
+    config.evaluate.faithful_images = 8
     return config
 
 
@@ -205,8 +207,11 @@ def test_variants_of_the_config():
         ({"factor.ad_layer": "conv7"}, "factor.ad_layer='conv7' must be one of the layers"),
         ({"factor.gamma": -1.0}, "factor.gamma=-1.0 must be 0 or more"),
         ({"data.source": "web"}, "data.source='web' must be one of auto, npz, tfds, rendered"),
-        ({"model.name": "mnist"}, "model.name='mnist' must be dsprites"),
-        ({"data.name": "digits"}, "XX"),
+        ({"model.name": "mnist"}, "model.name=mnist takes images of 28 x 28"),
+        (
+            {"train.objective": "vae"},
+            "factor.gamma=40.0 must be 0 unless train.objective=",
+        ),
         ({"data.dir": "/no/such/folder"}, "/no/such/folder holds neither"),
     ],
 )

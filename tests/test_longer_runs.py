@@ -3,8 +3,10 @@
 import json
 
 import child_runs
+import jax
 import pytest
 import small_run
+from jax.experimental.compilation_cache import compilation_cache
 
 from vae_attn import workdir as workdir_lib
 from vae_attn.data import sources
@@ -12,6 +14,23 @@ from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.models import build
 from vae_attn.training import loop
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiling_once(tmp_path_factory):
+    """The trainings of this module are one program, or few, compiled once each."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments import scores, validation
-from vae_attn.reporting import tables
 from vae_attn.training import seeds
 
 
@@ -27,6 +26,7 @@ def test_whole_run(tmp_path):
     config.attention.projection_steps = 0
     config.evaluate.styles, config.evaluate.layers = ("contrast",), ("conv1",)
     config.evaluate.max_images = 400
+    config.evaluate.faithful_images = 8
     workdir = tmp_path / "run"
     experiment.run(config, workdir, mode="all")
     metrics, (first, second) = read(workdir), [read(workdir / f"seed_{n}") for n in (0, 1)]
@@ -61,9 +61,9 @@ def test_mean_and_deviation_over_seeds():
         [{"a/b/x": 1.0, "a/b/x_low": 0.5, "a/b/y": 2.0}, {"a/b/x": 4.0, "a/b/x_low": 3.0}]
     )
     assert found == {"a/b/x": 2.5, "a/b/x_std": pytest.approx(statistics.stdev([1, 4]))}
-    assert tables.cell(found, "a/b/x") == "2.500 ± 2.121"
-    assert tables.cell({"a/b/x": 1.0}, "a/b/x") == "1.000"
-    assert tables.cell(found, "a/b/y") == ""
+    assert scores.cell(found, "a/b/x") == "2.500 ± 2.121"
+    assert scores.cell({"a/b/x": 1.0}, "a/b/x") == "1.000"
+    assert scores.cell(found, "a/b/y") == ""
 
 
 @pytest.mark.parametrize(

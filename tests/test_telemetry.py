@@ -15,7 +15,7 @@ from vae_attn.data import sources as data_registry
 from vae_attn.experiments.anomaly.calibration import variant_of
 from vae_attn.experiments.anomaly.explainer import calibrate
 from vae_attn.experiments.anomaly.snapshots import MapSnapshots, _both_kinds
-from vae_attn.training import events, objectives, state
+from vae_attn.training import events, loop, objectives, state
 from vae_attn.training.telemetry import Telemetry, read_metrics, write_scores
 
 

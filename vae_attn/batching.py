@@ -17,13 +17,18 @@ def map_batches(
 
     Args:
       fn: from a batch to arrays whose first axis is the batch; examples must not interact.
-      inputs: arrays of at least one example, with first axis n.
+      inputs: arrays with first axis n; for n = 0 `fn` gets one batch of zeros.
       batch_size: examples at once.
 
     Returns:
       Numpy arrays with first axis n.
     """
     num_examples = len(jax.tree.leaves(inputs)[0])
+    if not num_examples:
+        # What its results are like: a call of its own, as a jitted function with options of the
+        # compiler can only be called.
+        batch = jax.tree.map(lambda x: np.zeros((batch_size, *x.shape[1:]), x.dtype), inputs)
+        return jax.tree.map(lambda x: np.asarray(x)[:0], jax.device_get(fn(batch)))
     parts = []
     for start in range(0, num_examples, batch_size):
         # The last example again and again, where there are too few.

@@ -104,7 +104,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.evaluate.layers = ("conv1", "conv2")
     config.evaluate.batch_size = 64
     config.evaluate.points = 10_000  # dsprites: that scores learn from; half as many judge them
-    config.evaluate.max_images = 0  # images of each kind to score, drawn at random; 0 is all
+    # Images of each kind to score, drawn at random, and held-out ones to calibrate by; 0 is all.
+    config.evaluate.max_images = 0
     # Test images over which it is measured whether the maps of single latents are true of them
     # (`experiments.faithful`); of images of more than 128 pixels a side fewer; 0 is none.
     config.evaluate.faithful_images = 64
@@ -115,7 +116,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.report = ml_collections.ConfigDict()
     # Images of each kind that the page's explorer holds (test images, and drawn defects where
-    # there are), drawn at random; 0 is all.
+    # there are), drawn at random, and by which colours are scaled; 0 is all.
     config.report.max_images = 300
 
     # Images whose maps (dsprites: traversals) TensorBoard shows at every checkpoint; 0 is none.

@@ -108,6 +108,17 @@ class AnomalyData:
     missing: tuple[str, ...] = ()
     levels: Levels = ALL_LEVELS
 
+    def held_out(self, images: UInt8[np.ndarray, "n height width channels"]) -> LabelledImages:
+        """Some of the validation images as labelled ones."""
+        return LabelledImages(
+            images=images,
+            labels=np.zeros(len(images), np.int64),
+            class_names=self.test.class_names,
+            names=tuple(f"validation/{n:03d}" for n in range(len(images))),
+            masks=None,
+            has_mask=np.zeros(len(images), bool),
+        )
+
     # As `FactorData.pixels`, so that the training loop uses both kinds of data alike.
     pixels = staticmethod(to_unit)
 

@@ -18,7 +18,9 @@ from vae_attn import attention, attributions, backend, faithfulness
 from vae_attn import counterparts as counterparts_lib
 from vae_attn.batching import map_batches
 from vae_attn.data.dataset import to_unit
+from vae_attn.experiments.counterpart_cache import CounterpartCache
 from vae_attn.models.model import Model
+from vae_attn.progress import Progress
 from vae_attn.training.steps import at_mean
 
 # The baselines beside the attention styles, |x - x'| for the two kinds of counterpart x'; they
@@ -265,6 +267,7 @@ class Mapper:
       projection_steps: of the counterparts (`counterparts.project`).
       batch_size: images at once.
       latent_batch_size: latents differentiated at once; None is all.
+      known: counterparts of these very parameters and steps; None keeps none.
     """
 
     model: Model
@@ -273,12 +276,18 @@ class Mapper:
     projection_steps: int = 0
     batch_size: int = 64
     latent_batch_size: int | None = None
+    known: CounterpartCache | None = None
 
     def encode(
         self, images: Images
     ) -> tuple[Float[np.ndarray, "n latents"], Float[np.ndarray, "n latents"]]:
         """Mean and log variance of every image's latents."""
         return self._batched(_encode_jit, images)
+
+    def normal_latents(self, normal_images: Images) -> NormalLatents:
+        """The latents of normal images, for `normal`."""
+        codes = map(jnp.asarray, self.encode(normal_images))
+        return NormalLatents(*map(np.asarray, attention.normal_statistics(*codes)))
 
     def decode(
         self, z: Float[np.ndarray, "n latents"]
@@ -292,7 +301,12 @@ class Mapper:
 
     def counterparts(self, images: Images) -> Counterparts:
         """Normal counterparts: projections, or reconstructions if `projection_steps` is 0."""
-        return self._batched(_project_jit, images, steps=self.projection_steps)
+
+        def compute(images: Images) -> Counterparts:
+            return self._batched(_project_jit, images, steps=self.projection_steps)
+
+        keeps = self.known is not None and self.projection_steps > 0
+        return self.known.get(images, compute) if keeps else compute(images)
 
     def maps(
         self,
@@ -361,7 +375,11 @@ class Mapper:
         self, images: Images, *, styles: tuple[str, ...], layers: tuple[str, ...]
     ) -> RawMaps:
         """What `chunks` yields, of all images at once."""
-        parts = [raw for raw, *_ in self.chunks(images, styles=styles, layers=layers)]
+        parts = []
+        with Progress("maps of normal images", total=len(images)) as progress:
+            for raw, _, chunk in self.chunks(images, styles=styles, layers=layers):
+                parts.append(raw)
+                progress.add(chunk.stop - chunk.start)
         return {key: np.concatenate([raw[key] for raw in parts]) for key in parts[0]}
 
     def chosen_latent_maps(

@@ -14,6 +14,7 @@ from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.own_size import Truth
 from vae_attn.experiments.anomaly.scores import IMAGE_SCORES, MAP_SCORES, ImageScores, Located
 from vae_attn.experiments.anomaly.simple_baselines import SIMPLE, SimpleBaselines
+from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.experiments.maps import BASELINES, IMAGE, RECONSTRUCTION_ERROR
 from vae_attn.progress import Progress
 
@@ -53,7 +54,7 @@ def evaluate(
       layers: to score each alone, beside the explainer's own.
       fused: layers whose maps are also averaged.
       drawn: names of variants (`Variant.name`) whose curves are wanted, beside the explainer's own.
-      max_images: of each kind to score, drawn at random; 0 is all.
+      max_images: of each kind to score, drawn at random, and to calibrate by; 0 is all.
       seed: of that choice, and of drawn defects.
       mask_size: of `MASK_SIZES`: at which size places are scored.
 
@@ -77,14 +78,14 @@ def evaluate(
         "styles": tuple(dict.fromkeys((*styles, own.style))),
         "layers": tuple(dict.fromkeys((*layers, *own.layers))),
     }
-    validation = sample_validation(data)
+    validation = sample_validation(data, max_images)
     simple = SimpleBaselines.of(data.train, validation)
     normal = explainer.all_maps(validation, **of) | simple.maps(validation)
     statistics = calibration.measure(normal)
-    collected = {
-        variant: Collected(threshold=calibration.normal_thresholds(variant, normal)[0].value)
-        for variant in dict.fromkeys((*variants(of["styles"], layers, fused), own))
-    }
+    collected = {}
+    for variant in dict.fromkeys((*variants(of["styles"], layers, fused), own)):
+        of_pixels, of_images = calibration.normal_thresholds(variant, normal)
+        collected[variant] = Collected(pixels=of_pixels, images=of_images)
     with Progress("scoring test images", total=len(test)) as progress:
         for raw, _, chunk in explainer.chunks(test.images, **of):
             raw |= simple.maps(test.images[chunk])
@@ -118,11 +119,19 @@ _LIKELIHOOD_KEYS = [
 ]
 
 
-def sample_validation(data: AnomalyData) -> np.ndarray:
-    """Validation images, evenly thinned out where they are too many to hold all their maps."""
+def sample_validation(data: AnomalyData, max_images: int = 0) -> np.ndarray:
+    """Validation images, evenly thinned out where they are too many to hold all their maps.
+
+    Args:
+      data: whose images.
+      max_images: at most so many; 0 sets no limit of its own.
+    """
     images = data.validation
     most = max(16, _VALIDATION_PIXELS // (images.shape[1] * images.shape[2]))
-    return images[:: -(-len(images) // most)]
+    images = images[:: -(-len(images) // most)]
+    if max_images and len(images) > max_images:
+        images = images[np.arange(max_images) * len(images) // max_images]
+    return images
 
 
 def defects(data: AnomalyData, max_images: int, seed: int) -> LabelledImages:
@@ -185,10 +194,11 @@ class Collected:
       located: the pixels of the images whose anomalous pixels are known.
     """
 
-    def __init__(self, *, threshold: float | None) -> None:
-        self.located = Located(threshold=threshold)
-        self._mass: list[np.ndarray] = []
-        self._peak: list[np.ndarray] = []
+    def __init__(self, *, pixels: Threshold, images: Threshold) -> None:
+        self.located = Located(threshold=pixels.value)
+        self._threshold = images.value
+        self._mass: list[np.ndarray] = [np.zeros(0, np.float32)]
+        self._peak: list[np.ndarray] = [np.zeros(0, np.float32)]
 
     def add_test(self, maps: Maps, masks: _Masks) -> None:
         """Maps of test images, with their masks."""
@@ -210,7 +220,7 @@ class Collected:
 
     def scores(self, abnormal: Bool[np.ndarray, "n"]) -> dict[str, float]:
         """All scores; those of places only if any image has anomalous pixels."""
-        images = ImageScores(np.concatenate(self._mass), self.peaks, abnormal)
+        images = ImageScores(np.concatenate(self._mass), self.peaks, abnormal, self._threshold)
         records = {"labels": lambda _: images}
         if self.located.pixels.positives.any():
             records["masks"] = lambda _: self.located

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import ml_collections
+import numpy as np
 from jaxtyping import PyTree
 
 from vae_attn.data import sources
@@ -21,6 +22,7 @@ from vae_attn.experiments.anomaly import (
 )
 from vae_attn.experiments.anomaly.calibration import Calibration, fused_layers, variant_of
 from vae_attn.experiments.anomaly.explainer import Explainer, calibrate
+from vae_attn.experiments.counterpart_cache import CounterpartCache
 from vae_attn.experiments.protocol import Content, Experiment, Trained
 from vae_attn.reporting import figures
 from vae_attn.reporting.tables import Table
@@ -41,6 +43,7 @@ class AnomalyExperiment(Experiment):
     def __init__(self, config: ml_collections.ConfigDict, data: AnomalyData) -> None:
         """An experiment on data that is loaded already."""
         self.config, self.data = config, data
+        self._kept: tuple[tuple[str, int] | None, CounterpartCache] = (None, CounterpartCache())
         images = config.report.tensorboard_images
         self.draw = snapshots.MapSnapshots(config, data) if images else None
 
@@ -108,9 +111,17 @@ class AnomalyExperiment(Experiment):
         wanted = (digest(trained.variables), variant_of(config.attention))
         if (kept := Calibration.load(path)) is not None:
             found = (kept.parameters, kept.variant)
-            if found == wanted and kept.projection_steps == config.attention.projection_steps:
+            found += (kept.projection_steps, kept.images.images)
+            wanted = (*wanted, config.attention.projection_steps, len(self._held_out()))
+            if found == wanted:
                 model = objectives.build_model(config)
-                return Explainer.of(model, trained.variables, kept, **loading.batches(config))
+                return Explainer.of(
+                    model,
+                    trained.variables,
+                    kept,
+                    **loading.batches(config),
+                    known=self._known(wanted[0]),
+                )
         explainer = self._calibrated(trained.variables)
         explainer.calibration.save(path)
         summary.log(explainer.calibration, explainer.model.latents)
@@ -121,11 +132,23 @@ class AnomalyExperiment(Experiment):
             objectives.build_model(self.config),
             variables,
             self.data.train,
-            evaluation.sample_validation(self.data),
+            self._held_out(),
             variant=variant_of(self.config.attention),
             projection_steps=self.config.attention.projection_steps,
             **loading.batches(self.config),
+            known=self._known(digest(variables)),
         )
+
+    def _held_out(self) -> np.ndarray:
+        """The images that calibrate."""
+        return evaluation.sample_validation(self.data, self.config.evaluate.max_images)
+
+    def _known(self, parameters: str) -> CounterpartCache:
+        """The counterparts of these parameters; those of others are forgotten."""
+        key = (parameters, self.config.attention.projection_steps)
+        if self._kept[0] != key:
+            self._kept = (key, CounterpartCache())
+        return self._kept[1]
 
 
 def _options(config: ml_collections.ConfigDict) -> dict:

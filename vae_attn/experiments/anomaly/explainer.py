@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped, UInt8
 
@@ -12,6 +11,7 @@ from vae_attn.data.dataset import to_unit
 from vae_attn.data.images import fit_images
 from vae_attn.experiments.anomaly import calibration as calibration_lib
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
+from vae_attn.experiments.counterpart_cache import CounterpartCache
 from vae_attn.experiments.maps import (
     Mapper,
     NormalLatents,
@@ -19,6 +19,7 @@ from vae_attn.experiments.maps import (
     project,
 )
 from vae_attn.models.model import Model
+from vae_attn.progress import Progress
 from vae_attn.training.checkpoints import digest
 
 
@@ -34,7 +35,11 @@ class Explainer(Mapper):
 
     @classmethod
     def of(
-        cls, model: Model, variables: PyTree, calibration: Calibration, **options: int | None
+        cls,
+        model: Model,
+        variables: PyTree,
+        calibration: Calibration,
+        **options: int | CounterpartCache | None,
     ) -> "Explainer":
         """The explainer of a model with its calibration.
 
@@ -42,7 +47,7 @@ class Explainer(Mapper):
           model: the VAE.
           variables: its parameters and batch statistics.
           calibration: of this model and these parameters.
-          **options: `batch_size` and `latent_batch_size` of `Mapper`.
+          **options: `batch_size`, `latent_batch_size` and `known` of `Mapper`.
         """
         return cls(
             model=model,
@@ -82,6 +87,9 @@ class Explainer(Mapper):
         images = fit_images(images, shape)
         if not len(images):
             return np.zeros((0, *shape[:2]), np.float32), np.zeros(0, np.float32)
+        needed = attention.needs_counterparts(self.variant.style)
+        if needed and counterparts is None and self.known is not None:
+            counterparts = self.counterparts(images)
         inputs = (images,) if counterparts is None else (images, counterparts)
         options = {"variant": self.variant, "projection_steps": self.projection_steps}
         options["latent_batch_size"] = self.latent_batch_size
@@ -162,6 +170,7 @@ def calibrate(
     projection_steps: int = 0,
     batch_size: int = 64,
     latent_batch_size: int | None = None,
+    known: CounterpartCache | None = None,
 ) -> Explainer:
     """An explainer whose calibration is measured on normal images.
 
@@ -174,13 +183,19 @@ def calibrate(
       projection_steps: of `counterparts.project`; 0 takes the reconstruction.
       batch_size: images at once.
       latent_batch_size: latents differentiated at once; None is all.
+      known: see `Mapper`.
     """
-    options = {"batch_size": batch_size, "latent_batch_size": latent_batch_size}
+    options = {"batch_size": batch_size, "latent_batch_size": latent_batch_size, "known": known}
     mapper = Mapper(model=model, variables=variables, projection_steps=projection_steps, **options)
-    codes = map(jnp.asarray, mapper.encode(normal_images))
-    normal = NormalLatents(*map(np.asarray, attention.normal_statistics(*codes)))
+    normal = mapper.normal_latents(normal_images)
     mapper = dataclasses.replace(mapper, normal=normal)
-    raw = mapper.maps(validation, styles=(variant.style,), layers=variant.layers)
+    parts = []
+    with Progress("calibrating", total=len(validation)) as progress:
+        for start in range(0, len(validation), batch_size):
+            batch = validation[start : start + batch_size]
+            parts.append(mapper.maps(batch, styles=(variant.style,), layers=variant.layers))
+            progress.add(len(batch))
+    raw = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     active = calibration_lib.active_latents(*mapper.encode(validation))
     missing = "" if active else calibration_lib.NO_ACTIVE_LATENT
     pixels, images = calibration_lib.normal_thresholds(variant, raw, missing=missing)

@@ -170,7 +170,7 @@ class Explorer:
     def _measure(self) -> list[Shown]:
         """The kinds of maps: the explainer's own first, then each style's and each layer's."""
         explainer, own = self._explainer, self._explainer.variant
-        validation = evaluation.sample_validation(self._data)
+        validation = evaluation.sample_validation(self._data, self._config.evaluate.max_images)
         normal = explainer.all_maps(validation, styles=self._styles, layers=self._layers)
         statistics = measure(normal)
         calibration = explainer.calibration
@@ -369,14 +369,7 @@ def _validation(data: AnomalyData, most: int) -> LabelledImages:
     """Some of the held-out normal images by which maps are calibrated."""
     count = min(most or _VALIDATION_IMAGES, _VALIDATION_IMAGES)
     images = evaluation.sample_validation(data)[:count]
-    return LabelledImages(
-        images=images,
-        labels=np.zeros(len(images), np.int64),
-        class_names=data.test.class_names,
-        names=tuple(f"validation/{n:03d}" for n in range(len(images))),
-        masks=None,
-        has_mask=np.zeros(len(images), bool),
-    )
+    return data.held_out(images)
 
 
 def _sample_pixels(maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarray, "pixels"]:

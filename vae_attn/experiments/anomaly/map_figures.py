@@ -11,6 +11,7 @@ from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.experiments import titles
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.maps import Deviations, ExactMaps
+from vae_attn.progress import Progress
 from vae_attn.reporting import figures, page
 
 Rows = dict[str, np.ndarray]
@@ -38,8 +39,16 @@ class Painter:
         self.explainer = explainer
         self._layer = config.attention.layer
         self._layers = tuple(config.evaluate.layers)
-        self._sample = data.test.sample(_SCALE_IMAGES, config.seed).images
-        self._scales = {name: quantile(maps) for name, maps in self._maps(self._sample).items()}
+        most = min(_SCALE_IMAGES, config.report.max_images or _SCALE_IMAGES)
+        self._sample = data.test.sample(most, config.seed).images
+        parts, size = [], config.evaluate.batch_size
+        with Progress("measuring the colour scale", total=len(self._sample)) as progress:
+            for start in range(0, len(self._sample), size):
+                parts.append(self._maps(self._sample[start : start + size]))
+                progress.add(len(self._sample[start : start + size]))
+        self._scales = {
+            name: quantile(np.concatenate([part[name] for part in parts])) for name in parts[0]
+        }
         self.scale = next(iter(self._scales.values()))
 
     def _maps(self, images: np.ndarray) -> dict[str, Float[np.ndarray, "n h w"]]:
@@ -123,7 +132,7 @@ def normal(config, painter: Painter, data: AnomalyData) -> page.Drawn:
     figure = figures.grid(
         rows | painter.rows(shown.images),
         _headings(shown),
-        title=f"{data.name}: random normal test images",
+        title=f"{data.name}: random normal images",
         note=_scale_note(),
     )
     caption = "Nothing in these random images is abnormal: a map that is right is dark. "

@@ -1,5 +1,6 @@
 """What the page of a run on normal images shows."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from functools import partial
@@ -48,8 +49,14 @@ def content(
       scores: of the run; empty where it was not evaluated.
       seed_folder: workdir of the explainer's seed.
     """
+    test_images = len(data.test)
+    whole = data
+    if not test_images:  # held-out normal images are shown instead
+        data = dataclasses.replace(data, test=data.held_out(evaluation.sample_validation(data)))
     painter = map_figures.Painter(config, explainer, data)
-    drawn: dict = {"classes": partial(map_figures.classes, config, painter, data)}
+    drawn: dict = {}
+    if test_images:
+        drawn["classes"] = partial(map_figures.classes, config, painter, data)
     if (located := _located(config, data)) is not None:
         drawn["defects"] = partial(map_figures.defects, config, painter, data, located)
         drawn["layers"] = partial(map_figures.layers, config, painter, data, located)
@@ -71,7 +78,7 @@ def content(
             caption += "The dotted line is a coin."
             caption += titles.all_seeds(config, "their mean and one standard deviation each way")
             drawn[name] = (figure, heading, caption)
-    images = explorer.Explorer(config, explainer, data, scale=painter.scale, scores=scores)
+    images = explorer.Explorer(config, explainer, whole, scale=painter.scale, scores=scores)
     shown = images.write(workdir / "report")
     return Content(
         summary=f"A variational autoencoder learned from {len(data.train)} normal images. Its maps "

@@ -5,12 +5,13 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Bool, Float
 
 from vae_attn.experiments.anomaly import bootstrap, localization, own_size
 from vae_attn.experiments.anomaly.localization import LocalizationState
 from vae_attn.experiments.anomaly.own_size import Truth
-from vae_attn.experiments.anomaly.thresholds import FALSE_POSITIVE_RATE
+from vae_attn.experiments.anomaly.thresholds import FALSE_POSITIVE_RATE, IMAGE_FALSE_POSITIVE_RATE
 from vae_attn.experiments.scores import Interval, Score
 
 
@@ -22,11 +23,21 @@ class ImageScores:
       mass: the map's mean.
       peak: its maximum.
       abnormal: which images are.
+      threshold: of the peak, from normal images; None where they can give none.
     """
 
     mass: Float[np.ndarray, "n"]
     peak: Float[np.ndarray, "n"]
     abnormal: Bool[np.ndarray, "n"]
+    threshold: float | None = None
+
+    @property
+    def false_alarms(self) -> tuple[int, int] | None:
+        """How many normal images are called abnormal, and of how many; None where unknown."""
+        normal = int((~self.abnormal).sum())
+        if self.threshold is None or not normal:
+            return None
+        return int((self.peak[~self.abnormal] > self.threshold).sum()), normal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,6 +118,18 @@ def _iou(found: Located) -> float | None:
     return None if found.threshold is None else found.pixels.iou(threshold=found.threshold)
 
 
+def _false_alarm_rate(found: ImageScores) -> float | None:
+    return None if found.false_alarms is None else found.false_alarms[0] / found.false_alarms[1]
+
+
+def _false_alarm_interval(found: ImageScores) -> Interval | None:
+    """Clopper and Pearson's exact interval of a share."""
+    if found.false_alarms is None:
+        return None
+    ends = scipy.stats.binomtest(*found.false_alarms).proportion_ci(0.95, method="exact")
+    return Interval(float(ends.low), float(ends.high))
+
+
 # Of scores that an image has without a map, such as its likelihood.
 IMAGE_SCORES = (_image_auroc("image_auroc", "mass", "image AUROC (mass)"),)
 
@@ -146,5 +169,14 @@ MAP_SCORES = (
         "Image AUROC: normal against abnormal, by the map's mean or its maximum "
         "(reconstruction_error: by the likelihood). In brackets: 95% bootstrap interval over "
         "images.",
+    ),
+    Score(
+        "false_alarm_rate",
+        "labels",
+        _false_alarm_rate,
+        "false alarms",
+        f"False alarms: share of normal test images over the threshold that at most "
+        f"{IMAGE_FALSE_POSITIVE_RATE:.0%} of normal images are expected to exceed.",
+        interval=_false_alarm_interval,
     ),
 )

@@ -9,7 +9,7 @@ from jaxtyping import PyTree, UInt8
 from vae_attn import attention
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.experiments.anomaly import map_figures
-from vae_attn.experiments.maps import Mapper, NormalLatents
+from vae_attn.experiments.maps import Mapper
 from vae_attn.experiments.protocol import Picture
 from vae_attn.reporting import figures, pictures
 from vae_attn.training import objectives
@@ -26,7 +26,8 @@ class MapSnapshots:
 
     def __init__(self, config: ml_collections.ConfigDict, data: AnomalyData) -> None:
         """Chooses the images, half of them abnormal, and compiles nothing yet."""
-        self._images = _both_kinds(data.test, config.report.tensorboard_images, config.seed)
+        test = data.test if len(data.test) else data.held_out(data.validation)
+        self._images = _both_kinds(test, config.report.tensorboard_images, config.seed)
         num_normal = min(_NORMAL_IMAGES, config.evaluate.batch_size, len(data.train))
         spread = np.linspace(0, len(data.train) - 1, num_normal).astype(int)
         self._normal = np.stack([data.train[n] for n in spread])
@@ -43,8 +44,7 @@ class MapSnapshots:
     def __call__(self, variables: PyTree) -> dict[str, Picture]:
         """One picture, by its tag: a row of images, of counterparts and of overlays."""
         mapper = dataclasses.replace(self._mapper, variables=variables)
-        statistics = attention.normal_statistics(*mapper.encode(self._normal))
-        mapper = dataclasses.replace(mapper, normal=NormalLatents(*map(np.asarray, statistics)))
+        mapper = dataclasses.replace(mapper, normal=mapper.normal_latents(self._normal))
         counterparts = mapper.counterparts(self._images)
         maps = mapper.maps(
             self._images, styles=(self._style,), layers=(self._layer,), counterparts=counterparts

@@ -35,7 +35,8 @@ def of_run(
         size = "Places are scored at the masks' own size, to which maps are enlarged."
         size = size if own else "Places are scored on masks shrunk to the model's size."
     active = active_note(scores, config.model.latents)
-    notes = filter(None, (data.scores_note, size, active))
+    missing = [f"Not scored: {sentence}." for sentence in data.missing]
+    notes = filter(None, (data.scores_note, size, active, *missing))
     where = scores_table(scores, note=" ".join(notes))
     return [*compared, where, *faithful.table(scores)]
 
