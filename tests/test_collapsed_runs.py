@@ -34,18 +34,18 @@ def test_a_collapsed_model_warns_and_decides_nothing(collapsed, caplog):
     found = Calibration.load(workdir / "calibration.npz")
     assert (found.active_latents, found.threshold, found.image_threshold) == (0, None, None)
     assert "no latent is active" in found.images.missing
-    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["active_latents/image/count"] == 0
-    table = (workdir / "evaluation" / "table.md").read_text()
+    table = (workdir / "evaluation" / "table.md").read_text(encoding="utf-8")
     assert "Active latents: 0 of 3" in table
     assert "the model has collapsed" in table
     assert "active_latents" not in table
-    page = (workdir / "report" / "index.html").read_text()
+    page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert "0 of 3" in page
     assert "No image is called abnormal or not: no latent is active" in page
     assert '"flagged": true' not in page
     experiment.run(config, workdir, mode="export")
-    card = json.loads((workdir / "export" / "card.json").read_text())
+    card = json.loads((workdir / "export" / "card.json").read_text(encoding="utf-8"))
     assert card["output"]["scores"]["threshold"] is None
     assert "no latent is active" in card["output"]["scores"]["threshold_meaning"]
     assert card["model"]["active_latents"] == 0

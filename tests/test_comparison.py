@@ -1,7 +1,7 @@
 """The report's Tables 3 and 4 made again: every number in its place, every source named."""
 
 from vae_attn.config import default_config
-from vae_attn.experiments.anomaly import comparison, published
+from vae_attn.experiments.anomaly import comparison, published, summary
 from vae_attn.reporting import tables
 
 BASELINE = "reconstruction_error/image"
@@ -140,7 +140,7 @@ def test_seeds_keep_their_deviation():
 def test_markdown_has_each_table_under_its_heading(tmp_path):
     made = [
         tables.Table("One", [["a", "b*"], ["1", "2"]], "* starred."),
-        tables.scores(
+        summary.scores_table(
             {"s/l/aupro": 0.5, "s/l/aupro_low": 0.4, "s/l/aupro_high": 0.6}, note="Of the data."
         ),
     ]

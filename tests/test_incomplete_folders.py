@@ -33,9 +33,9 @@ def run_with(trained, root, kinds, mode="all"):
     for n, kind in enumerate(kinds):
         write_images(root / "images" / "test" / kind, 6, seed=n + 1)
     experiment.run(configured(root), root / "run", mode=mode)
-    metrics = json.loads((root / "run" / "evaluation" / "metrics.json").read_text())
-    table = (root / "run" / "evaluation" / "table.md").read_text()
-    page = (root / "run" / "report" / "index.html").read_text()
+    metrics = json.loads((root / "run" / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    table = (root / "run" / "evaluation" / "table.md").read_text(encoding="utf-8")
+    page = (root / "run" / "report" / "index.html").read_text(encoding="utf-8")
     figures = {path.stem for path in (root / "run" / "figures").glob("*.png")}
     return metrics, table, page, figures
 
@@ -53,7 +53,9 @@ def test_normal_images_alone_train_calibrate_and_explain(trained, tmp_path, capl
     assert '"flagged": ' in page
     photo = next((tmp_path / "images" / "train" / "good").iterdir())
     experiment.run(configured(tmp_path), tmp_path / "run", mode="explain", images=str(photo))
-    (row,) = (tmp_path / "run" / "explained" / "results.jsonl").read_text().splitlines()
+    (row,) = (
+        (tmp_path / "run" / "explained" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     assert json.loads(row)["abnormal"] in (True, False, None)
 
 

@@ -20,10 +20,11 @@ from vae_attn import config as config_lib
 from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
+from vae_attn.experiments import validation
 from vae_attn.models import build
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.model import Model
-from vae_attn.training import factor, loop, parallel, state, steps
+from vae_attn.training import factor, loop, objectives, parallel, state, steps
 from vae_attn.training.telemetry import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ def test_it_is_trained_scored_and_explained(finished):
     for row in ("paper/one", "paper/two", "contrast/two", "contrast/fused.upper"):
         assert 0 <= metrics[f"{row}/pixel_auroc"] <= 1
     assert (workdir / "report" / "index.html").stat().st_size > 0
-    first = state.create(model=loop.build_model(config), tx=optax.identity(), seed=0)
+    first = state.create(model=objectives.build_model(config), tx=optax.identity(), seed=0)
     trained = loop.restore(config, workdir, which="latest")
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), first.variables, trained.variables)
     assert min(jax.tree.leaves(moved)) > 0  # parameters and batch statistics, all of them
@@ -150,10 +151,10 @@ def test_it_takes_the_attention_disentanglement_loss():
 
 def test_whole_models_pass():
     for function in ("vae", "listed", "plain"):
-        config_lib.validate(config_of(function))
+        validation.validate(config_of(function))
     config = small_models.use(config_lib.default_config(), "digits")
-    config_lib.validate(config)
-    assert loop.build_model(config).layers == ("conv1", "conv1_relu", "conv2")
+    validation.validate(config)
+    assert objectives.build_model(config).layers == ("conv1", "conv1_relu", "conv2")
 
 
 LISTS = "must be one of the layers of model.name=own_models:{}: one, two"
@@ -232,7 +233,7 @@ def test_what_a_model_must_not_do(values, message):
     for key in values.keys() - config_keys(config):
         config.model[key.removeprefix("model.")] = values[key]
     with pytest.raises(UserError, match=message) as caught:
-        config_lib.validate(config)
+        validation.validate(config)
     assert "\n" not in str(caught.value)
 
 

@@ -84,7 +84,7 @@ def test_a_run_that_does_not_say_what_it_learned_from_is_refused(trained, tmp_pa
     (tmp_path / "run" / DATA).unlink()
     with pytest.raises(UserError, match="does not say on which images"):
         experiment.run(config_for(trained / "a"), tmp_path / "run", mode="train")
-    (tmp_path / "run" / DATA).write_text("[1")
+    (tmp_path / "run" / DATA).write_text("[1", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be read"):
         experiment.run(config_for(trained / "a"), tmp_path / "run", mode="train")
 
@@ -93,7 +93,7 @@ def test_without_a_checkpoint_the_images_may_be_corrected(trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     experiment.run(config_for(trained / "b"), tmp_path / "run", mode="train")
-    kept = json.loads((tmp_path / "run" / DATA).read_text())
+    kept = json.loads((tmp_path / "run" / DATA).read_text(encoding="utf-8"))
     assert (kept["train"], kept["validation"], kept["name"]) == (11, 1, "b")
 
 

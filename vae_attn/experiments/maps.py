@@ -18,6 +18,7 @@ from vae_attn import attention, attributions, backend, faithfulness
 from vae_attn import counterparts as counterparts_lib
 from vae_attn.batching import map_batches
 from vae_attn.data.dataset import to_unit
+from vae_attn.errors import UserError
 from vae_attn.experiments.counterpart_cache import CounterpartCache
 from vae_attn.models.model import Model
 from vae_attn.progress import Progress
@@ -94,7 +95,15 @@ def layer_maps(
       layer: of the encoder.
       per_latent: one map per latent instead of one per image.
       latent_batch_size: see `attention.channel_weights`.
+
+    Raises:
+      UserError: for a layer that the model does not have.
     """
+    if model.layers and layer not in model.layers:
+        raise UserError(
+            f"layer {layer!r} is not one of the model's; choose from {', '.join(model.layers)} "
+            "(attention.layer, evaluate.layers)."
+        )
     return {
         style: attention.make_attention_fn(
             features=lambda v, x: model.apply(v, x, layer, method="features"),
