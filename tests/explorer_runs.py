@@ -11,6 +11,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from vae_attn import faithfulness
 from vae_attn.config import default_config
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.experiments.anomaly import explorer, report
@@ -21,10 +22,19 @@ from vae_attn.experiments.anomaly.calibration import (
     normal_thresholds,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
-from vae_attn.experiments.maps import Deviations, Mapper
+from vae_attn.experiments.maps import Deviations, ExactMaps, Mapper, replaced_counts
 from vae_attn.reporting import page, svg_plots
 
 HEIGHT, WIDTH, LATENTS = 40, 48, 5
+# Of a run whose maps were measured at one layer.
+SCORES = {
+    f"faithfulness/{kind}/{measure}": value
+    for kind, values in {"contrast/conv1": (0.37, 0.06), "deeplift/image": (0.99, 0.98)}.items()
+    for measure, value in zip(("correlation", "which_latent"), values, strict=True)
+} | {
+    f"faithfulness/{kind}/which_latent_chance": 0.0625
+    for kind in ("contrast/conv1", "deeplift/image")
+}
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u2028<!--"
 
 
@@ -77,10 +87,6 @@ class Maps(Explainer):
         mean = images.reshape(len(images), -1)[:, : LATENTS * 7 : 7].astype(np.float32) / 255
         return 3 * mean - 1, np.zeros((len(images), LATENTS), np.float32)
 
-    def latent_maps(self, images, *, style, layer):
-        pixels = images.mean(axis=3, dtype=np.float32)
-        return pixels[:, None] * np.arange(1, LATENTS + 1, dtype=np.float32)[:, None, None]
-
     def chunks(self, images, *, styles, layers):
         for start in range(0, len(images), 4):
             chunk = slice(start, min(start + 4, len(images)))
@@ -90,15 +96,33 @@ class Maps(Explainer):
 
     all_maps = Mapper.all_maps
 
-    def deviating(self, images, *, count, layer, counterparts=None):
+    def deviating_latents(self, images, *, count):
         deviation = self.encode(images)[0] / np.float32(np.sqrt(2))
         order = np.argsort(-np.abs(deviation), axis=1, kind="stable")[:, :count]
-        maps = self.latent_maps(images, style=self.latent_style, layer=layer)
-        return Deviations(
-            order,
-            np.take_along_axis(deviation, order, axis=1),
-            np.take_along_axis(maps, order[..., None, None], axis=1),
-        )
+        return Deviations(order, np.take_along_axis(deviation, order, axis=1))
+
+    def exact_maps(self, images, counterparts, latents):
+        """Latent i weighs the difference by i + 1, and turns every other one round."""
+        weights = (latents + 1) * (-1.0) ** latents / 1000
+        maps = np.float32(weights[..., None, None] * difference(images, counterparts)[:, None])
+        z = np.take_along_axis(self.encode(images)[0], latents, axis=1)
+        return ExactMaps(latents, maps, z, z - maps.sum(axis=(2, 3)))
+
+    def replacing(self, images, counterparts, exact, *, shares):
+        order = np.asarray(faithfulness.deletion_order(exact.maps))
+        counts = replaced_counts(shares, images.shape[1:3])
+        gone = [np.where(order < count, exact.maps, 0).sum(axis=(2, 3)) for count in counts]
+        return order, exact.z[..., None] - np.stack(gone, axis=2)
+
+    def deviation_maps(self, images, counterparts):
+        return np.float32(difference(images, counterparts) ** 3)
+
+    def image_scores(self, images):
+        return {"standardised_deviation": (self.encode(images)[0] ** 2).sum(axis=1) / 2}
+
+
+def difference(images, counterparts):
+    return images.mean(axis=3) / 255 - counterparts.mean(axis=3)
 
 
 def data_of(num_test=14, names=None, *, seed=0):
@@ -137,7 +161,7 @@ def config_of(**report_options):
 def write(folder, data, config=None):
     """Writes a page with an explorer; returns its path, what it knows, and the explainer."""
     config, explainer = config or config_of(), Maps(data.validation)
-    made = explorer.Explorer(config, explainer, data, scale=12.0)
+    made = explorer.Explorer(config, explainer, data, scale=12.0, scores=SCORES)
     known = made.write(folder / "report")
     curves = report._plots(config, folder, explainer, known["images"])
     path = page.write(
@@ -155,13 +179,14 @@ def read(folder: pathlib.Path, known: dict, identifier: str) -> dict:
     assert text.startswith(start)
     record = json.loads(text.removeprefix(start).rstrip().removesuffix(");"))
     raw = np.frombuffer(zlib.decompress(b64decode(record["planes"])), np.uint8)
-    count = len(known["maps"]) + record["mask"]
+    latents, first = record["latents"], len(known["maps"]) + record["mask"]
+    count = first + len(latents["order"]) - 1
     large = raw[: count * HEIGHT * WIDTH].reshape(count, HEIGHT, WIDTH)
     large = np.cumsum(large, axis=2, dtype=np.uint8)
-    latents = record["latents"]
     tiles = raw[large.size :].reshape(len(latents["order"]), latents["height"], latents["width"])
     record["maps"] = large[: len(known["maps"])]
-    record["mask"] = large[-1].astype(bool) if record["mask"] else None
+    record["mask"] = large[first - 1].astype(bool) if record["mask"] else None
+    record["levels"] = large[first:]
     record["tiles"] = np.cumsum(tiles, axis=2, dtype=np.uint8)
     return record
 

@@ -29,6 +29,7 @@ def small_config(name, root, tmp_path, channels=3):
     config.train.steps = 2
     config.attention.projection_steps = 0
     config.evaluate.styles = ("contrast",)
+    config.evaluate.faithful_images = 0
     config.evaluate.layers = ("conv1",)
     return config
 
@@ -57,6 +58,7 @@ def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
     experiment.run(config, workdir, mode="train")
     assert not (workdir / "table.md").exists()
     config.evaluate.styles = ("paper", "contrast")
+    config.evaluate.faithful_images = 0
     caplog.set_level("WARNING", "vae_attn")
     experiment.run(config, workdir, mode="evaluate")
     assert "the runs leave out: bottle, cable, capsule, carpet, leather" in caplog.text

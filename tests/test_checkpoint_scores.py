@@ -27,6 +27,7 @@ def kept_config():
     config.evaluate.batch_size = 64
     config.evaluate.styles, config.evaluate.layers = ("contrast", "paper"), ("conv1",)
     config.evaluate.max_images = 100
+    config.evaluate.faithful_images = 0
     config.evaluate.checkpoint = "all"
     config.report.tensorboard_images = 3
     config.report.max_images = 4

@@ -32,6 +32,7 @@ def finished(tmp_path_factory):
     config.train.checkpoint_every = 30
     config.attention.projection_steps = 2
     config.evaluate.max_images = 60
+    config.evaluate.faithful_images = 8
     workdir = tmp_path_factory.mktemp("runs") / "digits"
     experiment.run(config, workdir, mode="all")
     return config, workdir
@@ -84,7 +85,11 @@ def test_scores_have_flat_keys_for_every_style_and_layer(finished):
         assert interval == sorted(interval)
         assert interval[0] < interval[2]
     assert "kl/image/image_auroc_high" in metrics
+    for name in ("deeplift/image", "paper/conv1", "difference/image"):
+        assert -1 <= metrics[f"faithfulness/{name}/correlation"] <= 1
+    assert metrics["faithfulness/deeplift/image/completeness_error"] < 1e-4
     table = (workdir / "evaluation" / "table.md").read_text(encoding="utf-8")
+    assert table.index("## Where is the defect?") < table.index("## Is the map true of its latent?")
     assert f"{metrics['contrast/conv1/pixel_auroc']:.3f} [" in table
     assert "six defects drawn on one digit" in table
     for row in ("paper/conv1", "reconstruction_error/image"):

@@ -90,18 +90,58 @@ def test_latents_come_by_their_deviation(written):
     folder, known, explainer, data = written
     mean, _ = explainer.encode(data.test.images)
     deviation = mean / np.sqrt(2)  # of a variance of 1 against one of 1
-    maps = explainer.latent_maps(data.test.images, style="contrast", layer="conv1")
+    images, counterparts = data.test.images, explainer.counterparts(data.test.images)
+    deviation_maps = explainer.deviation_maps(images, counterparts)
     for n, record in enumerate(records_of(known, "test")):
         shown = explorer_runs.read(folder / known["folder"], known, record["id"])
         latents = shown["latents"]
-        assert sorted(latents["order"]) == list(range(explorer_runs.LATENTS))
-        of = deviation[n, latents["order"]]
+        whole, *order = latents["order"]
+        assert whole is None
+        assert sorted(order) == list(range(explorer_runs.LATENTS))
+        of = deviation[n, order]
         assert np.all(np.diff(np.abs(of)) <= 1e-6)
-        np.testing.assert_allclose(latents["deviations"], of, atol=0.006)
+        np.testing.assert_allclose(latents["deviations"][1:], of, rtol=1e-4)
+        np.testing.assert_allclose(latents["deviations"][0], np.sum(of**2), rtol=1e-4)
         assert (latents["height"], latents["width"]) == (20, 24)
-        blocks = maps[n].reshape(-1, 20, 2, 24, 2).mean(axis=(2, 4))[latents["order"]]
-        step = latents["step"]
-        np.testing.assert_allclose((shown["tiles"] + 0.5) * step, blocks, atol=0.51 * step)
+        exact = explainer.exact_maps(images[n : n + 1], counterparts[n : n + 1], np.array([order]))
+        maps = np.concatenate([deviation_maps[n : n + 1], exact.maps[0]])
+        np.testing.assert_allclose(latents["sums"], maps.sum(axis=(1, 2)), rtol=1e-3)
+        blocks = maps.reshape(-1, 20, 2, 24, 2).mean(axis=(2, 4))
+        steps = np.array(latents["steps"])[:, None, None]
+        levels = shown["tiles"].astype(int) - 128
+        np.testing.assert_allclose(levels * steps, blocks, atol=0.502 * steps.max())
+        assert (levels < 0).any()
+        assert (levels > 0).any()
+
+
+def test_a_latent_moves_as_its_pixels_are_replaced(written):
+    folder, known, explainer, data = written
+    images = data.test.images
+    counterparts, shares = explainer.counterparts(images), known["latents"]["shares"]
+    for n, record in enumerate(records_of(known, "test")):
+        shown = explorer_runs.read(folder / known["folder"], known, record["id"])
+        assert set(explorer_runs.pixels_of(shown["counterpart"]).ravel().tolist()) == {128}
+        whole, *paths = shown["latents"]["z"]
+        assert whole is None
+        order = np.array([shown["latents"]["order"][1:]])
+        exact = explainer.exact_maps(images[n : n + 1], counterparts[n : n + 1], order)
+        for place, (path, levels) in enumerate(zip(paths, shown["levels"], strict=True)):
+            assert path[0] == pytest.approx(exact.z[0, place], rel=1e-4, abs=1e-5)
+            assert path[-1] == pytest.approx(exact.z_counterpart[0, place], rel=1e-3, abs=1e-4)
+            for number, (share, z) in enumerate(zip(shares, path, strict=True)):
+                gone = levels <= number
+                assert gone.sum() == round(share * gone.size)
+                left = exact.z[0, place] - exact.maps[0, place][gone].sum()
+                assert z == pytest.approx(left, rel=1e-3, abs=1e-3)
+
+
+def test_each_kind_of_map_is_told_with_its_truth(written):
+    _, known, _, _ = written
+    told = {(kind["style"], kind["layer"]): kind["truth"] for kind in known["maps"]}
+    assert {kind for kind, truth in told.items() if truth} == {("contrast", "conv1")}
+    expected = "As an account of single latents: correlation 0.37, right latent 6% (chance 6%)."
+    assert told["contrast", "conv1"] == expected
+    assert "correlation 0.99" in known["latents"]["truth"]
 
 
 def test_index_has_scores_decisions_and_iou(written):
@@ -172,7 +212,7 @@ def test_no_more_images_at_once_than_a_batch(tmp_path, monkeypatch):
     data = explorer_runs.data_of(33)
     explainer = explorer_runs.Maps(data.validation)
     monkeypatch.setattr(explorer_runs.Maps, "maps", recorded)
-    made = explorer.Explorer(explorer_runs.config_of(), explainer, data, scale=1.0)
+    made = explorer.Explorer(explorer_runs.config_of(), explainer, data, scale=1.0, scores={})
     made.write(tmp_path)
     assert max(asked) == 4
     assert sum(asked) == 33 + 24 + 24  # test, validation, and once more for the thresholds
@@ -260,6 +300,16 @@ def test_levels_know_the_threshold_exactly(threshold):
         expected = values >= np.float32(threshold)
         assert np.sum(at_least != expected) == 0 or threshold > 1
     assert np.all(levels[values <= 0] == 0)
+
+
+def test_signed_levels():
+    values = np.random.default_rng(0).normal(size=(9, 11)).astype(np.float32)
+    levels, step = explorer_files.quantise_signed(values)
+    np.testing.assert_allclose((levels.astype(int) - 128) * step, values, atol=0.501 * step)
+    assert np.abs(levels.astype(int) - 128).max() == 127
+    nothing, step = explorer_files.quantise_signed(np.zeros((2, 2), np.float32))
+    assert step > 0
+    assert np.all(nothing == 128)
 
 
 def test_map_of_nothing():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_attn.reporting import page
+from vae_attn.reporting import figures, page
 from vae_attn.reporting.explorer import files as explorer_files
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -273,24 +273,82 @@ def test_keys(opened):
     assert known["images"][order[2]]["name"] == made.text("#viewer-name")
 
 
+def signed(value, digits=2):
+    return f"{'−' if value < 0 else '+'}{abs(value):.{digits}f}"  # noqa: RUF001
+
+
 def test_latents(opened):
     made, known, folder = opened
     index = located(known)[0]
     record = explorer_runs.read(folder, known, f"{index:05d}")
     made.open(index)
-    labels = made.page.locator("#latents button").all_inner_texts()
+    labels = made.page.locator("#latents button span:nth-child(2)").all_inner_texts()
     latents = record["latents"]
-    assert labels == [
-        f"z{k} {'−' if sd < 0 else '+'}{abs(sd):.1f} sd"  # noqa: RUF001
-        for k, sd in zip(latents["order"], latents["deviations"], strict=True)
+    names = [
+        f"z{k} {signed(sd, 1)} sd"
+        for k, sd in zip(latents["order"][1:], latents["deviations"][1:], strict=True)
     ]
+    assert labels == ["whole image", *names]
+    sums = made.page.locator("#latents .sum").all_inner_texts()
+    assert sums == [f"sum {signed(total)}" for total in latents["sums"]]
+    assert not made.page.locator("#replacing").is_visible()
+    for place, scale in ((0, known["latents"]["scales"][0]), (2, known["latents"]["scales"][1])):
+        made.page.locator("#latents button").nth(place).click()
+        made.frame()
+        title = labels[2] if place else "the image's deviation"
+        assert title in made.text("#stage-title")
+        assert f"sum of this map {signed(latents['sums'][place])}" in made.text("#scale-unit")
+        levels = record["tiles"][place].astype(float) - 128
+        shares = np.clip(levels * latents["steps"][place] / scale, -1, 1)
+        pixels = made.pixels("#overlay")
+        np.testing.assert_allclose(pixels[..., 3] / 255, 0.85 * np.abs(shares) ** 0.6, atol=0.004)
+        for strongest in (shares.argmin(), shares.argmax()):
+            place_of = np.unravel_index(strongest, shares.shape)
+            colour = figures.signed_colours(np.array([shares[place_of]]))[0] * 255
+            if abs(shares[place_of]) > 0.2:  # the canvas multiplies by alpha
+                assert np.abs(pixels[place_of][:3] - colour).max() <= 6
+    assert "correlation 0.99" in made.text("#truth-of-map")
+    change = latents["z"][2][0] - latents["z"][2][-1]
+    assert f"from the counterpart {signed(change)}" in made.text("#scale-unit")
+    made.page.locator("#latents button").nth(2).click()  # and back to the image's own map
+    made.frame()
+    assert not made.page.locator("#replacing").is_visible()
+
+
+def test_replacing_pixels_moves_the_latent(opened):
+    made, known, folder = opened
+    index = located(known)[0]
+    record = explorer_runs.read(folder, known, f"{index:05d}")
+    made.open(index)
     made.page.locator("#latents button").nth(1).click()
     made.frame()
-    assert labels[1] in made.text("#stage-title")
-    alpha = made.pixels("#overlay")[..., 3] / 255
-    shares = np.minimum((record["tiles"][1] + 0.5) * latents["step"] / known["latents"]["scale"], 1)
-    shares[record["tiles"][1] == 0] = 0
-    np.testing.assert_allclose(alpha, 0.85 * shares**0.7, atol=0.004)
+    path, latent = record["latents"]["z"][1], record["latents"]["order"][1]
+    for place, share in enumerate(known["latents"]["shares"]):
+        made.slide("#replaced", place)
+        assert made.text("#replaced-value") == f"{100 * share:.3g}%"
+        assert made.text("#replaced-words").startswith(f"z{latent} = {signed(path[place])}, from ")
+        if place:
+            exchanged = made.pixels("#exchanged")
+            gone = record["levels"][0] <= place
+            np.testing.assert_array_equal(exchanged[..., 3] == 255, gone)
+            assert set(exchanged[gone][:, :3].ravel().tolist()) == {128}
+            assert not made.pixels("#overlay")[..., 3].any()
+        else:
+            assert not made.page.locator("#exchanged").is_visible()
+    assert gone.all()
+    made.page.locator("#latents button").nth(2).click()  # another begins anew
+    made.frame()
+    assert made.text("#replaced-value") == "0%"
+
+
+def test_maps_are_told_with_their_measured_truth(opened):
+    made, known, _ = opened
+    made.open(located(known)[0])
+    assert made.text("#truth-of-map") == ""
+    made.press("l")
+    assert made.text("#stage-title") == "contrast, conv1"
+    assert made.text("#truth-of-map") == known["maps"][1]["truth"] != ""
+    assert made.page.locator("#layers small").all_inner_texts() == ["corr. 0.37, right 6%"]
 
 
 def test_every_control_has_a_name(opened):

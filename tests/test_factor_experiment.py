@@ -54,6 +54,7 @@ def small_config(variant):
     config.factor.ad_layer = config.attention.layer = "conv1"
     config.evaluate.layers = ("conv1",)
     config.evaluate.points = 200
+    config.evaluate.faithful_images = 8
     return config
 
 
@@ -100,7 +101,9 @@ def test_scores_stand_beside_the_papers(finished):
     assert set(NAMES) - {"dci"} < metrics.keys()
     assert all(0 <= metrics[name] <= 1 for name in metrics if name.startswith((*NAMES,)))
     assert not any("auroc" in name for name in metrics)
+    assert metrics["faithfulness/deeplift/image/which_latent"] > 0.5
     table = (workdir / "evaluation" / "table.md").read_text(encoding="utf-8")
+    assert table.count("## Is the map true of its latent?") == 1
     assert f"| factor_vae | {metrics['factor_vae']:.3f} | 1 | about .82 (recalled) |" in table
     # Once more by hand: the mean losses over all images, of which there are fewer than a sample.
     data = dsprites.load_dsprites(grid=GRID)

@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import pathlib
+import re
 
 import equinox as eqx
 import jax
@@ -327,6 +329,19 @@ def test_an_equinox_model_gets_the_table_in_ten_lines():
     )
     found = attribute(arrays, images, vae.reconstruct(images))
     np.testing.assert_allclose(found, maps, rtol=1e-4, atol=1e-6)
+
+
+def test_the_table_of_the_docs(capsys):
+    """The code in docs/faithfulness.md, as it stands there, with somebody's VAE and images."""
+    path = pathlib.Path(__file__).resolve().parents[1] / "docs" / "faithfulness.md"
+    (code,) = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+    images = normal(10, 5, SIDE, SIDE, 1)
+    exec(code, {"vae": EquinoxVAE(jax.random.key(1)), "images": images})
+    header, exact, plain = capsys.readouterr().out.strip("\n").splitlines()
+    column = header.split().index("which_latent")
+    assert exact.startswith("deeplift")
+    assert float(exact.split()[1 + column]) > 0.8
+    assert float(plain.split()[2 + column]) == pytest.approx(1 / LATENTS, abs=1e-3)
 
 
 def test_mistakes():

@@ -23,6 +23,7 @@ def configured(root):
     config.data.validation_fraction = 0.5
     config.report.tensorboard_images = 2
     config.evaluate.styles = ("contrast",)
+    config.evaluate.faithful_images = 0
     return config
 
 

@@ -101,17 +101,18 @@ def test_images_that_are_none(explainer, images):
 
 def test_deviating_latents(run, explainer):
     images = run[1].test.images[:5]
-    found = explainer.deviating(images, count=2, layer="conv2")
+    found = explainer.deviating_latents(images, count=2)
+    exact = explainer.exact_maps(images, explainer.counterparts(images), found.latents)
     mean, logvar = (x.astype(np.float64) for x in explainer.encode(images))
     normal = explainer.calibration
     expected = (mean - normal.normal_mean) / np.sqrt(np.exp(logvar) + normal.normal_variance)
-    all_maps = explainer.latent_maps(images, style="contrast", layer="conv2")
     for n in range(5):
         order = np.argsort(-np.abs(expected[n]))[:2]
         np.testing.assert_array_equal(found.latents[n], order)
         np.testing.assert_allclose(found.deviations[n], expected[n][order], rtol=1e-3)
-        np.testing.assert_allclose(found.maps[n], all_maps[n][order], rtol=1e-4, atol=1e-6)
-    assert explainer.deviating(images, count=99, layer="conv1").latents.shape == (5, 3)
+        np.testing.assert_allclose(exact.z[n], mean[n][order], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(exact.sums, exact.z - exact.z_counterpart, rtol=1e-3, atol=1e-6)
+    assert explainer.deviating_latents(images, count=99).latents.shape == (5, 3)
 
 
 def test_the_call_is_pure(run, explainer):
@@ -206,4 +207,3 @@ def test_loads_what_the_run_was_last_calibrated_for(copy):
     raw = explainer.maps(images, styles=("contrast",), layers=("conv2",))["contrast", "conv2"]
     scale = kept.statistics["contrast", "conv2"].mean.mean()
     np.testing.assert_allclose(explainer(images)[0], raw / scale, rtol=1e-3)
-    assert explainer.latent_style == "contrast"

@@ -51,6 +51,7 @@ def finished(tmp_path_factory):
     config.attention.layers, config.attention.calibration = ("one", "two"), "upper"
     config.evaluate.styles = ("paper", "contrast")
     config.evaluate.max_images = config.report.max_images = 40
+    config.evaluate.faithful_images = 8
     workdir = tmp_path_factory.mktemp("runs") / "own"
     experiment.run(config, workdir, mode="all")
     return config, workdir

@@ -115,15 +115,25 @@ def test_a_folder_of_all_kinds(run, photos, caplog):
             assert grey.mode == "I;16"
             values = np.asarray(grey).astype(np.float64) * row["map_scale"] / 65535
         np.testing.assert_allclose(values, found, atol=row["map_scale"] / 65535)
-        latents = explainer.deviating(image, count=8, layer="conv1")
+        latents = explainer.deviating_latents(image, count=8)
         assert [one["latent"] for one in row["latents"]] == latents.latents[0].tolist()
         assert [one["deviation"] for one in row["latents"]] == pytest.approx(
             latents.deviations[0].tolist(), rel=1e-3
         )
+        counterpart = explainer.counterparts(image)
+        exact = explainer.exact_maps(image, counterpart, latents.latents)
+        signed = np.load(files["latent_maps_values"])
+        np.testing.assert_allclose(signed, exact.maps[0], rtol=1e-2, atol=1e-5)
+        for place, one in enumerate(row["latents"]):
+            change = one["z"] - one["z_counterpart"]
+            assert one["map_sum"] == pytest.approx(change, rel=1e-3, abs=1e-5)
+            assert one["map_sum"] == pytest.approx(signed[place].sum(), rel=1e-3, abs=1e-5)
+            assert one["z"] == pytest.approx(exact.z[0, place], rel=1e-3, abs=1e-5)
         with Image.open(files["overlay"]) as overlay:
             assert overlay.size == size
         with Image.open(files["latents"]) as latents:
-            assert latents.width == (1 + 3) * latents.height - (1 + 3) * 16
+            side = latents.height - 2 * 16  # two lines over each
+            assert latents.width == (2 + 3) * side  # image, counterpart, three latents
     assert not list(folder.rglob("*.tmp"))
     abnormal = sum(row["abnormal"] for row in rows)
     assert f"{abnormal} of 7 images abnormal" in caplog.text

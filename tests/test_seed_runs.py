@@ -26,6 +26,7 @@ def test_whole_run(tmp_path):
     config.attention.projection_steps = 0
     config.evaluate.styles, config.evaluate.layers = ("contrast",), ("conv1",)
     config.evaluate.max_images = 400
+    config.evaluate.faithful_images = 8
     workdir = tmp_path / "run"
     experiment.run(config, workdir, mode="all")
     metrics, (first, second) = read(workdir), [read(workdir / f"seed_{n}") for n in (0, 1)]

@@ -256,6 +256,7 @@ def test_a_folder_over_the_limit_is_streamed(small_run, caplog):
     config.attention.projection_steps = 0
     config.attention.layers = config.evaluate.layers = ("conv1",)
     config.evaluate.styles = ("contrast",)
+    config.evaluate.faithful_images = 0
     caplog.set_level("INFO", "vae_attn")
     results = {}
     for limit in (0.0016, 0.0015):  # 24 images of 64 bytes take 0.001536 MB

@@ -82,7 +82,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.attention = ml_collections.ConfigDict()
     config.attention.style = "contrast"  # of the pictures
-    config.attention.layer = "conv1"  # of the maps of single latents
+    config.attention.layer = "conv1"  # of the maps; dsprites: of those of single latents
     # Of the maps of images: the layers whose maps are averaged, () for `layer` alone, and how
     # normal validation images calibrate them: none, ratio, upper or z (`evaluation.calibration`);
     # none alone with style=authors_code, whose maps depend on their batch by a factor.
@@ -106,6 +106,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.evaluate.points = 10_000  # dsprites: that scores learn from; half as many judge them
     # Images of each kind to score, drawn at random, and held-out ones to calibrate by; 0 is all.
     config.evaluate.max_images = 0
+    # Test images over which it is measured whether the maps of single latents are true of them
+    # (`experiments.faithful`); of images of more than 128 pixels a side fewer; 0 is none.
+    config.evaluate.faithful_images = 64
 
     # own: places are scored at the size of the masks' files, to which maps are enlarged; model: at
     # the model's size, to which masks are shrunk, which loses small defects.

@@ -364,14 +364,21 @@ def _curve(fn, maps, images, baselines, shares, batch_size, *, delete: bool) -> 
     """The distance to the goal, z(x') or z(x), relative to the whole way."""
     _check_sizes(maps, images)
     pixels = maps.shape[2] * maps.shape[3]
-    counts = jnp.asarray([round(share * pixels) for share in shares])
+    counts = [round(share * pixels) for share in shares]
+    # Where none or all are replaced, the function is known: the whole way, or none, is left.
+    between = [count for count in counts if 0 < count < pixels]
     order, everything = deletion_order(maps), jnp.ones_like(maps[:, :1], bool)
     whole = changes(fn, images, baselines, everything, batch_size=batch_size)[:, 0]
+    start = _ratio(*(2 * [jnp.abs(whole).sum(axis=0)]))
     curves = []
     for i in range(maps.shape[1]):
-        masks = _first_pixels(order, counts, jnp.asarray(i), delete=delete)
-        change = changes(fn, images, baselines, masks, batch_size=batch_size)
-        curves.append(_distance(change, whole, jnp.asarray(i), delete=delete))
+        ends = {0: start[i], pixels: jnp.zeros_like(start[i])}
+        if between:
+            masks = _first_pixels(order, jnp.asarray(between), jnp.asarray(i), delete=delete)
+            change = changes(fn, images, baselines, masks, batch_size=batch_size)
+            left = _distance(change, whole, jnp.asarray(i), delete=delete)
+            ends |= dict(zip(between, left, strict=True))
+        curves.append(jnp.stack([ends[count] for count in counts]))
     return jnp.stack(curves)
 
 
@@ -588,7 +595,7 @@ def probe(
       baselines: x'.
       key: of the masks.
       squares: how many `random_squares` per image.
-      subsets: how many `random_subsets` per image.
+      subsets: how many `random_subsets` per image, perhaps none.
       batch_size: see `changes`.
     """
     square_key, subset_key = jax.random.split(key)
@@ -596,11 +603,11 @@ def probe(
     square_masks = random_squares(square_key, len(images), size, count=squares)
     subset_masks = random_subsets(subset_key, len(images), size, count=subsets)
     everything = jnp.ones((len(images), 1, *size), bool)
-    found = [
-        changes(fn, images, baselines, masks, batch_size=batch_size)
-        for masks in (square_masks, subset_masks, everything)
-    ]
-    return Probes(square_masks, found[0], subset_masks, found[1], found[2][:, 0])
+    masks = jnp.concatenate([square_masks, subset_masks, everything], axis=1)
+    found = changes(fn, images, baselines, masks, batch_size=batch_size)
+    ends = (squares, squares + subsets)
+    square_changes, subset_changes, change = jnp.split(found, ends, axis=1)
+    return Probes(square_masks, square_changes, subset_masks, subset_changes, change[:, 0])
 
 
 def measure(
@@ -613,6 +620,7 @@ def measure(
     probes: Probes | None = None,
     explain: Callable[[Array], Array] | None = None,
     radius: float = 0.02,
+    num_curves: int | None = None,
     batch_size: int = 256,
 ) -> dict[str, float]:
     """Is the map true of its latent? Every measure, as a mean over images and latents.
@@ -628,6 +636,8 @@ def measure(
       probes: `probe` of the same function and images, to share it among maps.
       explain: from images to their maps, for `max_sensitivity`; None leaves that out.
       radius: of its ten perturbations, which are uniform in [-radius, radius].
+      num_curves: of how many images, the first, `deletion` and `insertion` are measured, which
+        cost most; None is all.
       batch_size: see `changes`.
 
     Returns:
@@ -648,8 +658,9 @@ def measure(
             f"there are maps of {maps.shape[1]} latents, and the function has "
             f"{probes.change.shape[1]}."
         )
+    few = (maps[:num_curves], images[:num_curves], baselines[:num_curves])
     curves = {
-        name: area(curve(fn, maps, images, baselines, batch_size=batch_size))
+        name: area(curve(fn, *few, batch_size=batch_size))
         for name, curve in (("deletion", deletion), ("insertion", insertion))
     }
     values = _measures(maps, *dataclasses.astuple(probes)) | curves
@@ -669,12 +680,14 @@ def _measures(maps, squares, square_changes, subsets, subset_changes, change) ->
     own = correlation(predicted, actual)
     matrix = correlation_matrix(predicted, actual)
     others = (matrix.sum(axis=2) - own) / max(maps.shape[1] - 1, 1)
+    of_subsets = {}
+    if subsets.shape[1]:
+        found = correlation(sums(maps, subsets), subset_changes * direction[:, None])
+        of_subsets["correlation_subsets"] = found
     return {
         "correlation": own,
         "correlation_of_others": others,
-        "correlation_subsets": correlation(
-            sums(maps, subsets), subset_changes * direction[:, None]
-        ),
+        **of_subsets,
         "which_latent": which_latent(predicted, actual),
         "which_latent_chance": jnp.asarray(1 / maps.shape[1]),
         "infidelity": infidelity(predicted, actual, scaled=True, relative=True),

@@ -5,7 +5,8 @@ nothing anew. `Mapper` binds them to variables and runs them in batches.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from vae_attn import attention, backend
+from vae_attn import attention, attributions, backend, faithfulness
 from vae_attn import counterparts as counterparts_lib
 from vae_attn.batching import map_batches
 from vae_attn.data.dataset import to_unit
@@ -29,7 +30,11 @@ PROJECTION_ERROR = "projection_error"
 BASELINES = (RECONSTRUCTION_ERROR, PROJECTION_ERROR)
 IMAGE = "image"
 
+DEEPLIFT, INTEGRATED_GRADIENTS = attributions.ATTRIBUTIONS
+INTEGRATION_STEPS = 8  # their sums are then within some 2% of the latents' change
+
 _CHUNK_PIXELS = 2**20  # of the images whose maps are in memory at once
+_LOG = logging.getLogger("vae_attn")
 
 Images = UInt8[np.ndarray, "n height width channels"]
 Counterparts = Float[np.ndarray, "n height width channels"]
@@ -109,19 +114,37 @@ def _jit(fn, *static: str):
     return backend.jit(fn, static_argnames=("model", *static))
 
 
-@dataclasses.dataclass(frozen=True)
-class Deviations:
+class Deviations(NamedTuple):
     """The latents of images that deviate most from those of normal images.
 
     Attributes:
       latents: which, the most deviating first.
       deviations: (mean - normal_mean) / sqrt(variance + normal_variance), in their order.
-      maps: their raw maps, in their order.
     """
 
     latents: Int[np.ndarray, "n count"]
     deviations: Float[np.ndarray, "n count"]
+
+
+class ExactMaps(NamedTuple):
+    """Signed maps of single latents (`attributions`), and what they add up to.
+
+    Attributes:
+      latents: which, of each image.
+      maps: summed over channels; the sum of each is z - z_counterpart.
+      z: the latents' means for the image.
+      z_counterpart: their means for its normal counterpart.
+    """
+
+    latents: Int[np.ndarray, "n count"]
     maps: Float[np.ndarray, "n count height width"]
+    z: Float[np.ndarray, "n count"]
+    z_counterpart: Float[np.ndarray, "n count"]
+
+    @property
+    def sums(self) -> Float[np.ndarray, "n count"]:
+        """Of the maps."""
+        return self.maps.sum(axis=(2, 3), dtype=np.float64).astype(np.float32)
 
 
 def _encode(model: Model, variables: PyTree, images: Array) -> tuple[Array, Array]:
@@ -140,31 +163,83 @@ def _layer_maps(model, variables, normal, images, counterparts, **options):
     return layer_maps(model, variables, normal, to_unit(images), counterparts, **options)
 
 
-def _deviating(
-    model, variables, normal, images, counterparts, *, style, layer, count, latent_batch_size
-):
-    x = to_unit(images)
-    mean, logvar = model.apply(variables, x, method="encode")
-    deviation = (mean - normal.mean) / jnp.sqrt(jnp.exp(logvar) + normal.variance)
-    _, chosen = jax.lax.top_k(jnp.abs(deviation), count)
-    options = {"styles": (style,), "layer": layer, "latent_batch_size": latent_batch_size}
-    maps = layer_maps(model, variables, normal, x, counterparts, per_latent=True, **options)[style]
-    return (
-        chosen,
-        jnp.take_along_axis(deviation, chosen, axis=1),
-        jnp.take_along_axis(maps, chosen[..., None, None], axis=1),
+def _deviation(normal: NormalLatents, mean: Array, logvar: Array) -> Array:
+    """Of each latent, in standard deviations of its own and of the normal images' together."""
+    return (mean - normal.mean) / jnp.sqrt(jnp.exp(logvar) + normal.variance)
+
+
+def _chosen_latent_maps(model, variables, images, counterparts, chosen, **options):
+    maps = layer_maps(
+        model, variables, None, to_unit(images), counterparts, per_latent=True, **options
     )
+    return {style: of[:, chosen] for style, of in maps.items()}
+
+
+def _attributed(
+    model: Model,
+    variables: PyTree,
+    normal: NormalLatents | None,
+    images: Array,
+    counterparts: Array,
+    latents: Array | None,
+    step: Int[Array, ""] | int,
+    *,
+    style: str,
+    latent_batch_size: int | None,
+) -> tuple[Array, Array, Array]:
+    """Signed maps of each image's own choice of latents, or, of None, of the image's deviation.
+
+    Of integrated gradients it gives one step's part, to be added up: all in one program would take
+    long to compile.
+    """
+    x = to_unit(images)
+
+    def values(x: Array) -> Array:
+        mean, logvar = model.apply(variables, x, method="encode")
+        if latents is None:
+            return (_deviation(normal, mean, logvar) ** 2).sum(axis=1, keepdims=True)
+        return jnp.take_along_axis(mean, latents, axis=1)
+
+    options = {"latent_batch_size": latent_batch_size}
+    if style == DEEPLIFT:
+        maps = attributions.deeplift(values, x, counterparts, **options)
+    else:
+        part = (x - counterparts) / INTEGRATION_STEPS
+        start = counterparts + step * part
+        maps = attributions.integrated_gradients(values, start + part, start, **options)
+    return maps.sum(axis=4), values(x), values(counterparts)
+
+
+def _replaced(
+    model: Model,
+    variables: PyTree,
+    images: Array,
+    counterparts: Array,
+    order: Array,
+    latents: Array,
+    place: Int[Array, ""] | int,
+    count: Int[Array, ""] | int,
+) -> Array:
+    """A latent's mean when the first `count` pixels in its order are those of the counterpart.
+
+    Which latent: the one at `place` of each image's own choice.
+    """
+    gone = order[:, place, :, :, None] < count
+    mean, _ = model.apply(
+        variables, jnp.where(gone, counterparts, to_unit(images)), method="encode"
+    )
+    return jnp.take_along_axis(mean, latents[:, place, None], axis=1)[:, 0]
 
 
 def _image_scores(
     model: Model, variables: PyTree, normal: NormalLatents, images: Array
 ) -> dict[str, Array]:
     found = at_mean(model, variables, to_unit(images))
-    variance = jnp.exp(found.logvar) + normal.variance
+    deviation = _deviation(normal, found.mean, found.logvar)
     return {
         RECONSTRUCTION_ERROR: found.reconstruction,
         "kl": found.kl,
-        "standardised_deviation": ((found.mean - normal.mean) ** 2 / variance).sum(axis=1),
+        "standardised_deviation": (deviation**2).sum(axis=1),
     }
 
 
@@ -172,8 +247,13 @@ _encode_jit = _jit(_encode)
 _decode_jit = _jit(_decode)
 _project_jit = _jit(_project, "steps")
 _layer_maps_jit = _jit(_layer_maps, "styles", "layer", "per_latent", "latent_batch_size")
-_deviating_jit = _jit(_deviating, "style", "layer", "count", "latent_batch_size")
+_chosen_latent_maps_jit = _jit(_chosen_latent_maps, "styles", "layer", "latent_batch_size")
+_attributed_jit = _jit(_attributed, "style", "latent_batch_size")
+_replaced_jit = _jit(_replaced)
 _image_scores_jit = _jit(_image_scores)
+
+# Models with an operation for which `secants` has no rule.
+_WITHOUT_RULES: set[Model] = set()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -302,27 +382,117 @@ class Mapper:
                 progress.add(chunk.stop - chunk.start)
         return {key: np.concatenate([raw[key] for raw in parts]) for key in parts[0]}
 
-    def deviating_latents(
+    def chosen_latent_maps(
         self,
         images: Images,
+        counterparts: Counterparts,
+        chosen: Int[np.ndarray, "chosen"],
         *,
-        style: str,
+        styles: tuple[str, ...],
         layer: str,
-        count: int,
-        counterparts: Counterparts | None = None,
-    ) -> Deviations:
+    ) -> dict[str, Float[np.ndarray, "n chosen height width"]]:
+        """`latent_maps` of several styles at once, of the same few latents for all images."""
+
+        def attend(batch: tuple) -> dict[str, Array]:
+            options = {"styles": styles, "layer": layer}
+            options["latent_batch_size"] = self.latent_batch_size
+            return _chosen_latent_maps_jit(self.model, self.variables, *batch, chosen, **options)
+
+        return map_batches(attend, (images, counterparts), self.batch_size)
+
+    def deviating_latents(self, images: Images, *, count: int) -> Deviations:
         """The latents of each image that deviate most from those of normal images.
 
         Args:
           images: to explain.
-          style: of the latents' maps.
-          layer: of the encoder.
           count: how many; all of the model's if it has fewer.
-          counterparts: see `maps`.
         """
-        counterparts = self._needed_counterparts(images, (style,), counterparts)
-        options = {"style": style, "layer": layer, "count": min(count, self.model.latents)}
-        return Deviations(*self._attend(_deviating_jit, images, counterparts, **options))
+        deviation = np.asarray(_deviation(self.normal, *map(jnp.asarray, self.encode(images))))
+        latents = np.argsort(-np.abs(deviation), axis=1, kind="stable")[:, :count]
+        return Deviations(latents, np.take_along_axis(deviation, latents, axis=1))
+
+    def exact_maps(
+        self,
+        images: Images,
+        counterparts: Counterparts,
+        latents: Int[np.ndarray, "n count"],
+        *,
+        style: str = DEEPLIFT,
+    ) -> ExactMaps:
+        """Signed maps of single latents in pixels, which add up to z - z_counterpart.
+
+        Args:
+          images: to explain.
+          counterparts: of the images.
+          latents: which of them, of each image.
+          style: of `attributions.ATTRIBUTIONS`. DeepLIFT's are exact; of a model with an operation
+            for which it has no rule they are integrated gradients of `INTEGRATION_STEPS`.
+        """
+        maps, z, z_counterpart = self._attribute(images, counterparts, latents, style)
+        return ExactMaps(latents, maps, z, z_counterpart)
+
+    def deviation_maps(
+        self, images: Images, counterparts: Counterparts
+    ) -> Float[np.ndarray, "n height width"]:
+        """Signed maps of `image_scores`' standardised deviation: the pixels that make it up.
+
+        Args:
+          images: to explain.
+          counterparts: of the images, over whose deviation the image's rises by the map's sum.
+        """
+        return self._attribute(images, counterparts, None, DEEPLIFT)[0][:, 0]
+
+    def has_deeplift(self, images: Images, counterparts: Counterparts) -> bool:
+        """Whether every operation of the model has a rule; tells once where one has none."""
+        latents = np.zeros((1, 1), np.int64)
+        arguments = (self.variables, self.normal, images[:1], counterparts[:1], latents, 0)
+
+        def attributed(*arguments):
+            options = {"style": DEEPLIFT, "latent_batch_size": None}
+            return _attributed(self.model, *arguments, **options)
+
+        if self.model not in _WITHOUT_RULES:
+            try:
+                jax.eval_shape(attributed, *arguments)
+            except NotImplementedError as error:
+                _WITHOUT_RULES.add(self.model)
+                _LOG.warning("%s Maps of single latents are made by those.", error)
+        return self.model not in _WITHOUT_RULES
+
+    def replacing(
+        self,
+        images: Images,
+        counterparts: Counterparts,
+        exact: ExactMaps,
+        *,
+        shares: Sequence[float],
+    ) -> tuple[Int[np.ndarray, "n count height width"], Float[np.ndarray, "n count shares"]]:
+        """What becomes of latents as the pixels that their maps rank highest are replaced.
+
+        Args:
+          images: to explain.
+          counterparts: of the images, whose pixels take the place.
+          exact: of both.
+          shares: of the pixels that are replaced, from 0 to 1.
+
+        Returns:
+          The order in which each map has pixels replaced (`faithfulness.deletion_order`); and the
+          latents' means after each share.
+        """
+        counts = replaced_counts(shares, images.shape[1:3])
+
+        def replace(batch: tuple) -> tuple[Array, Array]:
+            images, counterparts, latents, maps = batch
+            order = faithfulness.deletion_order(jnp.asarray(maps))
+            inputs = (self.model, self.variables, images, counterparts, order, latents)
+            z = [
+                jnp.stack([_replaced_jit(*inputs, place, count) for count in counts])
+                for place in range(maps.shape[1])
+            ]
+            return order, jnp.moveaxis(jnp.stack(z), 2, 0)
+
+        inputs = (images, counterparts, exact.latents, exact.maps)
+        return map_batches(replace, inputs, self.batch_size)
 
     def image_scores(self, images: Images) -> dict[str, Float[np.ndarray, "n"]]:
         """How abnormal each image is, apart from any attention.
@@ -354,10 +524,40 @@ class Mapper:
         inputs = (images,) if counterparts is None else (images, counterparts)
         return map_batches(attend, inputs, self.batch_size)
 
+    def _attribute(
+        self,
+        images: Images,
+        counterparts: Counterparts,
+        latents: np.ndarray | None,
+        style: str,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`_attributed` in batches, all of its steps."""
+        exact = style == DEEPLIFT and self.has_deeplift(images, counterparts)
+        options = {"style": DEEPLIFT if exact else INTEGRATED_GRADIENTS}
+        options["latent_batch_size"] = self.latent_batch_size
+
+        def attribute(batch: tuple) -> tuple[Array, Array, Array]:
+            images, counterparts, *chosen = batch
+            inputs = (self.model, self.variables, self.normal, images, counterparts)
+            parts = [
+                _attributed_jit(*inputs, chosen[0] if chosen else None, step, **options)
+                for step in range(1 if exact else INTEGRATION_STEPS)
+            ]
+            _, z, z_counterpart = parts[0]
+            return sum(maps for maps, *_ in parts), z, z_counterpart
+
+        inputs = (images, counterparts) if latents is None else (images, counterparts, latents)
+        return map_batches(attribute, inputs, self.batch_size)
+
     def _batched(self, fn, inputs: np.ndarray, **options) -> PyTree:
         return map_batches(
             lambda x: fn(self.model, self.variables, x, **options), inputs, self.batch_size
         )
+
+
+def replaced_counts(shares: Sequence[float], size: tuple[int, int]) -> list[int]:
+    """How many pixels of an image of a height and width each share is."""
+    return [round(share * size[0] * size[1]) for share in shares]
 
 
 def _error(images: Images, decoded: np.ndarray) -> np.ndarray:

@@ -78,7 +78,7 @@ def _use(
         if images is None:
             _LOG.info("exported: %s", export.write(config, workdir, explainer))
         else:
-            own_images.explain(explainer, paths, workdir, layer=config.attention.layer)
+            own_images.explain(explainer, paths, workdir)
     distributed.barrier("used")
 
 

@@ -47,6 +47,7 @@ def _validate_maps(config: ml_collections.ConfigDict) -> None:
     require(config, "evaluate.batch_size", lambda v: v > 0, "greater than 0")
     numbers = ("evaluate.max_images", "report.max_images", "report.tensorboard_images")
     numbers += ("attention.projection_steps", "attention.latent_batch_size")
+    numbers += ("evaluate.faithful_images",)
     require_each(config, numbers, lambda v: v >= 0, "0 or more")
     require(config, "attention.projection_steps", lambda v: v <= 100, "at most 100")
     several = ("evaluate.styles", "evaluate.layers")

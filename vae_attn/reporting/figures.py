@@ -55,7 +55,7 @@ _OUTLINE = "#39d353"
 _PANEL = (3.1, 2.8)  # inches
 _FEW_POINTS = 60  # up to so many are marked
 _LEGEND_ROWS = 24  # in one column of a legend beside the panels
-_CAPTION_HEIGHT = 16  # pixels, of the line over tiles
+_CAPTION_HEIGHT = 16  # pixels, of a line over tiles
 
 
 def styled():
@@ -190,21 +190,22 @@ def tiled(
 
     Args:
       pictures: grey or RGB.
-      captions: over each column; none for no line of them.
+      captions: over each column, perhaps of several lines; none for no line of them.
       gap: white pixels between the pictures and around them.
 
     Returns:
       The picture, grey or RGB like its tiles.
     """
     num_rows, num_columns, height, width, channels = pictures.shape
-    top = _CAPTION_HEIGHT if captions else 0
+    top = _CAPTION_HEIGHT * max((1 + caption.count("\n") for caption in captions), default=0)
     size = (num_columns * (width + gap) + gap, num_rows * (height + gap) + gap + top)
     made = Image.new("L" if channels == 1 else "RGB", size, "white")
     draw = ImageDraw.Draw(made)
     for column in range(num_columns):
         left = gap + column * (width + gap)
         if captions:
-            draw.text((left + width / 2, 2), captions[column], fill="black", anchor="ma")
+            middle = (left + width / 2, 2)
+            draw.text(middle, captions[column], fill="black", anchor="ma", align="center")
         for row in range(num_rows):
             tile = pictures[row, column].squeeze(-1) if channels == 1 else pictures[row, column]
             tile = Image.fromarray(np.ascontiguousarray(tile))

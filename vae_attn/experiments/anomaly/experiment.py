@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from vae_attn.data import sources
 from vae_attn.data.dataset import AnomalyData
+from vae_attn.experiments import faithful
 from vae_attn.experiments.anomaly import (
     comparison,
     evaluation,
@@ -80,7 +81,9 @@ class AnomalyExperiment(Experiment):
         explainer = self._explainer(trained)
         scores, curves = evaluation.evaluate(explainer, self.data, **_options(trained.config))
         curves.save(trained.workdir / "evaluation" / "curves.json")
-        return scores
+        images = self.data.test.images if len(self.data.test) else self.data.validation
+        layers = tuple(trained.config.evaluate.layers)
+        return scores | faithful.evaluate(trained.config, explainer, images, layers=layers)
 
     def score_checkpoint(
         self, config: ml_collections.ConfigDict, variables: PyTree

@@ -13,9 +13,6 @@ from vae_attn.experiments.anomaly import calibration as calibration_lib
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
 from vae_attn.experiments.counterpart_cache import CounterpartCache
 from vae_attn.experiments.maps import (
-    Counterparts,
-    Deviations,
-    Images,
     Mapper,
     NormalLatents,
     layer_maps,
@@ -65,12 +62,6 @@ class Explainer(Mapper):
     def variant(self) -> Variant:
         """Of the maps of images."""
         return self.calibration.variant
-
-    @property
-    def latent_style(self) -> str:
-        """Style of the maps of single latents: the variant's, where it has such maps."""
-        style = self.variant.style
-        return style if style in attention.PER_LATENT_STYLES else "paper"
 
     def __call__(
         self,
@@ -124,14 +115,6 @@ class Explainer(Mapper):
             variant=self.variant,
             projection_steps=self.projection_steps,
             latent_batch_size=self.latent_batch_size,
-        )
-
-    def deviating(
-        self, images: Images, *, count: int, layer: str, counterparts: Counterparts | None = None
-    ) -> Deviations:
-        """`deviating_latents` in this explainer's `latent_style`."""
-        return self.deviating_latents(
-            images, style=self.latent_style, layer=layer, count=count, counterparts=counterparts
         )
 
 

@@ -3,13 +3,14 @@
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import ml_collections
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, UInt8
 
 from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.experiments import faithful
 from vae_attn.experiments.anomaly import evaluation, localization
 from vae_attn.experiments.anomaly.calibration import (
     FUSED,
@@ -22,7 +23,7 @@ from vae_attn.experiments.anomaly.calibration import (
     normal_thresholds,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
-from vae_attn.experiments.maps import IMAGE, RECONSTRUCTION_ERROR
+from vae_attn.experiments.maps import DEEPLIFT, IMAGE, RECONSTRUCTION_ERROR, replaced_counts
 from vae_attn.progress import Progress
 from vae_attn.reporting import figures
 from vae_attn.reporting.explorer import files as explorer_files
@@ -30,7 +31,10 @@ from vae_attn.reporting.explorer import files as explorer_files
 _LOG = logging.getLogger("vae_attn")
 
 _VALIDATION_IMAGES = 32
+_LATENTS = 8  # of an image, whose maps are shown
 _TILE = 32  # pixels: the longest side of a single latent's map
+# Of an image's pixels: what the page's slider replaces by the counterpart's.
+_SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 _SCALE_QUANTILE = 0.995
 _SCALE_PIXELS = 256  # of each image, over which a colour scale is measured
 _UNITS = {
@@ -80,6 +84,7 @@ class Explorer:
         data: AnomalyData,
         *,
         scale: float,
+        scores: Mapping[str, float],
     ) -> None:
         """Measures the thresholds of all kinds of maps.
 
@@ -88,7 +93,9 @@ class Explorer:
           explainer: of the model.
           data: what is shown, `config.report.max_images` of each kind.
           scale: the value of the explainer's own maps that gets the full colour.
+          scores: of the run, from which the page tells what was measured of each kind of map.
         """
+        self._scores = scores
         self._config, self._explainer, self._data = config, explainer, data
         self._scale = scale
         own = explainer.variant
@@ -108,7 +115,7 @@ class Explorer:
         """
         records: list[dict] = []
         values = {shown.variant: [] for shown in self.shown}
-        latents: list[np.ndarray] = []
+        whole, latents = [np.zeros(0)], [np.zeros(0)]  # pixels of maps
         parts = self.parts()
         total = sum(len(part.images) for part in parts)
         with (
@@ -119,7 +126,8 @@ class Explorer:
                 for images in _chunks(part.images, self._config.evaluate.batch_size):
                     written = self._write_images(images, part.split, target, len(records))
                     records += written.records
-                    latents += written.latents
+                    whole.append(written.whole)
+                    latents.append(written.latents)
                     for variant, sample in written.values.items():
                         values[variant].append(sample)
                     progress.add(len(images))
@@ -130,14 +138,17 @@ class Explorer:
             "suffix": explorer_files.suffix_of(self._data.train[0]),
             "folder": target.name,
             "colours": explorer_files.colour_table(),
+            "signedColours": explorer_files.signed_colour_table(),
             "maps": [self._describe(shown, values[shown.variant]) for shown in self.shown],
             "decision": {
                 "threshold": self._explainer.calibration.image_threshold,
                 "told": decision(self._explainer.calibration),
             },
             "latents": {
-                "name": f"{self._explainer.latent_style} at {self._config.attention.layer}",
-                "scale": _quantile(np.concatenate(latents)) if latents else 1.0,
+                "shares": _SHARES,
+                "truth": faithful.told(self._scores, f"{DEEPLIFT}/{IMAGE}").sentence,
+                # Of the image's deviation, and of single latents.
+                "scales": [_quantile(np.concatenate(pixels)) for pixels in (whole, latents)],
             },
             "images": records,
         }
@@ -186,29 +197,59 @@ class Explorer:
         maps = {s.variant: s.variant.maps(raw, s.statistics) for s in self.shown}
         own = maps[self.shown[0].variant]
         overlays = figures.overlay(images.images, own, self._scale)
-        found = self._explainer.deviating(
-            images.images,
-            count=self._explainer.model.latents,
-            layer=self._config.attention.layer,
-            counterparts=counterparts,
+        latents = self._latents(images.images, counterparts)
+        decoded = _to_uint8(self._explainer.reconstruct(images.images))
+        normal = _to_uint8(counterparts)
+        written = _Written(
+            values={v: _sample_pixels(of) for v, of in maps.items()},
+            whole=np.concatenate([_sample_pixels(one.tiles[:1]) for one in latents]),
+            latents=np.concatenate([_sample_pixels(one.tiles[1:2]) for one in latents]),
         )
-        decoded = self._explainer.reconstruct(images.images)
-        decoded = np.rint(255 * np.clip(decoded, 0, 1)).astype(np.uint8)
-        written = _Written(values={v: _sample_pixels(of) for v, of in maps.items()})
         for n in range(len(images)):
             identifier = f"{first + n:05d}"
             mask = images.masks[n] if images.has_mask[n] else None
             kinds = [(maps[s.variant][n], s.threshold) for s in self.shown]
-            latents = explorer_files.shrink(found.maps[n], _TILE)
-            script = _script(kinds, mask, latents, found.latents[n], found.deviations[n])
+            script = _script(kinds, mask, latents[n])
             script["image"] = explorer_files.picture(images.images[n])
             script["reconstruction"] = explorer_files.picture(decoded[n], exact=False)
+            script["counterpart"] = explorer_files.picture(normal[n], exact=False)
             explorer_files.save_script(identifier, script, target)
             explorer_files.save_thumbnail(images.images[n], overlays[n], target / identifier)
-            written.latents.append(_sample_pixels(latents[:1]))
             record = self._record(images, n, own[n : n + 1], mask)
             written.records.append({"id": identifier, "split": split, **record})
         return written
+
+    def _latents(
+        self,
+        images: UInt8[np.ndarray, "n height width channels"],
+        counterparts: Float[np.ndarray, "n height width channels"],
+    ) -> list["_Latents"]:
+        """Why each image's most deviating latents deviate, and the image as a whole."""
+        explainer = self._explainer
+        found = explainer.deviating_latents(images, count=_LATENTS)
+        exact = explainer.exact_maps(images, counterparts, found.latents)
+        order, z = explainer.replacing(images, counterparts, exact, shares=_SHARES)
+        # The place of the first share at which a pixel is replaced.
+        counts = replaced_counts(_SHARES, images.shape[1:3])
+        levels = np.searchsorted(counts, order, side="right").astype(np.uint8)
+        whole = explainer.deviation_maps(images, counterparts)
+        deviation = explainer.image_scores(images)["standardised_deviation"]
+        return [
+            _Latents(
+                tiles=explorer_files.shrink(
+                    np.concatenate([whole[n : n + 1], exact.maps[n]]), _TILE
+                ),
+                levels=levels[n],
+                record={
+                    # First the whole image, which is no latent.
+                    "order": [None, *found.latents[n].tolist()],
+                    "deviations": _rounded(np.append(deviation[n], found.deviations[n])),
+                    "sums": _rounded(np.append(whole[n].sum(), exact.sums[n])),
+                    "z": [None, *map(_rounded, z[n])],
+                },
+            )
+            for n in range(len(images))
+        ]
 
     def _record(
         self,
@@ -241,11 +282,14 @@ class Explorer:
         own = variant == self._explainer.variant
         scale = self._scale if own else _quantile(pixels)
         layer = variant.layers[0] if len(variant.layers) == 1 else FUSED
+        truth = faithful.told(self._scores, f"{variant.style}/{layer}")
         return {
             "style": variant.style,
             "layer": layer if variant.calibration == "none" else f"{layer}.{variant.calibration}",
             "own": own,
             "unit": _UNITS[variant.calibration],
+            "truth": truth.sentence,
+            "truthInShort": truth.short,
             "threshold": shown.threshold,
             "scale": scale,
             # End of the threshold's slider: far enough for all but the wildest maps.
@@ -266,16 +310,30 @@ class _Written:
     """What is kept of images that were written."""
 
     values: dict[Variant, np.ndarray]
+    whole: np.ndarray
+    latents: np.ndarray
     records: list[dict] = dataclasses.field(default_factory=list)
-    latents: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Latents:
+    """Of one image.
+
+    Attributes:
+      tiles: signed maps, shrunk: of the image's deviation, and of the latents that deviate most.
+      levels: of those latents, the first of `_SHARES` at which each pixel is replaced.
+      record: their names and numbers.
+    """
+
+    tiles: Float[np.ndarray, "tiles tile_height tile_width"]
+    levels: UInt8[np.ndarray, "latents height width"]
+    record: dict
 
 
 def _script(
     kinds: list[tuple[np.ndarray, float | None]],
     mask: np.ndarray | None,
-    latents: Float[np.ndarray, "latents tile_height tile_width"],
-    order: Int[np.ndarray, "latents"],
-    deviation: Float[np.ndarray, "latents"],
+    latents: _Latents,
 ) -> dict:
     """The record of an image's own script: all its maps, its mask, its latents."""
     planes, steps, peaks = [], [], []
@@ -287,19 +345,18 @@ def _script(
         peaks.append([int(x), int(y)])
     if mask is not None:
         planes.append(mask.astype(np.uint8))
-    tiles, step = explorer_files.quantise(latents, 0.0)
+    tiles = [explorer_files.quantise_signed(tile) for tile in latents.tiles]
     return {
         "steps": steps,
         "peaks": peaks,
         "mask": mask is not None,
         "latents": {
-            "step": step,
-            "height": tiles.shape[1],
-            "width": tiles.shape[2],
-            "order": order.tolist(),
-            "deviations": [round(float(value), 2) for value in deviation],
+            "steps": [step for _, step in tiles],
+            "height": latents.tiles.shape[1],
+            "width": latents.tiles.shape[2],
+            **latents.record,
         },
-        "planes": explorer_files.pack([*planes, *tiles]),
+        "planes": explorer_files.pack([*planes, *latents.levels, *(tile for tile, _ in tiles)]),
     }
 
 
@@ -323,4 +380,12 @@ def _sample_pixels(maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarra
 
 
 def _quantile(values: Float[np.ndarray, "pixels"]) -> float:
-    return float(np.quantile(values, _SCALE_QUANTILE)) or 1.0
+    return float(np.quantile(np.abs(values), _SCALE_QUANTILE)) or 1.0 if len(values) else 1.0
+
+
+def _rounded(values: Float[np.ndarray, "n"]) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
+
+
+def _to_uint8(images: Float[np.ndarray, "n height width channels"]) -> np.ndarray:
+    return np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)

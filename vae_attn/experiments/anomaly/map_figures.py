@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.experiments import titles
 from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.maps import Deviations, ExactMaps
 from vae_attn.progress import Progress
 from vae_attn.reporting import figures, page
 
@@ -171,6 +172,17 @@ def sheet(config: ml_collections.ConfigDict, categories: dict[str, Rows]) -> pag
         f"place and the maps over it. {_scale_note()}{titles.first_seed(config)}"
     )
     return figure, "Where the defects are", caption
+
+
+def latent_captions(deviating: Deviations, exact: ExactMaps, n: int) -> list[str]:
+    """Of an image's latents: how far each deviates, and that its map adds up to its change."""
+    change = exact.z[n] - exact.z_counterpart[n]
+    return [
+        f"z{latent} {deviation:+.1f} sd\nsum {total:+.2f} = {moved:+.2f}"
+        for latent, deviation, total, moved in zip(
+            exact.latents[n], deviating.deviations[n], exact.sums[n], change, strict=True
+        )
+    ]
 
 
 def quantile(maps: Float[np.ndarray, "*shape"]) -> float:

@@ -13,13 +13,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from vae_attn import attention, whole_files
+from vae_attn import whole_files
 from vae_attn.data import images as images_lib
 from vae_attn.data.folder_files import images_below, skipped_note
 from vae_attn.errors import UserError, shown
 from vae_attn.experiments.anomaly import map_figures
 from vae_attn.experiments.anomaly.calibration import Calibration
 from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.maps import Deviations, ExactMaps
 from vae_attn.progress import Progress
 from vae_attn.reporting import figures
 
@@ -71,21 +72,21 @@ def find(pattern: str) -> list[pathlib.Path]:
 
 
 def explain(
-    explainer: Explainer, paths: Sequence[pathlib.Path], workdir: pathlib.Path, *, layer: str
+    explainer: Explainer, paths: Sequence[pathlib.Path], workdir: pathlib.Path
 ) -> pathlib.Path:
     """Writes what the model makes of each image, and `explained/results.jsonl` of all.
 
     The files of an image, in `explained/` as the images lie below the folder that they share:
     `<stem>_overlay.png`, the map over the image in its own size; `<stem>_map.npy`, the calibrated
     map in the model's size, and `<stem>_map.png`, the same in 16 bits, 0 to `map_scale`;
-    `<stem>_latents.png`, the most deviating latents and their maps. In a folder where two images
-    share a stem, whole names stand in its place.
+    `<stem>_latents.png`, the most deviating latents with the signed maps that say why, and
+    `<stem>_latent_maps.npy`, those maps. In a folder where two images share a stem, whole names
+    stand in its place.
 
     Args:
       explainer: of the trained model.
       paths: of the images; they are resized and converted as a data set's are.
       workdir: of the run.
-      layer: of the maps of single latents.
 
     Returns:
       Path of `results.jsonl`.
@@ -94,7 +95,7 @@ def explain(
       UserError: naming the files that could not be read, when all others are done.
     """
     folder = workdir / FOLDER
-    writer = _Writer(explainer, folder, _names(paths), layer)
+    writer = _Writer(explainer, folder, _names(paths))
     rows, problems = [], []
     with Progress("explaining", total=len(paths)) as progress:
         for start in range(0, len(paths), explainer.batch_size):
@@ -143,12 +144,10 @@ class _Writer:
         explainer: Explainer,
         folder: pathlib.Path,
         names: dict[pathlib.Path, str],
-        layer: str,
     ) -> None:
         self._explainer = explainer
         self._folder = folder
         self._names = names
-        self._layer = layer
         # What gets the full colour: the same for all images, so that normal ones are calm.
         threshold = explainer.calibration.image_threshold
         self._scale = 2 * threshold if threshold is not None and threshold > 0 else 1.0
@@ -166,20 +165,18 @@ class _Writer:
         if not kept:
             return [], problems
         images = np.stack([image for image in found if image is not None])
-        needed = map(
-            attention.needs_counterparts, (explainer.variant.style, explainer.latent_style)
-        )
-        counterparts = explainer.counterparts(images) if any(needed) else None
+        counterparts = explainer.counterparts(images)
         maps, scores = explainer(images, counterparts)
-        found = explainer.deviating(
-            images, count=_LATENTS_SHOWN, layer=self._layer, counterparts=counterparts
-        )
-        latents = (found.latents, found.deviations, found.maps)
+        found = explainer.deviating_latents(images, count=_LATENTS_SHOWN)
+        exact = explainer.exact_maps(images, counterparts, found.latents)
         place = {path: n for n, path in enumerate(kept)}
 
         def write(path: pathlib.Path) -> dict:
             n = place[path]
-            return self._write_one(path, images[n], maps[n], scores[n], *(x[n] for x in latents))
+            pictures = {"latents": _latents_row(images, counterparts, found, exact, n)}
+            arrays = {"map": maps[n], "latent_maps": exact.maps[n]}
+            latents = _latent_rows(found, exact, n)
+            return self._write_one(path, scores[n], latents, arrays, pictures)
 
         rows, unwritable = images_lib.read_many(write, kept)
         return [row for row in rows if row is not None], problems + unwritable
@@ -187,31 +184,27 @@ class _Writer:
     def _write_one(
         self,
         path: pathlib.Path,
-        image: UInt8[np.ndarray, "h w c"],
-        map_: Float[np.ndarray, "h w"],
         score: np.floating,
-        latents: np.ndarray,
-        deviations: np.ndarray,
-        latent_maps: Float[np.ndarray, "count h w"],
+        latents: list[dict],
+        arrays: dict[str, np.ndarray],
+        pictures: dict[str, np.ndarray],
     ) -> dict:
+        """Writes an image's files, `pictures` and `arrays` among them; its row."""
+        map_ = arrays["map"]
         original = images_lib.read_image(path)  # again: a batch of photographs would fill memory
         # Never cut, and for all but the most abnormal images the same.
         map_scale = max(self._scale, float(map_.max()))
         grey = np.rint(np.clip(map_ / map_scale, 0, 1) * 65535).astype(np.uint16)
-        pairs = list(zip(latents.tolist(), deviations.tolist(), strict=True))
-        pictures = {
-            "overlay": _overlay(original, map_, self._scale),
-            "map": grey,
-            "latents": _latents_row(image, pairs, latent_maps),
-        }
+        pictures = {"overlay": _overlay(original, map_, self._scale), "map": grey} | pictures
         name = self._names[path]
         files = {kind: f"{name}_{kind}.png" for kind in pictures}
         (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
         for kind, pixels in pictures.items():
             picture = Image.fromarray(pixels)
             _write(self._folder / files[kind], lambda file, p=picture: p.save(file, format="PNG"))
-        files["map_values"] = f"{name}_map.npy"
-        _write(self._folder / files["map_values"], lambda file: np.save(file, map_))
+        for kind, values in arrays.items():
+            files[f"{kind}_values"] = f"{name}_{kind}.npy"
+            _write(self._folder / files[f"{kind}_values"], lambda file, v=values: np.save(file, v))
         calibration = self._explainer.calibration
         decided = calibration.image_threshold
         return {
@@ -222,7 +215,7 @@ class _Writer:
             **_sureness(calibration),
             "pixel_threshold": calibration.threshold,
             "map_scale": map_scale,
-            "latents": [{"latent": z, "deviation": deviation} for z, deviation in pairs],
+            "latents": latents,
             "files": files,
         }
 
@@ -252,20 +245,37 @@ def _overlay(
     return painted
 
 
-def _latents_row(
-    image: UInt8[np.ndarray, "h w c"],
-    pairs: Sequence[tuple[int, float]],
-    maps: Float[np.ndarray, "count h w"],
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The image as the model sees it, and the latents' maps over it on one colour scale."""
-    images = np.broadcast_to(image, (len(maps), *image.shape))
-    overlays = np.rint(255 * figures.overlay(images, maps, map_figures.quantile(maps)))
-    tiles = [np.broadcast_to(image, (*image.shape[:2], 3)), *overlays.astype(np.uint8)]
-    captions = ["input", *(f"z{latent} {deviation:+.1f} sd" for latent, deviation in pairs)]
-    sized = [
-        np.asarray(Image.fromarray(np.ascontiguousarray(tile)).resize((_TILE, _TILE)))
-        for tile in tiles
+def _latent_rows(found: Deviations, exact: ExactMaps, n: int) -> list[dict]:
+    """What the results say of an image's latents."""
+    columns = {
+        "latent": exact.latents[n],
+        "deviation": found.deviations[n],
+        "z": exact.z[n],
+        "z_counterpart": exact.z_counterpart[n],
+        "map_sum": exact.sums[n],
+    }
+    return [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*(of.tolist() for of in columns.values()), strict=True)
     ]
+
+
+def _latents_row(
+    images: UInt8[np.ndarray, "n h w c"],
+    counterparts: Float[np.ndarray, "n h w c"],
+    found: Deviations,
+    exact: ExactMaps,
+    n: int,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image as the model sees it, its counterpart, and the latents' maps on one scale."""
+    maps, image = exact.maps[n], images[n]
+    overlays = figures.signed_overlay(
+        np.broadcast_to(image, (len(maps), *image.shape)), maps, map_figures.quantile(np.abs(maps))
+    )
+    pair = np.broadcast_to(np.stack([image / 255, counterparts[n]]), (2, *overlays.shape[1:]))
+    tiles = np.rint(255 * np.clip(np.concatenate([pair, overlays]), 0, 1)).astype(np.uint8)
+    captions = ["input", "counterpart", *map_figures.latent_captions(found, exact, n)]
+    sized = [np.asarray(Image.fromarray(tile).resize((_TILE, _TILE))) for tile in tiles]
     return np.asarray(figures.tiled(np.stack(sized)[None], captions=captions))
 
 

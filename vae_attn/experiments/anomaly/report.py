@@ -78,11 +78,12 @@ def content(
             caption += "The dotted line is a coin."
             caption += titles.all_seeds(config, "their mean and one standard deviation each way")
             drawn[name] = (figure, heading, caption)
-    images = explorer.Explorer(config, explainer, whole, scale=painter.scale)
+    images = explorer.Explorer(config, explainer, whole, scale=painter.scale, scores=scores)
     shown = images.write(workdir / "report")
     return Content(
-        summary=f"A variational autoencoder learned from {len(data.train)} normal images. Maps "
-        f"({explainer.variant.name}) show what in an image made its latents abnormal.",
+        summary=f"A variational autoencoder learned from {len(data.train)} normal images. Its maps "
+        f"({explainer.variant.name}) show where an image is abnormal; signed maps of single "
+        "latents show why: which pixels make up what each latent says.",
         drawn=drawn,
         facts=[
             *_facts(explainer.variant.name, scores, _curves(seed_folder)),
@@ -174,32 +175,35 @@ def _located(config: ml_collections.ConfigDict, data: AnomalyData) -> LabelledIm
 
 
 def _latents(config, explainer: Explainer, data: AnomalyData) -> page.Drawn:
-    """What the most deviating latents of one normal and several abnormal images look at."""
+    """Why the most deviating latents of one normal and several abnormal images deviate."""
     rng = np.random.default_rng(config.seed + 1)
     labels = sorted(set(data.test.labels.tolist()))
     abnormal = rng.permutation([label for label in labels if label])[:4].tolist()
     labels = [0, *abnormal] if 0 in labels else abnormal
     chosen = [int(rng.choice(np.flatnonzero(data.test.labels == label))) for label in labels]
     shown = data.test.take(np.array(chosen))
-    found = explainer.deviating(shown.images, count=_LATENTS_SHOWN, layer=config.attention.layer)
-    scale = map_figures.quantile(found.maps)
+    found = explainer.deviating_latents(shown.images, count=_LATENTS_SHOWN)
+    counterparts = explainer.counterparts(shown.images)
+    exact = explainer.exact_maps(shown.images, counterparts, found.latents)
+    scale = map_figures.quantile(np.abs(exact.maps))
     rows, marks = {}, {}
-    for image, image_maps, latents, deviations, label in zip(
-        shown.images, found.maps, found.latents, found.deviations, shown.labels, strict=True
-    ):
-        overlays = figures.overlay(np.repeat(image[None], len(latents), axis=0), image_maps, scale)
-        original = np.broadcast_to(image[None] / 255, (1, *overlays.shape[1:]))
+    for n, label in enumerate(shown.labels):
+        image, maps = shown.images[n : n + 1], exact.maps[n]
+        overlays = figures.signed_overlay(np.repeat(image, len(maps), axis=0), maps, scale)
+        originals = np.concatenate([image / 255, counterparts[n : n + 1]])
+        originals = np.broadcast_to(originals, (2, *overlays.shape[1:]))
         name = shown.class_names[label]
-        rows[name] = np.concatenate([original, overlays])
-        pairs = zip(latents, deviations, strict=True)
-        marks[name] = [name, *(f"z{k} {deviation:+.1f} sd" for k, deviation in pairs)]
-    style, layer = explainer.latent_style, config.attention.layer
-    title = f"{data.name}: maps of single latents, {style} at {layer}"
-    columns = [""] * (1 + found.latents.shape[1])
-    figure = figures.grid(rows, columns, title=title, labels=marks)
+        rows[name] = np.concatenate([originals, overlays])
+        marks[name] = [name, "counterpart", *map_figures.latent_captions(found, exact, n)]
+    title = f"{data.name}: which pixels make the most deviating latents deviate"
+    columns = [""] * (2 + found.latents.shape[1])
+    note = "Red pixels push the latent up, blue ones down. One colour scale for all."
+    figure = figures.grid(rows, columns, title=title, labels=marks, note=note)
     caption = (
         "For each image the latents that deviate most from the normal images' (in standard "
-        "deviations, sd), and what each of them looks at. One colour scale for all."
+        "deviations, sd), and which pixels push each up (red) or down (blue) against the image's "
+        "normal counterpart. The sum of a map is the change of z from the counterpart to the "
+        "image; both numbers stand over it. One colour scale for all."
     )
     caption += titles.first_seed(config)
-    return figure, "What single latents look at", caption
+    return figure, "Why single latents deviate", caption

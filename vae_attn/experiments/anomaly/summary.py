@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import ml_collections
 
 from vae_attn.data.dataset import AnomalyData
+from vae_attn.experiments import faithful
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import comparison
 from vae_attn.experiments.anomaly.calibration import ACTIVE_NATS, Calibration, variant_of
@@ -23,7 +24,10 @@ MAIN_SCORES = ("pixel_auroc", "aupro", "image_auroc_max")
 def of_run(
     config: ml_collections.ConfigDict, scores: Mapping[str, float], data: AnomalyData
 ) -> list[Table]:
-    """The tables of a run: beside others' numbers, where there are any, and all scores."""
+    """The tables of a run: beside others' numbers, where there are any, and all scores.
+
+    Where an image is abnormal and whether a map is true of its latent are tables of their own.
+    """
     compared = comparison.compare(config, {config.data.category: scores})
     size = ""
     if data.test.read_full_mask is not None:
@@ -33,7 +37,8 @@ def of_run(
     active = active_note(scores, config.model.latents)
     missing = [f"Not scored: {sentence}." for sentence in data.missing]
     notes = filter(None, (data.scores_note, size, active, *missing))
-    return [*compared, scores_table(scores, note=" ".join(notes))]
+    where = scores_table(scores, note=" ".join(notes))
+    return [*compared, where, *faithful.table(scores)]
 
 
 def log(calibration: Calibration, latents: int) -> None:
@@ -88,11 +93,12 @@ def scores_table(scores: Mapping[str, float], *, note: str = "") -> Table:
     """
     columns = [row for row in MAP_SCORES if row.heading]
     cells = [["style", "layer", *(column.heading for column in columns)]]
-    for name in dict.fromkeys(key.rsplit("/", 1)[0] for key in scores if not _is_active(key)):
+    kept = (key for key in faithful.others(scores) if not _is_active(key))
+    for name in dict.fromkeys(key.rsplit("/", 1)[0] for key in kept):
         row = (scores_lib.cell(scores, f"{name}/{c.name}", interval=True) for c in columns)
         cells.append([*name.split("/"), *row])
     notes = [column.note for column in columns if column.note]
-    return Table("Scores", cells, " ".join([*notes, note]).strip())
+    return Table("Where is the defect?", cells, " ".join([*notes, note]).strip())
 
 
 def _is_active(key: str) -> bool:

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from vae_attn.data import sources
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
+from vae_attn.experiments import faithful
 from vae_attn.experiments.disentanglement import report, representation, snapshots
 from vae_attn.experiments.maps import Mapper
 from vae_attn.experiments.protocol import Content, Experiment, Trained
@@ -61,7 +62,12 @@ class DisentanglementExperiment(Experiment):
 
     def evaluate(self, trained: Trained) -> dict[str, float]:
         """All scores of one seed's model."""
-        return self._learned.scores(trained.variables, trained.config)
+        config = trained.config
+        scores = self._learned.scores(trained.variables, config)
+        most, layers = config.evaluate.faithful_images, tuple(config.evaluate.layers)
+        images = self.data.as_uint8(self.data.sample(max(most, 1), seed=config.seed))
+        mapper = self._mapper(trained)
+        return scores | faithful.evaluate(config, mapper, images, layers=layers)
 
     def score_checkpoint(
         self, config: ml_collections.ConfigDict, variables: PyTree
@@ -70,19 +76,21 @@ class DisentanglementExperiment(Experiment):
         return self.main_scores(config, self._learned.scores(variables, config))
 
     def tables(self, scores: Mapping[str, float]) -> list[Table]:
-        """One, beside the values of others."""
-        return [representation.table(scores)]
+        """One beside the values of others, and whether maps are true of their latents."""
+        return [representation.table(scores), *faithful.table(scores)]
 
     def content(
         self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path
     ) -> Content:
         """Traversals, maps of single latents, and the price of disentanglement."""
         del scores
-        mapper = Mapper(
+        return report.content(self.config, workdir, self._mapper(trained), self.data)
+
+    def _mapper(self, trained: Trained) -> Mapper:
+        return Mapper(
             model=self._model,
             variables=trained.variables,
             projection_steps=self.config.attention.projection_steps,
             batch_size=self.config.evaluate.batch_size,
             latent_batch_size=self.config.attention.latent_batch_size or None,
         )
-        return report.content(self.config, workdir, mapper, self.data)

@@ -11,6 +11,7 @@ from vae_attn import backend, losses
 from vae_attn.batching import map_batches
 from vae_attn.config import require
 from vae_attn.data.factor_grid import FactorData
+from vae_attn.experiments import faithful
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.disentanglement import factor_scores
 from vae_attn.experiments.disentanglement.scores import (
@@ -147,7 +148,7 @@ def table(scores: Mapping[str, float]) -> Table:
     """A row per score, beside the values of others."""
     columns = (TRUE, FACTOR_VAE, AD_FACTOR_VAE)
     references = {row.name: row.references for row in SCORES}
-    names = [name for name in scores if not name.endswith(scores_lib.STD)]
+    names = [name for name in faithful.others(scores) if not name.endswith(scores_lib.STD)]
     rows = [
         [
             name,

@@ -5,6 +5,7 @@ const data = JSON.parse(byId("explorer-data").textContent);
 const { height, width, maps, images } = data;
 const pixels = height * width;
 const palette = bytesOf(data.colours);
+const signedPalette = bytesOf(data.signedColours);
 const KEPT = 32; // images whose maps stay in memory
 
 const requested = new Map(); // id -> {promise, resolve}
@@ -12,7 +13,8 @@ const state = {
   order: [],
   place: -1,
   map: 0,
-  latent: null,
+  latent: null, // its place in the list; 0 is the whole image
+  replaced: 0, // the place among data.latents.shares
   thresholds: maps.map(normalThreshold),
   strength: 0.85,
   image: null, // decoded
@@ -45,14 +47,21 @@ function integrate(bytes, rowLength) {
 
 async function decode(record) {
   const bytes = await inflate(record.planes);
-  const large = maps.length + (record.mask ? 1 : 0);
+  const first = maps.length + (record.mask ? 1 : 0); // before what belongs to latents
+  const large = first + record.latents.order.length - 1;
   integrate(bytes.subarray(0, large * pixels), width);
   const tile = record.latents.height * record.latents.width;
   const small = integrate(bytes.subarray(large * pixels), record.latents.width);
+  const plane = (n) => bytes.subarray(n * pixels, (n + 1) * pixels);
+  const normal = new Image();
+  normal.src = record.counterpart;
+  await normal.decode();
   return {
     ...record,
-    maps: maps.map((_, n) => bytes.subarray(n * pixels, (n + 1) * pixels)),
-    mask: record.mask ? bytes.subarray(maps.length * pixels, large * pixels) : null,
+    normal,
+    maps: maps.map((_, n) => plane(n)),
+    mask: record.mask ? plane(maps.length) : null,
+    levels: record.latents.order.map((_, n) => (n ? plane(first + n - 1) : null)),
     tiles: record.latents.order.map((_, n) => small.subarray(n * tile, (n + 1) * tile)),
   };
 }

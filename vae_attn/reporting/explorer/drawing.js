@@ -8,6 +8,7 @@ const MISSED = [86, 180, 233];
 const viewer = byId("viewer");
 const overlay = byId("overlay").getContext("2d");
 const binary = byId("binary").getContext("2d");
+const exchanged = byId("exchanged").getContext("2d");
 
 function colour(share) {
   const n = 3 * Math.round(255 * Math.min(Math.max(share, 0), 1));
@@ -31,6 +32,39 @@ function paint(context, plane, planeWidth, planeHeight, step, scale, strength) {
   const target = new Uint32Array(drawn.data.buffer);
   for (let n = 0; n < target.length; n += 1) target[n] = table[plane[n]];
   context.putImageData(drawn, 0, 0);
+}
+
+// A signed map over the pale image: as `figures.signed_overlay` does it.
+function paintSigned(context, image, n, strength) {
+  const { latents } = image;
+  const { canvas } = context;
+  Object.assign(canvas, { width: latents.width, height: latents.height });
+  const drawn = context.createImageData(latents.width, latents.height);
+  for (const [place, level] of image.tiles[n].entries()) {
+    const value = ((level - 128) * latents.steps[n]) / scaleOf(n);
+    const share = Math.min(Math.max(value, -1), 1);
+    const at = 3 * Math.round(127 * (1 + share));
+    const opacity = 255 * strength * Math.abs(share) ** 0.6;
+    drawn.data.set([...signedPalette.subarray(at, at + 3), opacity], 4 * place);
+  }
+  context.putImageData(drawn, 0, 0);
+}
+
+const scaleOf = (n) => data.latents.scales[n ? 1 : 0];
+
+// The counterpart's pixels where the latent's map ranks highest, up to the share of the slider.
+function paintExchanged() {
+  const { image, latent, replaced } = state;
+  const { canvas } = exchanged;
+  Object.assign(canvas, { width, height });
+  const levels = latent ? image.levels[latent] : null;
+  if (!levels || !replaced) return false;
+  const drawn = exchanged.createImageData(width, height);
+  for (let n = 0; n < pixels; n += 1) drawn.data[4 * n + 3] = levels[n] <= replaced ? 255 : 0;
+  exchanged.putImageData(drawn, 0, 0);
+  exchanged.globalCompositeOperation = "source-in";
+  exchanged.drawImage(image.normal, 0, 0, width, height);
+  return true;
 }
 
 // The first level that reaches a threshold.
@@ -111,20 +145,22 @@ function draw() {
   const { image } = state;
   if (!image) return;
   const map = maps[state.map];
+  const latent = state.latent;
+  const exchanging = paintExchanged();
   const alone = byId("show-original").checked;
-  const strength = alone ? 0 : state.strength;
+  const strength = alone || exchanging ? 0 : state.strength;
   const stage = byId("stage");
   stage.classList.toggle("plain", strength === 0);
-  const latent = state.latent;
+  stage.classList.toggle("signed", strength > 0 && latent !== null);
+  exchanged.canvas.toggleAttribute("hidden", alone || !exchanging);
   let scale = map.scale;
   let title = `${map.style}, ${map.layer}`;
   if (latent === null) {
     paint(overlay, image.maps[state.map], width, height, image.steps[state.map], scale, strength);
   } else {
-    const { latents } = image;
-    scale = data.latents.scale;
-    title = `latent ${latentName(latents, latent)}, ${data.latents.name}`;
-    paint(overlay, image.tiles[latent], latents.width, latents.height, latents.step, scale, strength);
+    scale = scaleOf(latent);
+    title = latent ? `latent ${latentName(image.latents, latent)}` : "the image's deviation";
+    paintSigned(overlay, image, latent, strength);
   }
   byId("stage-title").textContent = alone ? "original" : title;
   byId("outline").toggleAttribute("hidden", !byId("show-outline").checked);
@@ -135,9 +171,9 @@ function draw() {
   }
   byId("peak").toggleAttribute("hidden", !byId("show-peak").checked || alone || latent !== null);
   stage.setAttribute("aria-label", alone ? "The image alone" : `Map over the image: ${title}`);
-  byId("scale-middle").textContent = short(scale / 2);
-  byId("scale-end").textContent = `${short(scale)} or more`;
-  byId("scale-unit").textContent = latent === null ? map.unit : "gradient times activation";
+  drawScale(scale);
+  byId("scale-unit").textContent = latent === null ? map.unit : wordsOf(image.latents, latent);
+  byId("truth-of-map").textContent = latent === null ? map.truth : latent ? data.latents.truth : "";
   const mark = byId("scale-threshold");
   mark.hidden = latent !== null || state.thresholds[state.map] > scale;
   mark.style.left = `${(100 * state.thresholds[state.map]) / scale}%`;
@@ -145,7 +181,53 @@ function draw() {
   drawControls();
 }
 
+// From 0 up, or from below 0 to above it.
+function drawScale(scale) {
+  const signed = state.latent !== null;
+  const ticks = signed ? [-scale, 0, scale] : [0, scale / 2, scale];
+  const words = ticks.map(short);
+  words[2] += " or more";
+  if (signed) words[0] += " or less";
+  for (const [n, id] of ["scale-start", "scale-middle", "scale-end"].entries()) {
+    byId(id).textContent = words[n];
+  }
+  const bar = byId("scale-colours").getContext("2d");
+  const drawn = bar.createImageData(256, 1);
+  for (let n = 0; n < 256; n += 1) {
+    const at = 3 * Math.round((254 * n) / 255);
+    const shade = signed ? signedPalette.subarray(at, at + 3) : colour(n / 255);
+    drawn.data.set([...shade, 255], 4 * n);
+  }
+  bar.putImageData(drawn, 0, 0);
+}
+
+// The latent's deletion curve, and where the slider stands on it.
+function drawReplacing() {
+  const { image, latent, replaced } = state;
+  const path = latent ? image.latents.z[latent] : null;
+  byId("replacing").hidden = !path;
+  if (!path) return;
+  const { shares } = data.latents;
+  const [low, high] = [Math.min(...path), Math.max(...path)];
+  const at = (n) => [
+    (100 * n) / (shares.length - 1),
+    4 + (32 * (high - path[n])) / (high - low || 1),
+  ];
+  byId("path-line").setAttribute("points", path.map((_, n) => at(n).join(",")).join(" "));
+  const [x, y] = at(replaced);
+  byId("path-place").setAttribute("d", `M${x} ${y}h0`);
+  const share = `${short(100 * shares[replaced])}%`;
+  byId("replaced").value = replaced;
+  byId("replaced-value").textContent = share;
+  const name = `z${image.latents.order[latent]}`;
+  const words = `${name} = ${signed(path[replaced])}, from ${signed(path[0])} in the image to ` +
+    `${signed(path.at(-1))} in its normal counterpart`;
+  byId("replaced-words").textContent = words;
+  byId("replaced").setAttribute("aria-valuetext", `${share} of the pixels: ${words}`);
+}
+
 function drawControls() {
+  drawReplacing();
   const map = maps[state.map];
   const threshold = state.thresholds[state.map];
   const slider = byId("threshold");

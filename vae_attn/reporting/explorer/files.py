@@ -77,6 +77,18 @@ def quantise(
     return np.clip(np.floor(values / step + 1e-6), 0, 255).astype(np.uint8), step
 
 
+def quantise_signed(
+    values: Float[np.ndarray, "*shape"],
+) -> tuple[UInt8[np.ndarray, "*shape"], float]:
+    """Values of either sign in 8 bits: the nearest number of steps, 128 standing for 0.
+
+    Returns:
+      The number of steps, and a step's width.
+    """
+    step = max(float(np.abs(values).max()), _LEAST) / 127
+    return (128 + np.rint(values / step)).astype(np.uint8), step
+
+
 def pack(planes: Sequence[UInt8[np.ndarray, "_ _"]]) -> str:
     """Planes as text: differences to the pixel on the left, deflated, base64."""
     differences = (np.diff(plane, axis=1, prepend=np.uint8(0)) for plane in planes)
@@ -134,7 +146,15 @@ def save_script(identifier: str, record: dict, folder: pathlib.Path) -> pathlib.
 
 def colour_table() -> str:
     """The 256 colours of `figures.COLOUR_MAP`, RGB bytes in base64."""
-    colours = figures.colours(np.arange(256) / 255)
+    return _as_text(figures.colours(np.arange(256) / 255))
+
+
+def signed_colour_table() -> str:
+    """The 255 colours of `figures.signed_colours`, from -1 to 1, RGB bytes in base64."""
+    return _as_text(figures.signed_colours(np.arange(-127, 128) / 127))
+
+
+def _as_text(colours: Float[np.ndarray, "n 3"]) -> str:
     return base64.b64encode(np.rint(255 * colours).astype(np.uint8).tobytes()).decode()
 
 

@@ -9,11 +9,7 @@ function prepare() {
   }
   for (const id of ["outline", "peak"]) byId(id).setAttribute("viewBox", `0 0 ${width} ${height}`);
   for (const circle of byId("peak").children) circle.setAttribute("r", 0.025 * Math.max(height, width) + 0.4);
-  const colours = byId("scale-colours").getContext("2d");
-  const bar = colours.createImageData(256, 1);
-  for (let n = 0; n < 256; n += 1) bar.data.set([...colour(n / 255), 255], 4 * n);
-  colours.putImageData(bar, 0, 0);
-  byId("latents-heading").textContent = `What single latents look at (${data.latents.name})`;
+  byId("replaced").max = data.latents.shares.length - 1;
   fillStyles();
   fillFilters();
   refresh();
@@ -41,6 +37,7 @@ function listen() {
   byId("help-button").addEventListener("click", toggleHelp);
   byId("threshold").addEventListener("input", (event) => chooseThreshold(Number(event.target.value)));
   byId("threshold-reset").addEventListener("click", KEYS.r);
+  byId("replaced").addEventListener("input", (event) => chooseReplaced(Number(event.target.value)));
   byId("strength").addEventListener("input", (event) => chooseStrength(Number(event.target.value) / 100));
   for (const id of ["show-outline", "show-peak", "show-original"]) byId(id).addEventListener("change", redraw);
   byId("controls").addEventListener("submit", (event) => event.preventDefault());

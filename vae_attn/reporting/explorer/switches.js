@@ -25,7 +25,9 @@ function fillLayers() {
     box.dataset.style = style;
     box.querySelectorAll("label").forEach((label) => label.remove());
     for (const n of mapsOf(style)) {
-      box.append(choice("layer", n, maps[n].layer, "", () => chooseMap(n)));
+      const label = choice("layer", n, maps[n].layer, "", () => chooseMap(n));
+      if (maps[n].truth) label.append(element("small", { textContent: maps[n].truthInShort }));
+      box.append(label);
     }
   }
   for (const input of box.querySelectorAll("input")) input.checked = Number(input.value) === state.map;
@@ -47,6 +49,11 @@ function chooseStyle(n) {
 
 function chooseThreshold(value) {
   state.thresholds[state.map] = Math.min(Math.max(value, 0), maps[state.map].limit);
+  redraw();
+}
+
+function chooseReplaced(place) {
+  state.replaced = place;
   redraw();
 }
 

@@ -1,22 +1,37 @@
 // The viewer: one image at a time, and its keys.
 
-const latentName = (latents, n) =>
-  `z${latents.order[n]} ${latents.deviations[n] < 0 ? "−" : "+"}${Math.abs(latents.deviations[n]).toFixed(1)} sd`;
+const latentName = (latents, n) => `z${latents.order[n]} ${signed(latents.deviations[n], 1)} sd`;
+
+const changeOf = (latents, n) => latents.z[n][0] - latents.z[n].at(-1);
+
+// What a signed map adds up to.
+function wordsOf(latents, n) {
+  const sum = signed(latents.sums[n]);
+  if (!n) {
+    return `squared deviations from normal latents, ${short(latents.deviations[0])} in all; ` +
+      `sum of this map ${sum}, the rise over the counterpart's`;
+  }
+  return `blue pulls z${latents.order[n]} down, red up; sum of this map ${sum}, ` +
+    `change of z${latents.order[n]} from the counterpart ${signed(changeOf(latents, n))}`;
+}
 
 function fillLatents(image) {
   const { latents } = image;
   const list = byId("latents");
   list.replaceChildren();
-  for (const [n, tile] of image.tiles.entries()) {
+  for (const n of image.tiles.keys()) {
     const canvas = element("canvas");
-    paint(canvas.getContext("2d"), tile, latents.width, latents.height, latents.step, data.latents.scale, 0.85);
+    paintSigned(canvas.getContext("2d"), image, n, 0.9);
     const picture = element("span", { className: "tile" }, element("img", { alt: "", src: image.image }), canvas);
     picture.style.aspectRatio = `${width} / ${height}`;
+    const name = n ? latentName(latents, n) : "whole image";
     const button = element("button", { type: "button", className: "latent" }, picture,
-      element("span", { textContent: latentName(latents, n) }));
+      element("span", { textContent: name }),
+      element("span", { className: "sum", textContent: `sum ${signed(latents.sums[n])}` }));
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", () => {
       state.latent = state.latent === n ? null : n;
+      state.replaced = 0;
       redraw();
       if (state.latent !== null) byId("stage").scrollIntoView({ block: "nearest" });
     });
@@ -74,6 +89,7 @@ async function show(place) {
     for (const id of ["stage-image", "original"]) byId(id).src = image.image;
     byId("reconstruction").src = image.reconstruction;
     state.latent = null;
+    state.replaced = 0;
     fillTruth(image);
     fillLatents(image);
     draw();

@@ -2,6 +2,9 @@
 
 const short = (value) => String(Number(value.toPrecision(3)));
 
+const signed = (value, digits = 2) =>
+  `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+
 const decided = data.decision.threshold !== null; // else no image is called abnormal or not
 
 function verdict(record) {
