@@ -13,8 +13,10 @@ from vae_attn.experiments.anomaly.explainer import Explainer
 class Maps(Explainer):
     """Without a model: raw maps are the image itself, at conv1 a thousand times over."""
 
+    variant = Variant("contrast", ("conv1",))
+
     def __init__(self):
-        self.variant = Variant("contrast", ("conv1",))
+        pass
 
     def maps(self, images, *, styles, layers):
         pixels = images.mean(axis=3) / np.float32(255)

@@ -22,7 +22,9 @@ from vae_attn.experiments.anomaly import (
 )
 from vae_attn.experiments.anomaly.calibration import Calibration, fused_layers, variant_of
 from vae_attn.experiments.anomaly.explainer import Explainer, calibrate
+from vae_attn.experiments.anomaly.simple_baselines import MEDIAN_SMOOTH
 from vae_attn.experiments.counterpart_cache import CounterpartCache
+from vae_attn.experiments.maps import IMAGE
 from vae_attn.experiments.protocol import Content, Experiment, Trained
 from vae_attn.reporting import figures
 from vae_attn.reporting.tables import Table
@@ -157,7 +159,7 @@ def _options(config: ml_collections.ConfigDict) -> dict:
         "styles": tuple(config.evaluate.styles),
         "layers": tuple(config.evaluate.layers),
         "fused": fused_layers(config),
-        "drawn": tuple(comparison.beside(config)),
+        "drawn": (*comparison.compared(config), f"{MEDIAN_SMOOTH}/{IMAGE}"),
         "max_images": config.evaluate.max_images,
         "mask_size": config.evaluate.mask_size,
         "seed": config.seed,
