@@ -125,7 +125,7 @@ def test_factor_runs(tmp_path):
     rows = rows_of(tmp_path / "report", "Runs")
     assert rows[None] == ["run", "train.beta", "factor_vae", "mig"]
     assert rows["b"] == ["b", "0.75", "0.750 (best)", "0.125 (best)"]
-    assert "factor_vae" in representation.main_scores(None, scores)
+    assert "factor_vae" in representation.main_scores(default_config(), scores)
 
 
 def test_a_single_run(tmp_path):
