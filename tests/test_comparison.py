@@ -151,4 +151,4 @@ def test_markdown_has_each_table_under_its_heading(tmp_path):
         "# All\n\n## One\n\n| a | b\\* |\n| --- | --- |\n| 1 | 2 |\n\n\\* starred."
     )
     assert "| 0.500 [0.400, 0.600] |" in text
-    assert text.endswith("over images. Of the data.\n")
+    assert text.endswith("are expected to exceed. Of the data.\n")
