@@ -219,3 +219,17 @@ def test_a_folder_that_cannot_be_written(run, photos, monkeypatch, tmp_path):
     monkeypatch.setattr(own_images, "FOLDER", str(tmp_path / "file" / "x"))
     with pytest.raises(UserError, match="cannot be read or written"):
         explain(run, photos / "b.tif")
+
+
+def test_deep_images_are_scaled_as_the_training_images_were(run, tmp_path):
+    """12 bits in a file of 16: with the levels of the run's data they are what 8 bits show."""
+    config, workdir = run
+    shutil.copytree(workdir, tmp_path / "run")
+    record = json.loads((workdir / "data.json").read_text(encoding="utf-8"))
+    record["levels"] = [0, 4080]
+    (tmp_path / "run" / "data.json").write_text(json.dumps(record), encoding="utf-8")
+    shallow = RNG.integers(0, 256, (28, 28), dtype=np.uint8)
+    for name, image in (("a8", shallow), ("b12", shallow.astype(np.uint16) * 16)):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    first, second = explain((config, tmp_path / "run"), tmp_path / "[ab]*.png")
+    assert second["score"] == pytest.approx(first["score"], rel=1e-5)

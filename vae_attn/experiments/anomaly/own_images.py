@@ -23,6 +23,7 @@ from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.maps import Deviations, ExactMaps
 from vae_attn.progress import Progress
 from vae_attn.reporting import figures
+from vae_attn.workdir_data import DataRecord
 
 FOLDER = "explained"  # in the workdir
 RESULTS = "results.jsonl"  # in that folder
@@ -95,7 +96,7 @@ def explain(
       UserError: naming the files that could not be read, when all others are done.
     """
     folder = workdir / FOLDER
-    writer = _Writer(explainer, folder, _names(paths))
+    writer = _Writer(explainer, folder, _names(paths), DataRecord.read(workdir).levels)
     rows, problems = [], []
     with Progress("explaining", total=len(paths)) as progress:
         for start in range(0, len(paths), explainer.batch_size):
@@ -144,8 +145,10 @@ class _Writer:
         explainer: Explainer,
         folder: pathlib.Path,
         names: dict[pathlib.Path, str],
+        levels: tuple[int, int],
     ) -> None:
         self._explainer = explainer
+        self._levels = levels  # of deep files, as the training images had them
         self._folder = folder
         self._names = names
         # What gets the full colour: the same for all images, so that normal ones are calm.
@@ -158,7 +161,8 @@ class _Writer:
         side, _, channels = explainer.model.image_shape
 
         def read(path: pathlib.Path) -> np.ndarray:
-            return images_lib.read_resized_image(path, side, channels=channels)[0]
+            options = {"channels": channels, "levels": self._levels}
+            return images_lib.read_resized_image(path, side, **options)[0]
 
         found, problems = images_lib.read_many(read, paths)
         kept = [path for path, image in zip(paths, found, strict=True) if image is not None]
@@ -191,7 +195,8 @@ class _Writer:
     ) -> dict:
         """Writes an image's files, `pictures` and `arrays` among them; its row."""
         map_ = arrays["map"]
-        original = images_lib.read_image(path)  # again: a batch of photographs would fill memory
+        # Again: a batch of photographs would fill memory.
+        original = images_lib.read_image(path, levels=self._levels)
         # Never cut, and for all but the most abnormal images the same.
         map_scale = max(self._scale, float(map_.max()))
         grey = np.rint(np.clip(map_ / map_scale, 0, 1) * 65535).astype(np.uint16)
