@@ -5,14 +5,13 @@ import json
 import child_runs
 import jax
 import pytest
-import small_run
+import small_models
 from jax.experimental.compilation_cache import compilation_cache
 
 from vae_attn import workdir as workdir_lib
 from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.models import build
 from vae_attn.training import loop
 
 
@@ -33,13 +32,11 @@ def compiling_once(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
-@pytest.fixture(autouse=True)
-def small_model(monkeypatch):
-    monkeypatch.setattr(build, "architecture", lambda name, image_size: small_run.SMALL)
-
-
 def config_of(**values):
-    return child_runs.config_of(report__tensorboard_images=0, **values)
+    config = child_runs.config_of(report__tensorboard_images=0)
+    changed = {name.replace("__", "."): value for name, value in values.items()}
+    small_models.use(config, "digits").update_from_flattened_dict(changed)
+    return config
 
 
 def train(workdir, **values):

@@ -40,7 +40,7 @@ MNIST = "--config=configs/mnist.py"
         ([DIGITS, "--config.train.stepz=3"], "Did you mean 'train.steps'?"),
         ([DIGITS, "--config.train.steps=many"], "--config.train.steps=many"),
         ([DIGITS + ":x"], "the config's variant 'x' is unknown: give one of :0, :1"),
-        ([DIGITS, "--config.attention.layer=conv9"], "--config.attention.layer='conv9' must be of"),
+        ([DIGITS, "--config.attention.layer=conv9"], "attention.layer='conv9' must be one of"),
         ([DIGITS, "--config.train.learning_rate=-1"], "must be greater than 0"),
         ([DIGITS, "--workdir=/proc/nowhere"], "--workdir=/proc/nowhere cannot be written"),
         ([MNIST, "--config.data.dir=/no/such"], "/no/such"),

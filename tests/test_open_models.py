@@ -220,6 +220,7 @@ LISTS = "must be one of the layers of model.name=own_models:{}: one, two"
             {
                 "data.name": "dsprites",
                 "data.image_size": 64,
+                "train.objective": "factor_vae",
                 "factor.gamma": 1.0,
                 "factor.ad_layer": "one",
             },

@@ -103,7 +103,7 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(config
     process.send_signal(signal.SIGTERM)
     output = finish(process)
     assert process.returncode == 0, output
-    assert "SIGTERM: a checkpoint is saved behind this step" in output
+    assert "SIGTERM: saving a checkpoint after this step" in output
     step = stopped_step(output, tmp_path)
     assert step < STEPS
 
@@ -142,7 +142,7 @@ def test_signal_stops_two_processes_at_one_step(config, whole, tmp_path, to_all)
         os.kill(child_processes(process.pid)[1], signal.SIGTERM)
     output = finish(process)
     assert process.returncode == 0, output
-    assert output.count("a checkpoint is saved behind this step") == (2 if to_all else 1)
+    assert output.count("saving a checkpoint after this step") == (2 if to_all else 1)
     step = stopped_step(output, tmp_path, folders)
     assert step < STEPS
     if to_all:

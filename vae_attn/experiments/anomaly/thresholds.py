@@ -77,7 +77,7 @@ def of_images(
     """The threshold that the score of a further normal image exceeds with at most this probability.
 
     It is the ceil((n + 1) (1 - rate))-th lowest of n scores (conformal prediction; with scores
-    from leave-one-out the jackknife+, Barber et al. 2021).
+    from leave-one-out the jackknife, Barber et al. 2021).
 
     Args:
       scores: of held-out normal images, each calibrated by the others.
