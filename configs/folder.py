@@ -3,8 +3,8 @@
     python -m vae_attn.main --config=configs/folder.py --config.data.dir=my_images
 
 `data.dir` holds train/good/*, test/good/*, test/<defect>/* and, where the defects' places are
-known, ground_truth/<defect>/<name of the image>_mask.png: png, jpg, bmp or tif, grey or colour, of
-any size. Without ground_truth it is scored which images are abnormal, and not where.
+known, ground_truth/<defect>/<name of the image>_mask.png: any format that Pillow reads, grey or
+colour, of any size. Without ground_truth it is scored which images are abnormal, and not where.
 
 Mirrors, which may turn a good object into a bad one, are off; allow them with
 `--config.data.mirror_horizontal=True` and `--config.data.mirror_vertical=True`. `folder.py:light`

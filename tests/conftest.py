@@ -1,4 +1,4 @@
-"""Test-wide setup: 8 simulated devices, compiled programs shared, shapes checked."""
+"""Test-wide setup: 8 simulated devices, shapes checked."""
 
 import os
 import pathlib
@@ -7,11 +7,6 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests and the programs that they start compile much the same.
-_COMPILED = pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jaxtyping
 import pytest

@@ -22,9 +22,11 @@ def test_second_run_in_a_workdir_is_refused(tmp_path):
     slow = {"script": "small_run.py", "SECONDS_A_STEP": "60"}
     first = child_runs.start(tmp_path, "--config.train.steps=100", **slow)
     try:
-        while not (tmp_path / "metrics.jsonl").exists():
+        # The last file that it writes before its first step, which takes a minute.
+        while not any(tmp_path.rglob("events.out.tfevents.*")):
             assert first.poll() is None, first.communicate()[0]
             time.sleep(0.05)
+        time.sleep(5)
         before = contents(tmp_path)
         holder = f"process {first.pid} on {socket.gethostname()}"
         sentence = rf"--workdir={tmp_path} is in use by {holder}: wait for it or end it, or give"

@@ -84,7 +84,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.attention.style = "contrast"  # of the pictures
     config.attention.layer = "conv1"  # of the maps; dsprites: of those of single latents
     # Of the maps of images: the layers whose maps are averaged, () for `layer` alone, and how
-    # normal validation images calibrate them: none, ratio, upper or z (`evaluation.calibration`);
+    # normal validation images calibrate them: none, ratio, upper or z (`anomaly.calibration`);
     # none alone with style=authors_code, whose maps depend on their batch by a factor.
     config.attention.layers = ()
     config.attention.calibration = "none"

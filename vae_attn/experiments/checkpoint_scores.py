@@ -119,10 +119,10 @@ def table(rows: Sequence[Row]) -> tables.Table:
         scores = (scores_lib.cell(row.scores, name) for name in names)
         cells.append([str(row.step), f"{row.epoch:g}", loss, *scores, mark])
     told = (f"{name} at step {_best_by(name, rows).step}" for name in names)
-    note = "One may choose by the validation loss alone, which knows normal images only."
+    note = "Choose by the validation loss only: it knows normal images alone."
     if names:
-        note += f" Best by test score would be {', '.join(told)}: not to be chosen by, as it has "
-        note += "seen the test set."
+        note += f" Best by test score would be {', '.join(told)}, but the test score must not "
+        note += "select a checkpoint."
     return tables.Table("Scores of the kept checkpoints", cells, note)
 
 

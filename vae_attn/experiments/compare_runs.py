@@ -34,7 +34,7 @@ def write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
         return _write(patterns, workdir)
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir} or the runs cannot be read or written ({error}): see to the "
+            f"--workdir={workdir} or the runs cannot be read or written ({error}): check the "
             "disk's space and the permissions."
         ) from error
 

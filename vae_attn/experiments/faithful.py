@@ -88,7 +88,8 @@ def evaluate(
     """Measures every kind of map of single latents, and two that know nothing of latents.
 
     Args:
-      config: the run's; `evaluate.styles` and `evaluate.faithful_images` are used, and `seed`.
+      config: the run's; its `seed`, and `styles`, `faithful_images` and `max_images` of
+        `evaluate`.
       mapper: of the trained model.
       images: to draw a sample of.
       layers: of the attention styles.
@@ -117,10 +118,14 @@ def evaluate(
 def sample(
     config: ml_collections.ConfigDict, images: Images
 ) -> UInt8[np.ndarray, "sample height width channels"]:
-    """At most `evaluate.faithful_images` of the images, drawn at random; large ones are fewer."""
+    """At most `evaluate.faithful_images` of the images, drawn at random; large ones are fewer.
+
+    `evaluate.max_images` bounds them too.
+    """
     height, width = images.shape[1:3]
     most = max(_FEWEST_IMAGES, _MOST_PIXELS // (height * width))
-    count = min(config.evaluate.faithful_images, most)
+    limit = config.evaluate.max_images or len(images)
+    count = min(config.evaluate.faithful_images, most, limit)
     return images[np.random.default_rng(config.seed).permutation(len(images))[:count]]
 
 

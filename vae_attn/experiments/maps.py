@@ -465,7 +465,7 @@ class Mapper:
                 jax.eval_shape(attributed, *arguments)
             except NotImplementedError as error:
                 _WITHOUT_RULES.add(self.model)
-                _LOG.warning("%s Maps of single latents are made by those.", error)
+                _LOG.warning("%s Maps of single latents use integrated gradients instead.", error)
         return self.model not in _WITHOUT_RULES
 
     def replacing(

@@ -342,7 +342,7 @@ def bars(
       highlighted: the name of the bar in the strong colour.
       baselines: the names of the grey bars.
       deviations: half the length of a line over a bar, for the names given.
-      chance: value of a coin, drawn as a line; None for none.
+      chance: drawn as a line; None for none.
 
     Returns:
       The figure.

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from vae_attn import whole_files
+from vae_attn import attention, whole_files
 from vae_attn.experiments.anomaly import thresholds
 from vae_attn.experiments.anomaly.thresholds import Threshold
 
@@ -240,6 +240,11 @@ class Calibration:
         """Above which images count as abnormal; None where none can be given."""
         return self.images.value
 
+    def nothing_from(self, variant: Variant) -> str:
+        """Why maps of a variant carry nothing, whatever they look like; "" where they may."""
+        of_latents = variant.style in attention.STYLES
+        return NO_ACTIVE_LATENT if of_latents and not self.active_latents else ""
+
     def save(self, path: pathlib.Path) -> None:
         """Writes the calibration, whole or not at all."""
         arrays = {
@@ -334,10 +339,10 @@ def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def variant_of(attention: ml_collections.ConfigDict) -> Variant:
+def variant_of(section: ml_collections.ConfigDict) -> Variant:
     """The variant of a config's `attention`: what its pictures show and its summaries tell."""
-    layers = tuple(attention.layers) or (attention.layer,)
-    return Variant(attention.style, layers, attention.calibration)
+    layers = tuple(section.layers) or (section.layer,)
+    return Variant(section.style, layers, section.calibration)
 
 
 def fused_layers(config: ml_collections.ConfigDict) -> tuple[str, ...]:

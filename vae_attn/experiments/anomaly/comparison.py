@@ -22,7 +22,7 @@ def compare(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> li
 
     Args:
       config: that the runs share.
-      runs: scores of `anomaly.evaluate` by `data.category`, which Ped1 has only "" of.
+      runs: scores of `evaluation.evaluate` by `data.category`, which Ped1 has only "" of.
 
     Returns:
       The tables of which we have any number.

@@ -84,7 +84,8 @@ def evaluate(
     statistics = calibration.measure(normal)
     collected = {}
     for variant in dict.fromkeys((*variants(of["styles"], layers, fused), own)):
-        of_pixels, of_images = calibration.normal_thresholds(variant, normal)
+        missing = explainer.calibration.nothing_from(variant)
+        of_pixels, of_images = calibration.normal_thresholds(variant, normal, missing=missing)
         collected[variant] = Collected(pixels=of_pixels, images=of_images)
     with Progress("scoring test images", total=len(test)) as progress:
         for raw, _, chunk in explainer.chunks(test.images, **of):

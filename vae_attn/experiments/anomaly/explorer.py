@@ -179,11 +179,13 @@ class Explorer:
         others += [Variant("paper", fused_layers(self._config))]
         others += [Variant("paper", (layer,)) for layer in self._layers]
         others += [Variant(RECONSTRUCTION_ERROR, (IMAGE,))]
-        return [calibrated] + [
-            Shown(variant, statistics, normal_thresholds(variant, normal)[0].value)
-            for variant in dict.fromkeys(others)
-            if variant != own
-        ]
+        shown = [calibrated]
+        for variant in dict.fromkeys(others):
+            if variant != own:
+                missing = calibration.nothing_from(variant)
+                pixels, _ = normal_thresholds(variant, normal, missing=missing)
+                shown.append(Shown(variant, statistics, pixels.value))
+        return shown
 
     def _write_images(
         self, images: LabelledImages, split: str, target: pathlib.Path, first: int

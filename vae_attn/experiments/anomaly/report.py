@@ -75,7 +75,7 @@ def content(
         if figure is not None:
             caption = "The run's own maps in the strong colour, baselines without attention in "
             caption += "grey. Of each style the row that scores best here; the table has all rows. "
-            caption += "The dotted line is a coin."
+            caption += "The dotted line is chance."
             caption += titles.all_seeds(config, "their mean and one standard deviation each way")
             drawn[name] = (figure, heading, caption)
     images = explorer.Explorer(config, explainer, whole, scale=painter.scale, scores=scores)
@@ -109,7 +109,7 @@ def _facts(name: str, metrics: dict[str, float], scored: curves.Curves | None) -
             of_images += f", {sum(scored.histogram.normal)} of them normal"
     told = {
         "image_auroc_max": ("Image AUROC", "which images are abnormal, by the map's maximum"),
-        "pixel_auroc": ("Pixel AUROC", "where; 0.5 is a coin"),
+        "pixel_auroc": ("Pixel AUROC", "where; 0.5 is chance"),
         "aupro": ("AUPRO", "where, each defect counting alike"),
         "iou": ("IoU", "at the threshold that normal images give"),
         "share_missed": ("Looks elsewhere", "share of maps that peak outside of the defect"),

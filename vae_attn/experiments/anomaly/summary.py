@@ -57,17 +57,17 @@ def log(calibration: Calibration, latents: int) -> None:
         (calibration.pixels, "the pixels of normal images", "a pixel"),
     ):
         if found.value is None:
-            _LOG.warning("%s is not called abnormal or not: %s", counted, found.missing)
+            _LOG.warning("%s gets no decision: %s", counted, found.missing)
         else:
             _LOG.info("%s is abnormal above %s", counted, found.told(what))
 
 
 def few_latents(active: int, latents: int) -> str:
-    """A warning of a model that carries next to nothing."""
+    """A warning of a model that carries almost nothing."""
     are = "is" if active == 1 else "are"
     return (
         f"{active or 'none'} of {latents} latents {are} active: the model has collapsed and its "
-        "maps tell next to nothing; train longer or with a smaller train.beta."
+        "maps say almost nothing; train longer or with a smaller train.beta."
     )
 
 
