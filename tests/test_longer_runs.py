@@ -3,33 +3,15 @@
 import json
 
 import child_runs
-import jax
 import pytest
 import small_models
-from jax.experimental.compilation_cache import compilation_cache
 
 from vae_attn import workdir as workdir_lib
 from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.training import loop
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiling_once(tmp_path_factory):
-    """The trainings of this module are one program, or few, compiled once each."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+from vae_attn.workdir_data import DataRecord
 
 
 def config_of(**values):
@@ -39,13 +21,19 @@ def config_of(**values):
     return config
 
 
+def begin(config, workdir, data=None, *, mode="train", **options):
+    """As a run does."""
+    record = DataRecord.of(data or sources.load(config), str(config.data.dir))
+    workdir_lib.begin(config, workdir, mode=mode, data=record, **options)
+
+
 def train(workdir, **values):
     """Trains alone, without calibration; through the same checks as a run's."""
     config = config_of(**values)
     data = sources.load(config)
     with workdir_lib.WorkdirLock() as lock:
         total = loop.total_steps(config, len(data.train))
-        workdir_lib.begin(config, workdir, mode="train", lock=lock, total_steps=total)
+        begin(config, workdir, data, lock=lock, total_steps=total)
     loop.train(config, workdir, data)
     return config
 
@@ -108,7 +96,7 @@ def test_evaluation_keeps_the_length_of_the_training(tmp_path):
     train(tmp_path, train__steps=2)
     with workdir_lib.WorkdirLock() as lock:
         config = config_of(train__steps=5)
-        workdir_lib.begin(config, tmp_path, mode="evaluate", lock=lock, total_steps=5)
+        begin(config, tmp_path, mode="evaluate", lock=lock, total_steps=5)
     assert kept(tmp_path)["steps"] == 2
 
 
@@ -174,9 +162,7 @@ def test_weights_that_cannot_be_used(tmp_path, monkeypatch):
     config = config_of(train__init_from=str(source))
     config.model.pretrained = "x.pth"
     with pytest.raises(UserError, match=r"has --config.model.pretrained='', and this run 'x.pth'"):
-        workdir_lib.begin(
-            config, tmp_path / "other", mode="train", lock=workdir_lib.WorkdirLock(), total_steps=1
-        )
+        begin(config, tmp_path / "other", lock=workdir_lib.WorkdirLock(), total_steps=1)
 
 
 def test_a_mode_that_needs_a_run_needs_no_source(tmp_path):
