@@ -73,7 +73,7 @@ def test_the_best_one_is_scored_as_alone(finished):
     (line,) = (line for line in table.splitlines() if "| best by validation loss |" in line)
     assert line.startswith(f"| {best['step']} |")
     assert f"{name} at step {would_be}" in table
-    assert "not to be chosen by" in table
+    assert "must not select a checkpoint" in table
 
 
 def test_the_calibration_stays_that_of_the_best(finished):

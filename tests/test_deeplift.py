@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 from vae_attn import backend, secants
-from vae_attn.models import windows
+from vae_attn.models.operations import windows
 
 
 @pytest.fixture(autouse=True)
