@@ -4,7 +4,7 @@
 
 `data.dir` holds the four official idx files, compressed or not. 100 epochs took 22 minutes for
 digit 1 and 31 for digit 3, on two cores that were shared with other work. Expect a pixel AUROC of
-.99 and .96 for contrast at conv1, where the reconstruction error has .97 and .91 (README).
+.99 and .96 for contrast at conv1, where the reconstruction error has .97 and .91 (docs/results.md).
 """
 
 from vae_attn.config import default_config, known_variant

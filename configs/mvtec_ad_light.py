@@ -3,9 +3,9 @@
     python -m vae_attn.main --config=configs/mvtec_ad_light.py:bottle
 
 The variants and `data.dir` (data/mvtec_ad) are those of configs/mvtec_ad.py. Some 31
-minutes on two cores; on the bottle expect a pixel AUROC of .96, an IoU of .45 and an image AUROC of
-.98 (README). Learning rate, beta and calibration were chosen on that category's test set, the
-augmentation and the number of steps by the loss of its held-out normal images.
+minutes on two cores; on the bottle expect a pixel AUROC of .96, an IoU of .45 and an image AUROC
+of .98 (docs/results.md). Learning rate, beta and calibration were chosen on that category's test
+set, the augmentation and the number of steps by the loss of its held-out normal images.
 """
 
 from vae_attn.config import default_config

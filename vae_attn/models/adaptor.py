@@ -1,12 +1,12 @@
 """Makes a `model.Model` of a Flax module that has `features`, `head` and `decode` alone."""
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vae_attn.models.model import Sampling
 
-class Adaptor(nn.Module):
+
+class Adaptor(Sampling):
     """A module of one's own, with all else that the package needs of a model.
 
     Attributes:
@@ -56,28 +56,6 @@ class Adaptor(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """The module's own: logits."""
         return self.module.decode(z, train=train)
-
-    def reconstruct(
-        self, z: Float[Array, "batch latents"]
-    ) -> Float[Array, "batch height width channels"]:
-        """The image's expectation under p(x | z), in [0, 1]."""
-        return jax.nn.sigmoid(self.decode(z))
-
-    def __call__(
-        self,
-        images: Float[Array, "batch height width channels"],
-        noise: Float[Array, "batch latents"],
-        *,
-        train: bool = False,
-    ) -> tuple[
-        Float[Array, "batch height width channels"],
-        Float[Array, "batch latents"],
-        Float[Array, "batch latents"],
-    ]:
-        """Logits of the image decoded from z = mean + exp(logvar / 2) noise, mean, log variance."""
-        mean, logvar = self.encode(images, train=train)
-        z = mean + jnp.exp(logvar / 2) * noise
-        return self.decode(z, train=train), mean, logvar
 
     @nn.nowrap
     def dense_mean(self, layer: str) -> None:

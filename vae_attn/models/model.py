@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from vae_attn import attention
@@ -67,3 +70,19 @@ class Model(Protocol):
 
         A function of the variables, for `attention.make_attention_fn`.
         """
+
+
+class Sampling(nn.Module):
+    """What follows for a `Model` from its `encode` and `decode`."""
+
+    def reconstruct(self, z: Codes) -> Images:
+        """The image's expectation under p(x | z), in [0, 1]."""
+        return jax.nn.sigmoid(self.decode(z))
+
+    def __call__(
+        self, images: Images, noise: Codes, *, train: bool = False
+    ) -> tuple[Images, Codes, Codes]:
+        """Logits of the image decoded from z = mean + exp(logvar / 2) noise, mean, log variance."""
+        mean, logvar = self.encode(images, train=train)
+        z = mean + jnp.exp(logvar / 2) * noise
+        return self.decode(z, train=train), mean, logvar

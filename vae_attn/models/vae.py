@@ -10,10 +10,11 @@ from jaxtyping import Array, Float, PyTree
 from vae_attn import attention
 from vae_attn.models import layers
 from vae_attn.models.layers import Dense
+from vae_attn.models.model import Sampling
 from vae_attn.models.tables import Layers
 
 
-class VAE(nn.Module):
+class VAE(Sampling):
     """A variational autoencoder with Gaussian latents (Kingma & Welling 2014), a `model.Model`.
 
     For every layer name of the encoder's table, `encode` is `head` after `features`.
@@ -79,32 +80,6 @@ class VAE(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """Logits of the image's pixels under p(x | z); `reconstruct` gives the pixels."""
         return self.decoder(z, train=train)
-
-    def reconstruct(
-        self, z: Float[Array, "batch latents"]
-    ) -> Float[Array, "batch height width channels"]:
-        """The image's expectation under p(x | z), in [0, 1]."""
-        return jax.nn.sigmoid(self.decode(z))
-
-    def __call__(
-        self,
-        images: Float[Array, "batch height width channels"],
-        noise: Float[Array, "batch latents"],
-        *,
-        train: bool = False,
-    ) -> tuple[
-        Float[Array, "batch height width channels"],
-        Float[Array, "batch latents"],
-        Float[Array, "batch latents"],
-    ]:
-        """Encodes, samples z = mean + exp(logvar / 2) noise, decodes.
-
-        Returns:
-          Logits of the reconstruction, mean and log variance.
-        """
-        mean, logvar = self.encode(images, train=train)
-        z = mean + jnp.exp(logvar / 2) * noise
-        return self.decode(z, train=train), mean, logvar
 
     @nn.nowrap
     def dense_mean(self, layer: str) -> Callable[[PyTree], attention.DenseMean] | None:
