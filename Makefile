@@ -1,18 +1,22 @@
 # make demo: set up and run the main job on data that needs no download.
-# make test: set up and run all tests.
+# make test: set up and run the tests, but for the slow ones.
+# make test-slow: run the slow ones: whole runs in several processes, killed processes, memory.
 # Choose the interpreter with PYTHON=python3.13, and the environment's folder with VENV=...
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint
+.PHONY: demo test test-slow lint
 
 demo: $(VENV)/installed
 	$(BIN)/python -m vae_attn.main --config=configs/digits.py
 	@echo "Open runs/digits/report/index.html"
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 3 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/installed-test
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

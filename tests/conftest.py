@@ -1,4 +1,4 @@
-"""Test-wide setup: 8 simulated devices, shapes checked."""
+"""Test-wide setup: 8 simulated devices, programs compiled fast, shapes checked."""
 
 import os
 import pathlib
@@ -7,6 +7,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most tests compile more than they compute. `make test-slow` compiles as users do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jaxtyping
 import pytest

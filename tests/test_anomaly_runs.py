@@ -63,6 +63,7 @@ def metrics_of(workdir):
     return json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
     config = small_config("mvtec_ad", mvtec_twin, tmp_path)
     config.data.category = "all"
@@ -183,6 +184,7 @@ def test_folder_without_masks_is_scored_by_image(mvtec_twin, tmp_path):
     assert drawn == {"classes", "normal", "latents", "training", "detection"}
 
 
+@pytest.mark.slow
 def test_ped1_pixels_on_clips_with_masks_frames_on_all(tmp_path):
     synthetic.write_ucsd_ped1(tmp_path / "twin")
     config = small_config("ucsd_ped1", tmp_path / "twin", tmp_path, channels=1)

@@ -54,6 +54,7 @@ def finish(process):
     return output
 
 
+@pytest.mark.slow
 def test_same_losses_and_parameters_on_any_devices_of_any_processes(tmp_path):
     """VAE, ResNet VAE with batch normalisation, AD-FactorVAE; pmap and shard_map."""
     program = TESTS / "few_steps.py"
@@ -95,6 +96,7 @@ def small():
     return config, ["--config=configs/digits.py", *flags]
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_evaluate_with_the_figures_of_one(small, tmp_path):
     config, flags = small
     program = [TESTS / "small_run.py", *flags, f"--workdir={tmp_path / 'two'}"]
@@ -148,6 +150,7 @@ def test_workdirs_that_are_not_shared(small, tmp_path):
     assert not list(tmp_path.glob("*/checkpoints/[0-9]*"))
 
 
+@pytest.mark.slow
 def test_a_process_that_comes_late_is_waited_for():
     """As one that has yet to decode its images; the collectives of CPUs wait 30 seconds."""
     code = (

@@ -60,6 +60,7 @@ def run(tmp_path_factory):
         yield config, workdir
 
 
+@pytest.mark.slow
 def test_in_an_environment_without_this_package(run, tmp_path):
     _, workdir = run
     np.save(tmp_path / "images.npy", IMAGES)

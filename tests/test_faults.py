@@ -50,6 +50,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_killed_in_saves_and_out_of_space_it_ends_as_the_uninterrupted_one(
     small, whole, cache, tmp_path
 ):
@@ -278,6 +279,7 @@ def wait_for_steps(process, workdir):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_processes_end_when_one_is_killed(tmp_path):
     """The second, which the first one misses after a while; the first, to which all are bound."""
     started, left = [], []

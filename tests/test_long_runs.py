@@ -33,6 +33,7 @@ def resident_megabytes(pid):
     return pages * 4096 / 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="no /proc here")
 def test_memory_is_flat_over_2000_steps(tmp_path):
     """Of the process itself, from step 500 to 2,000, with four checkpoints and 75 rows of metrics.

@@ -67,6 +67,7 @@ def test_one_clear_sentence(arguments, message):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_letters_beyond_ascii_in_an_ascii_locale(tmp_path):
     """Where Python takes paths for ASCII, orbax would refuse the workdir."""
     workdir = tmp_path / "größe"
@@ -109,6 +110,7 @@ def config_of_digits():
     return module.get_config()
 
 
+@pytest.mark.slow
 def test_killed_run_ends_as_the_uninterrupted_one(tmp_path):
     """kill -9 at a random moment behind the first checkpoint, then the same command again."""
     options = [DIGITS, "--mode=train", "--config.train.steps=12", "--config.train.batch_size=8"]

@@ -124,6 +124,7 @@ def child_processes(pid):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to_all", [True, False])
 def test_signal_stops_two_processes_at_one_step(config, whole, tmp_path, to_all):
     """SIGINT to the launcher, which sends it on, with two seeds; SIGTERM to the second alone."""

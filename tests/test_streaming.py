@@ -120,6 +120,7 @@ def test_each_process_reads_its_share_alone(monkeypatch):
         np.testing.assert_array_equal(places.reshape(8, 2, 2), [[[0, 1], [2, 3]]] * 8)
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     """Through the whole program; one process that keeps the images has the same losses."""
     flags = [

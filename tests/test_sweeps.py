@@ -116,6 +116,7 @@ def test_signals_reach_the_run_and_end_the_sweep(number):
     assert process.returncode == 128 + number
 
 
+@pytest.mark.slow
 def test_a_whole_sweep_and_its_resumption(tmp_path):
     """One value cannot be: the other's run is trained; again, it has nothing left to do."""
     options = ["--config=configs/digits.py", "--set", "train.learning_rate=-1,0.001"]

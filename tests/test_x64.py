@@ -7,6 +7,7 @@ import sys
 
 import child_runs
 import numpy as np
+import pytest
 
 from vae_attn.training.checkpoints import Checkpoints
 
@@ -27,6 +28,7 @@ def run(*command, devices=1, **environment):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_updates_of_every_model(tmp_path):
     """Plain, with batch normalisation, and with a discriminator."""
     found = {}
@@ -40,6 +42,7 @@ def test_updates_of_every_model(tmp_path):
         np.testing.assert_allclose(found["1"][name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path):
     options = [f"--config.{name}={value}" for name, value in child_runs.VALUES.items()]
     options += ["--config.train.steps=2", "--config.attention.projection_steps=1"]

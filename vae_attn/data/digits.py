@@ -7,7 +7,6 @@ bitmaps of 32x32 counted in 4x4 blocks, hence 8x8 images of 0 to 16.
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.defects import SCORES_NOTE
@@ -37,6 +36,8 @@ def load(digit: int, *, validation_fraction: float = 0.2, seed: int = 0) -> Anom
       UserError: `digit` is not 0 to 9, or `validation_fraction` leaves a part empty.
     """
     check_digit(digit)
+    from sklearn.datasets import load_digits  # takes half a second, which other data sets save
+
     source = load_digits()
     images, digits = _resize(source.images), source.target
     own = np.random.default_rng(seed).permutation(np.flatnonzero(digits == digit))

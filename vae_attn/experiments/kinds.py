@@ -1,15 +1,23 @@
 """Which experiment a config asks for."""
 
+import importlib
+
 import ml_collections
 
 from vae_attn.data import sources
-from vae_attn.experiments.anomaly.experiment import AnomalyExperiment
-from vae_attn.experiments.disentanglement.experiment import DisentanglementExperiment
 from vae_attn.experiments.protocol import Experiment
 
-_KINDS = {sources.ANOMALY: AnomalyExperiment, sources.FACTORS: DisentanglementExperiment}
+# By name: a run imports its own alone, as scikit-learn, which scores factors, loads slowly.
+_KINDS = {
+    sources.ANOMALY: ("vae_attn.experiments.anomaly.experiment", "AnomalyExperiment"),
+    sources.FACTORS: (
+        "vae_attn.experiments.disentanglement.experiment",
+        "DisentanglementExperiment",
+    ),
+}
 
 
 def of(config: ml_collections.ConfigDict) -> type[Experiment]:
     """The experiment for the kind of data that `data.name` gives."""
-    return _KINDS[sources.kind_of(config.data.name)]
+    module, name = _KINDS[sources.kind_of(config.data.name)]
+    return getattr(importlib.import_module(module), name)

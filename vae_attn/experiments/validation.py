@@ -9,7 +9,6 @@ from vae_attn import workdir as workdir_lib
 from vae_attn.config import require, require_each
 from vae_attn.data import sources
 from vae_attn.experiments.anomaly import calibration, evaluation
-from vae_attn.experiments.disentanglement import representation
 from vae_attn.models import build
 from vae_attn.training import loop
 
@@ -23,6 +22,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     loop.validate(config)
     sources.validate(config)
     if sources.kind_of(config.data.name) == sources.FACTORS:
+        # Here, as it imports scikit-learn, which loads slowly.
+        from vae_attn.experiments.disentanglement import representation
+
         representation.validate(config)
     build.validate(config)
     _validate_maps(config)
