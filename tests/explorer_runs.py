@@ -163,7 +163,7 @@ def write(folder, data, config=None):
     config, explainer = config or config_of(), Maps(data.validation)
     made = explorer.Explorer(config, explainer, data, scale=12.0, scores=SCORES)
     known = made.write(folder / "report")
-    curves = report._plots(config, folder, explainer, known["images"])
+    curves = report._plots(config, None, explainer, known["images"])
     path = page.write(
         config, folder, title=data.name, summary="A run.", drawn={}, tables=[],
         explorer=known | {"note": ""}, plots=curves,

@@ -1,6 +1,5 @@
 """--mode=report: which runs it finds, what it says of them, what it passes over."""
 
-import json
 import pathlib
 import re
 import statistics
@@ -10,10 +9,12 @@ import sys
 import pytest
 
 from vae_attn import workdir as workdir_lib
+from vae_attn import workdir_scores
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.experiments import compare_runs, finished_runs
 from vae_attn.experiments.disentanglement import representation
+from vae_attn.workdir_scores import Scored
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OWN = "pixel_auroc/contrast/conv1"
@@ -28,10 +29,9 @@ def leave(folder, score=None, **changes):
         '{"step": 2, "loss": 5.0, "validation_loss": 4.0}\n', encoding="utf-8"
     )
     if score is not None:
-        (folder / "evaluation").mkdir()
         scores = {"contrast/conv1/pixel_auroc": score, "contrast/conv1/pixel_auroc_low": 0.1}
         scores |= {"paper/fused/pixel_auroc": 0.25, "contrast/conv2/pixel_auroc": 0.125}
-        (folder / "evaluation" / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
+        workdir_scores.write(folder, scores, Scored.of([2], ["digest"], config))
 
 
 def rows_of(folder, heading):
@@ -94,6 +94,55 @@ def test_scores_of_other_data_are_not_compared(tmp_path):
     assert "(best)" not in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("changes", [{"evaluate__mask_size": "model"}, {"evaluate__max_images": 9}])
+def test_scores_of_other_masks_or_images_are_not_compared(tmp_path, changes):
+    leave(tmp_path / "a", 0.5)
+    leave(tmp_path / "b", 0.75, **changes)
+    compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "(best)" not in text
+    assert "differ in evaluate.mask_size or evaluate.max_images are not compared" in text
+    leave(tmp_path / "c", 0.625)
+    compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
+    rows = rows_of(tmp_path / "report", "Runs")
+    assert [OWN, f"{0.625:.3f} (best)"] == [rows[None][2], rows["c"][2]]
+    assert rows["b"][2] == "0.750"
+
+
+def test_the_settings_of_the_evaluation_count(tmp_path):
+    """A run that was evaluated anew keeps its config.json, and its scores say what they are of."""
+    leave(tmp_path / "a", 0.5)
+    leave(tmp_path / "b", 0.75)
+    config = workdir_lib.read(tmp_path / "b")
+    config.evaluate.mask_size = "model"
+    scores = workdir_scores.of_run(tmp_path / "b").scores
+    workdir_scores.write(tmp_path / "b", scores, Scored.of([2], ["digest"], config))
+    compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
+    rows = rows_of(tmp_path / "report", "Runs")
+    assert rows[None][1] == "evaluate.mask_size"
+    assert rows["b"][1:3] == ["model", "0.750"]
+
+
+def test_scores_of_an_older_checkpoint_are_left_out(tmp_path, caplog):
+    leave(tmp_path / "a", 0.5)
+    leave(tmp_path / "b", 0.75)
+    lines = '{"step": 2, "validation_loss": 4.0}\n{"step": 4, "validation_loss": %s}\n'
+    for step in ("2", "4"):
+        (tmp_path / "b" / "checkpoints" / step).mkdir(parents=True)
+    path = tmp_path / "b" / "metrics.jsonl"
+    path.write_text(lines % "5.0", encoding="utf-8")  # step 2 is still the best one
+    compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
+    assert rows_of(tmp_path / "report", "Runs")["b"][1] == "0.750 (best)"
+    path.write_text(lines % "3.0", encoding="utf-8")
+    page = compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
+    rows = rows_of(tmp_path / "report", "Runs")
+    assert rows["b"][1] == "not evaluated"
+    assert rows["a"][1] == "0.500"
+    told = "are of another model, that of step 2: --mode=evaluate scores the model that is there"
+    assert told in page.read_text(encoding="utf-8")
+    assert told in caplog.text
+
+
 def test_broken_runs_are_named_and_the_others_shown(tmp_path, caplog):
     leave(tmp_path / "good", 0.5)
     for name in ("config", "scores", "curves"):
@@ -116,11 +165,9 @@ def test_factor_runs(tmp_path):
     for name, score in (("a", 0.5), ("b", 0.75)):
         shapes = {"data__name": "dsprites", "data__image_size": 64, "model__name": "dsprites"}
         leave(tmp_path / name, **shapes, train__beta=score)
-        (tmp_path / name / "evaluation").mkdir()
         scores = {"factor_vae": score, "mig": 0.125, "reconstruction": 30.0}
-        (tmp_path / name / "evaluation" / "metrics.json").write_text(
-            json.dumps(scores), encoding="utf-8"
-        )
+        scored = Scored.of([2], ["digest"], default_config())
+        workdir_scores.write(tmp_path / name, scores, scored)
     compare_runs.write(f"{tmp_path}/*", tmp_path / "report")
     rows = rows_of(tmp_path / "report", "Runs")
     assert rows[None] == ["run", "train.beta", "factor_vae", "mig"]

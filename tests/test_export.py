@@ -14,11 +14,13 @@ import pytest
 from tiny_run import trained
 
 import vae_attn
+from vae_attn import workdir_scores
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly import export
 from vae_attn.experiments.anomaly.calibration import MapStatistics, Variant
 from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.workdir_scores import Scored
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 28, 28, 1), dtype=np.uint8)
@@ -53,9 +55,9 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         workdir = tmp_path_factory.mktemp("runs") / "tiny"
         config, _ = trained(patch, workdir)
-        (workdir / "evaluation").mkdir()
         scores = {"contrast/fused.upper/pixel_auroc": 0.75, "paper/conv1/pixel_auroc": 0.5}
-        (workdir / "evaluation" / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
+        parameters = vae_attn.load(workdir).calibration.parameters
+        workdir_scores.write(workdir, scores, Scored.of([3], [parameters], config))
         experiment.run(config, workdir, mode="export")
         yield config, workdir
 
@@ -135,6 +137,21 @@ def test_broken_scores_are_told(run):
         with pytest.raises(UserError, match=r"metrics.json cannot be read .* writes it anew"):
             experiment.run(config, workdir, mode="export")
     path.write_text(before, encoding="utf-8")
+
+
+def test_scores_of_another_model_are_not_on_the_card(run, caplog):
+    config, workdir = run
+    before = workdir_scores.of_run(workdir)
+    assert before.scores
+    scored = dataclasses.replace(before.scored, parameters=("other",))
+    workdir_scores.write(workdir, before.scores, scored)
+    experiment.run(config, workdir, mode="export")
+    card = json.loads((workdir / "export" / "card.json").read_text(encoding="utf-8"))
+    assert card["metrics"] == {}
+    assert "are of another model, that of step 3: --mode=eval" in card["metrics_missing"]
+    assert card["metrics_missing"] in caplog.text
+    workdir_scores.write(workdir, before.scores, before.scored)
+    experiment.run(config, workdir, mode="export")
 
 
 def test_what_was_exported_stays_whole(run, monkeypatch):

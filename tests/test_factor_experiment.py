@@ -14,7 +14,7 @@ import small_models
 from event_files import pictures_of, scalars_of
 from PIL import Image
 
-from vae_attn import attention
+from vae_attn import attention, workdir_scores
 from vae_attn import config as config_lib
 from vae_attn.data import dsprites
 from vae_attn.data.factor_grid import FactorGrid
@@ -26,7 +26,6 @@ from vae_attn.experiments.disentanglement import report as factor_report
 from vae_attn.experiments.disentanglement.scores import NAMES
 from vae_attn.experiments.maps import Mapper
 from vae_attn.models.discriminator import Discriminator
-from vae_attn.reporting import tables
 from vae_attn.training import factor, loop, objectives
 from vae_attn.training.telemetry import read_metrics
 
@@ -279,6 +278,7 @@ def test_runs_of_a_folder(tmp_path):
         "one": {"reconstruction": 40.0, "factor_vae": 0.7},
         "digits": {"paper/conv1/pixel_auroc": 0.5},
     }.items():
-        tables.write(metrics, tmp_path / name / "evaluation")
+        scored = workdir_scores.Scored.of([1], ["digest"], config_lib.default_config())
+        workdir_scores.write(tmp_path / name, metrics, scored)
     (tmp_path / "unfinished").mkdir()
     assert factor_report.finished_runs(tmp_path) == {"one": [(40.0, 0.7)]}

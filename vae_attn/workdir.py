@@ -6,7 +6,7 @@ import pathlib
 
 import ml_collections
 
-from vae_attn import whole_files
+from vae_attn import whole_files, workdir_scores
 from vae_attn.config import default_config, flat
 from vae_attn.errors import UserError, shown
 from vae_attn.training import distributed, seeds
@@ -89,6 +89,8 @@ def begin(
         keep_or_compare(one, folder, trains=trains, total_steps=total_steps)
         if folder not in begun:
             data.keep(folder)
+            if distributed.is_main():
+                workdir_scores.forget(folder)  # of an earlier run
 
 
 def keep_or_compare(

@@ -12,6 +12,7 @@ from vae_attn.experiments import checkpoint_scores, titles
 from vae_attn.experiments.protocol import Experiment
 from vae_attn.reporting import figures, page, tables
 from vae_attn.training import seeds, telemetry
+from vae_attn.workdir import newest_step
 
 _LOG = logging.getLogger("vae_attn")
 _NAME = "checkpoints"  # of the figure's file
@@ -64,7 +65,15 @@ def drawn(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
 def shown_tables(workdir: pathlib.Path) -> list[tables.Table]:
     """The table for the run's page; none where the checkpoints were not scored."""
     rows = checkpoint_scores.read(workdir)
-    return [checkpoint_scores.table(rows)] if rows else []
+    if not rows:
+        return []
+    made = checkpoint_scores.table(rows)
+    newest = newest_step(workdir)
+    if newest > rows[-1].step:  # trained longer since
+        note = f" The checkpoints after step {rows[-1].step}, up to {newest}, are not scored: "
+        note += "--mode=evaluate --config.evaluate.checkpoint=all scores all that are there."
+        made = made._replace(note=made.note + note)
+    return [made]
 
 
 def against_epochs(rows: Sequence[checkpoint_scores.Row]) -> Figure:

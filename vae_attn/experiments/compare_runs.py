@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vae_attn.errors import UserError
 from vae_attn.experiments import scores as scores_lib
-from vae_attn.experiments.finished_runs import SEED_KEYS, Run, find, over_seeds
+from vae_attn.experiments.finished_runs import SCORED_ON, SEED_KEYS, Run, find, over_seeds
 from vae_attn.reporting import figures, page, tables
 
 _CURVES = {"loss": "training loss", "validation_loss": "validation loss"}
@@ -55,6 +55,7 @@ def _write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
     about = "Runs side by side: the keys of their configs that differ, and their scores."
     missing = [run.name for run in runs if not run.scores]
     told = f" Not evaluated: {', '.join(missing)}." if missing else ""
+    told += "".join(f" No scores of {run.name}: {run.missing}." for run in runs if run.missing)
     return page.write(
         None,
         workdir,
@@ -74,18 +75,21 @@ def _write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
 def compared(runs: Sequence[Run]) -> list[tables.Table]:
     """The table of all runs, and that of means over seeds where runs differ by their seed only."""
     keys = differing(runs)
-    scores = _marked([run.data for run in runs], [run.scores for run in runs])
+    scores = _marked([run.scored_on for run in runs], [run.scores for run in runs])
     names = list(dict.fromkeys(name for run in runs for name in run.scores))
     rows = [["run", *keys, *names]]
     for run, cells in zip(runs, scores, strict=True):
         shown = [cells.get(name, "") for name in names] if run.scores else _unscored(names)
         rows.append([run.name, *(_told(run.keys[key]) for key in keys), *shown])
     note = "Scores on the test set, all better where higher; best: of the runs on the same data. "
+    scored = [run for run in runs if run.scores]
+    if len({run.scored_on for run in scored}) > len({run.data for run in scored}):
+        note += f"Runs that differ in {' or '.join(SCORED_ON)} are not compared with each other. "
     note += "Keys of the configs that are the same in all runs are left out."
     made = [tables.Table("Runs", rows, note)]
     if joined := over_seeds(runs):
         keys = [key for key in keys if key not in SEED_KEYS]
-        scores = _marked([run.data for _, run, _ in joined], [found for *_, found in joined])
+        scores = _marked([run.scored_on for _, run, _ in joined], [found for *_, found in joined])
         rows = [["seeds", *keys, *names]]
         for (seeds, run, _), cells in zip(joined, scores, strict=True):
             told = (_told(run.keys[key]) for key in keys)
@@ -122,15 +126,15 @@ def overlaid(runs: Sequence[Run]) -> Figure:
     )
 
 
-def _marked(data: Sequence[tuple], scores: Sequence[dict[str, float]]) -> list[dict[str, str]]:
-    """Cells of the scores; the best of those on the same data is marked, if there are others."""
+def _marked(on: Sequence[tuple], scores: Sequence[dict[str, float]]) -> list[dict[str, str]]:
+    """Cells of the scores; the best of those scored on the same is marked, if there are others."""
     marked = []
-    for own, found in zip(data, scores, strict=True):
+    for own, found in zip(on, scores, strict=True):
         cells = {}
         for name in found:
             same = [
                 other[name]
-                for of, other in zip(data, scores, strict=True)
+                for of, other in zip(on, scores, strict=True)
                 if of == own and name in other
             ]
             best = len(same) > 1 and found[name] == max(same)

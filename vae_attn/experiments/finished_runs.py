@@ -10,17 +10,18 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from vae_attn import workdir_scores
 from vae_attn.config import flat
 from vae_attn.errors import UserError
 from vae_attn.experiments import kinds, validation
 from vae_attn.experiments import scores as scores_lib
-from vae_attn.reporting import tables
 from vae_attn.training.telemetry import read_metrics
 
 _LOG = logging.getLogger("vae_attn")
 
 # A sweep's folder holds runs, a run of several categories holds one of each, that its seeds.
 _DEPTH = 3
+SCORED_ON = ("evaluate.mask_size", "evaluate.max_images")
 SEED_KEYS = ("seed", "num_seeds")
 
 Curves = dict[str, tuple[list[int], list[float]]]
@@ -33,8 +34,9 @@ class Run:
     Attributes:
       name: its folder's path, from the folder that all runs share.
       folder: the run's.
-      keys: its config, flat.
+      keys: its config, flat; with the settings with which it was last evaluated.
       scores: its main ones, all better where higher; empty where it was not evaluated.
+      missing: why scores that are there are not among them, without a full stop; "" otherwise.
       curves: of its training, as in `telemetry.read_metrics`.
     """
 
@@ -43,12 +45,18 @@ class Run:
     keys: dict[str, object]
     scores: dict[str, float]
     curves: Curves
+    missing: str = ""
 
     @property
     def data(self) -> tuple:
-        """What tells its data from that of other runs: scores compare within the same."""
+        """What tells its data from that of other runs."""
         own = ("dir",) if self.keys["data.name"] == "folder" else ()
         return tuple(self.keys[f"data.{key}"] for key in ("name", "digit", "category", *own))
+
+    @property
+    def scored_on(self) -> tuple:
+        """Its data and how much of it is scored at which size: scores compare within the same."""
+        return (*self.data, *(self.keys[key] for key in SCORED_ON))
 
     @property
     def page(self) -> pathlib.Path | None:
@@ -113,22 +121,27 @@ def _read(folder: pathlib.Path) -> Run | None:
     """The run; None for one that is broken, or whose seeds have folders of their own."""
     try:
         config = validation.load(folder)
-        keys = flat(json.loads(config.to_json()))
         if config.num_seeds > 1 and any(folder.glob("seed_*/config.json")):
             return None
     except UserError as error:
         _LOG.warning("left out: %s", error)
         return None
-    return Run("", folder, keys, _scores(config, folder), _curves(config, folder))
+    found = _scores(folder)
+    config = found.config(config)
+    keys = flat(json.loads(config.to_json()))
+    scores = kinds.of(config).main_scores(config, found.scores)
+    return Run("", folder, keys, scores, _curves(config, folder), found.missing)
 
 
-def _scores(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str, float]:
+def _scores(folder: pathlib.Path) -> workdir_scores.Found:
     try:
-        scores = tables.read(folder / "evaluation")
+        found = workdir_scores.of_run(folder)
     except UserError as error:
         _LOG.warning("counts as not evaluated: %s", error)
-        return {}
-    return kinds.of(config).main_scores(config, scores)
+        return workdir_scores.Found({})
+    if found.missing:
+        _LOG.warning("counts as not evaluated: %s", found.missing)
+    return found
 
 
 def _curves(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Curves:

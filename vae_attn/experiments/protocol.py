@@ -124,8 +124,8 @@ class Experiment(abc.ABC):
         """The main scores of a seed's checkpoint."""
 
     @abc.abstractmethod
-    def tables(self, scores: Mapping[str, float]) -> list[Table]:
-        """The tables of a run's scores."""
+    def tables(self, scores: Mapping[str, float], config: ml_collections.ConfigDict) -> list[Table]:
+        """The tables of a run's scores, which were computed with a config."""
 
     @abc.abstractmethod
     def content(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from vae_attn import workdir as workdir_lib
+from vae_attn import workdir_scores
 from vae_attn.errors import UserError
 from vae_attn.experiments import checkpoint_report, kinds, titles, validation
 from vae_attn.experiments import scores as scores_lib
@@ -14,6 +15,7 @@ from vae_attn.experiments.anomaly import export, own_images
 from vae_attn.experiments.protocol import Experiment, Trained
 from vae_attn.reporting import figures, page, tables
 from vae_attn.training import distributed, loop, objectives, seeds, telemetry
+from vae_attn.training.checkpoints import digest
 from vae_attn.training.task import Data
 from vae_attn.workdir_data import DataRecord
 from vae_attn.workdir_lock import WorkdirLock
@@ -162,42 +164,55 @@ def _evaluate_and_explain(
     mode: str,
 ) -> None:
     """Scores and explains each seed's trained model, as `mode` says."""
-    for one in trained:
+    scores = []
+    for one in trained:  # prepared and scored in turn: what is known of one model serves both
         experiment.prepare(one)
-    if mode in ("all", "evaluate"):
-        scores = []
-        for one in trained:
+        if mode in ("all", "evaluate"):
             scores.append(experiment.evaluate(one))
-            _write_scores(experiment, one.config, one.workdir, scores[-1], one.step)
+            _write_scores(experiment, one.config, one.workdir, scores[-1], [one])
+    if mode in ("all", "evaluate"):
         if len(trained) > 1:
-            last = max(one.step for one in trained)
-            summary = scores_lib.over_seeds(scores)
-            _write_scores(experiment, config, workdir, summary, last)
+            _write_scores(experiment, config, workdir, scores_lib.over_seeds(scores), trained)
         if config.evaluate.checkpoint == "all":
             checkpoint_report.write(experiment, config, workdir)
     if mode in ("all", "explain"):
-        page_path = _report(experiment, config, workdir, trained[0])
+        page_path = _report(experiment, config, workdir, trained)
         _LOG.info("pictures and tables: %s", page_path)
 
 
 def _write_scores(
-    experiment: Experiment, config, workdir: pathlib.Path, scores: dict[str, float], step: int
+    experiment: Experiment,
+    config,
+    workdir: pathlib.Path,
+    scores: dict[str, float],
+    trained: Sequence[Trained],
 ) -> None:
     """TensorBoard's scores, `evaluation/metrics.json` and `evaluation/table.md`."""
-    telemetry.write_scores(workdir, {step: experiment.main_scores(config, scores)})
-    folder = workdir / "evaluation"
-    tables.write(scores, folder)
-    title = titles.of_seeds(config, experiment.data.name)
-    made = experiment.tables(scores)
-    _LOG.info("scores: %s", tables.write_markdown(made, folder / "table.md", title=title))
+    steps = [one.step for one in trained]
+    telemetry.write_scores(workdir, {max(steps): experiment.main_scores(config, scores)})
+    scored = workdir_scores.Scored.of(steps, _digests(trained), config)
+    workdir_scores.write(workdir, scores, scored)
+    at = ", ".join(map(str, dict.fromkeys(steps)))
+    title = f"{titles.of_seeds(config, experiment.data.name)}, step {at}"
+    path = workdir / workdir_scores.EVALUATION / "table.md"
+    made = experiment.tables(scores, config)
+    _LOG.info("scores: %s", tables.write_markdown(made, path, title=title))
+
+
+def _digests(trained: Sequence[Trained]) -> list[str]:
+    return [digest(one.variables) for one in trained]
 
 
 def _report(
-    experiment: Experiment, config, workdir: pathlib.Path, trained: Trained
+    experiment: Experiment, config, workdir: pathlib.Path, trained: Sequence[Trained]
 ) -> pathlib.Path:
     """Writes `figures/` and `report/index.html`."""
-    scores = tables.read(workdir / "evaluation")
-    content = experiment.content(trained, scores, workdir)
+    found = workdir_scores.of_run(workdir, _digests(trained))
+    content = experiment.content(trained[0], found.scores, workdir)
+    summary = content.summary
+    if found.missing:
+        _LOG.warning("no scores are shown: %s", found.missing)
+        summary += f" No scores: {found.missing}."
     drawn = dict(content.drawn)
     if metrics := telemetry.read_metrics(workdir):
         caption = experiment.curves_caption
@@ -205,12 +220,12 @@ def _report(
         figure = figures.curves(metrics, experiment.panels, y_label=experiment.y_label)
         drawn["training"] = (figure, "Training", caption)
     drawn |= checkpoint_report.drawn(config, workdir)
-    scored = experiment.tables(scores) if scores else []
+    scored = experiment.tables(found.scores, found.config(config)) if found.scores else []
     return page.write(
         config,
         workdir,
         title=experiment.data.name,
-        summary=content.summary,
+        summary=summary,
         drawn=drawn,
         tables=[*scored, *checkpoint_report.shown_tables(workdir)],
         facts=content.facts,

@@ -1,5 +1,6 @@
 """The experiment on normal images: learn them, and tell what is abnormal and where."""
 
+import logging
 import pathlib
 from collections.abc import Mapping
 from typing import ClassVar
@@ -30,6 +31,9 @@ from vae_attn.reporting import figures
 from vae_attn.reporting.tables import Table
 from vae_attn.training import objectives
 from vae_attn.training.checkpoints import digest
+from vae_attn.workdir_scores import EVALUATION
+
+_LOG = logging.getLogger("vae_attn")
 
 
 class AnomalyExperiment(Experiment):
@@ -80,10 +84,11 @@ class AnomalyExperiment(Experiment):
         """All scores of one seed's model; writes `evaluation/curves.json`."""
         explainer = self._explainer(trained)
         scores, curves = evaluation.evaluate(explainer, self.data, **_options(trained.config))
-        curves.save(trained.workdir / "evaluation" / "curves.json")
         images = self.data.test.images if len(self.data.test) else self.data.validation
         layers = tuple(trained.config.evaluate.layers)
-        return scores | faithful.evaluate(trained.config, explainer, images, layers=layers)
+        scores |= faithful.evaluate(trained.config, explainer, images, layers=layers)
+        curves.save(trained.workdir / EVALUATION / "curves.json")  # last, as the scores are written
+        return scores
 
     def score_checkpoint(
         self, config: ml_collections.ConfigDict, variables: PyTree
@@ -94,9 +99,9 @@ class AnomalyExperiment(Experiment):
         scores, _ = evaluation.evaluate(self._calibrated(variables), self.data, **options)
         return summary.main_scores(config, scores)
 
-    def tables(self, scores: Mapping[str, float]) -> list[Table]:
+    def tables(self, scores: Mapping[str, float], config: ml_collections.ConfigDict) -> list[Table]:
         """Beside the numbers of others, where there are any; and all scores."""
-        return summary.of_run(self.config, scores, self.data)
+        return summary.of_run(config, scores, self.data)
 
     def content(
         self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path

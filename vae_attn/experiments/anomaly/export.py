@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import logging
 import pathlib
 
 import jax
@@ -10,10 +11,11 @@ import jax.export
 import jax.numpy as jnp
 import ml_collections
 
-from vae_attn import whole_files
+from vae_attn import whole_files, workdir_scores
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.thresholds import Threshold
-from vae_attn.reporting import tables
+
+_LOG = logging.getLogger("vae_attn")
 
 FOLDER = "export"  # in the workdir
 FUNCTION = "attention.stablehlo"  # in that folder
@@ -48,7 +50,7 @@ def write(
 
     Args:
       config: the run's.
-      workdir: the run's; its scores stand in the card if `evaluation/metrics.json` is there.
+      workdir: the run's; its scores stand in the card if they are of this model.
       explainer: of the trained model.
     """
     exported = export(explainer)
@@ -67,7 +69,9 @@ def write(
 def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict:
     height, width, channels = explainer.model.image_shape
     calibration, variant = explainer.calibration, explainer.variant
-    metrics = tables.read(workdir / "evaluation")
+    found = workdir_scores.of_run(workdir, [calibration.parameters])
+    if found.missing:
+        _LOG.warning("the card has no scores: %s", found.missing)
     own = f"{variant.name}/"
     return {
         "file": FUNCTION,
@@ -109,7 +113,8 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
         },
         "parameters": calibration.parameters,
         "config_sha256": hashlib.sha256((workdir / "config.json").read_bytes()).hexdigest(),
-        "metrics": {k.removeprefix(own): v for k, v in metrics.items() if k.startswith(own)},
+        "metrics": {k.removeprefix(own): v for k, v in found.scores.items() if k.startswith(own)},
+        **({"metrics_missing": found.missing} if found.missing else {}),
         "platforms": list(exported.platforms),
         "calling_convention_version": exported.calling_convention_version,
         "versions": {name: _version(name) for name in ("vae_attn", "jax", "jaxlib", "flax")},

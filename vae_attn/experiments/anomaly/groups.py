@@ -3,11 +3,12 @@
 import logging
 import pathlib
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 import numpy as np
 
+from vae_attn import workdir_scores
 from vae_attn.data import mvtec_ad
 from vae_attn.experiments import titles
 from vae_attn.experiments.anomaly import comparison, map_figures, summary
@@ -50,21 +51,26 @@ def report(
     Returns:
       Path of the page, or else of the table.
     """
-    made, path = _tables(config, workdir, names), workdir / "table.md"
+    found = {category: workdir_scores.of_run(workdir / category) for category in names}
+    missing = [one.missing for one in found.values() if one.missing]
+    for sentence in missing:
+        _LOG.warning("left out of the table: %s", sentence)
+    made, path = _tables(config, names, found), workdir / "table.md"
     title = titles.of_seeds(config, f"{len(names)} categories")
     if mode in ("all", "evaluate"):
         tables.write_markdown(made, path, title=title)
     if mode in ("all", "explain"):
-        path = _write_page(config, workdir, names, made, title)
+        path = _write_page(config, workdir, names, made, title, missing)
     return path
 
 
 def _tables(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, names: Mapping[str, str]
+    config: ml_collections.ConfigDict,
+    names: Mapping[str, str],
+    found: Mapping[str, workdir_scores.Found],
 ) -> list[tables.Table]:
     """Beside others' numbers, and more scores of the same; runs without scores are left out."""
-    found = {category: tables.read(workdir / category / "evaluation") for category in names}
-    runs = {category: metrics for category, metrics in found.items() if metrics}
+    runs = {category: one.scores for category, one in found.items() if one.scores}
     if not runs:
         return []
     shown = [name.split("/") for name in comparison.beside(config)]
@@ -83,6 +89,7 @@ def _write_page(
     names: Mapping[str, str],
     made: list[tables.Table],
     title: str,
+    missing: Sequence[str],
 ) -> pathlib.Path:
     """The page with a sheet of random defects of each category."""
     shown = {}
@@ -96,7 +103,8 @@ def _write_page(
         workdir,
         title=title,
         summary="A variational autoencoder for each category, learned from its normal images "
-        f"alone, with a page of its own in the folder of its name: {', '.join(names)}.",
+        f"alone, with a page of its own in the folder of its name: {', '.join(names)}."
+        + "".join(f" No scores: {sentence}." for sentence in missing),
         drawn={"defects": map_figures.sheet(config, shown)} if shown else {},
         tables=made,
         links=[

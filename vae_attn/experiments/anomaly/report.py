@@ -24,6 +24,7 @@ from vae_attn.experiments.anomaly.calibration import ACTIVE_NATS
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.protocol import Content
 from vae_attn.reporting import figures, page
+from vae_attn.workdir_scores import EVALUATION
 
 EXAMPLES = "examples.npz"  # in the workdir
 _LATENTS_SHOWN = 8
@@ -78,6 +79,8 @@ def content(
             caption += "The dotted line is chance."
             caption += titles.all_seeds(config, "their mean and one standard deviation each way")
             drawn[name] = (figure, heading, caption)
+    # Those of other scores are of another model.
+    scored = curves.Curves.load(seed_folder / EVALUATION / "curves.json") if scores else None
     images = explorer.Explorer(config, explainer, whole, scale=painter.scale, scores=scores)
     shown = images.write(workdir / "report")
     return Content(
@@ -86,17 +89,12 @@ def content(
         "latents show why: which pixels make up what each latent says.",
         drawn=drawn,
         facts=[
-            *_facts(explainer.variant.name, scores, _curves(seed_folder)),
+            *_facts(explainer.variant.name, scores, scored),
             *_sureness(explainer),
         ],
         explorer=shown | {"note": titles.first_seed(config)},
-        plots=_plots(config, seed_folder, explainer, shown["images"]),
+        plots=_plots(config, scored, explainer, shown["images"]),
     )
-
-
-def _curves(folder: pathlib.Path) -> curves.Curves | None:
-    """Those of a seed's scores, if there are any."""
-    return curves.Curves.load(folder / "evaluation" / "curves.json")
 
 
 def _facts(name: str, metrics: dict[str, float], scored: curves.Curves | None) -> list[page.Fact]:
@@ -111,7 +109,7 @@ def _facts(name: str, metrics: dict[str, float], scored: curves.Curves | None) -
         "image_auroc_max": ("Image AUROC", "which images are abnormal, by the map's maximum"),
         "pixel_auroc": ("Pixel AUROC", "where; 0.5 is chance"),
         "aupro": ("AUPRO", "where, each defect counting alike"),
-        "iou": ("IoU", "at the threshold that normal images give"),
+        "iou": ("IoU", "of all images together, at the threshold that normal images give"),
         "share_missed": ("Looks elsewhere", "share of maps that peak outside of the defect"),
     }
     return [
@@ -143,9 +141,8 @@ def _sureness(explainer: Explainer) -> list[page.Fact]:
     return [page.Fact("Active latents", f"{active} of {latents}", meaning, of), decided]
 
 
-def _plots(config, folder: pathlib.Path, explainer: Explainer, records: list[dict]):
+def _plots(config, drawn: curves.Curves | None, explainer: Explainer, records: list[dict]):
     """Curves over all images that were scored; without scores, over those on the page."""
-    drawn = _curves(folder)
     if drawn:
         note = f"Over {drawn.num_images} test images, as the tables are."
     else:

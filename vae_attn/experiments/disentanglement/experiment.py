@@ -75,8 +75,9 @@ class DisentanglementExperiment(Experiment):
         """The main scores of a seed's checkpoint."""
         return self.main_scores(config, self._learned.scores(variables, config))
 
-    def tables(self, scores: Mapping[str, float]) -> list[Table]:
+    def tables(self, scores: Mapping[str, float], config: ml_collections.ConfigDict) -> list[Table]:
         """One beside the values of others, and whether maps are true of their latents."""
+        del config
         return [representation.table(scores), *faithful.table(scores)]
 
     def content(

@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from vae_attn import attention
+from vae_attn import attention, workdir_scores
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
 from vae_attn.experiments import titles
 from vae_attn.experiments.disentanglement import latent_figures, representation
 from vae_attn.experiments.maps import Images, Mapper
 from vae_attn.experiments.protocol import Content
-from vae_attn.reporting import figures, tables
+from vae_attn.reporting import figures
 
 _LATENTS_SHOWN = 8
 _IMAGES_SHOWN = 6
@@ -133,7 +133,7 @@ def finished_runs(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
         paths = sorted(run.glob("seed_*/evaluation/metrics.json"))
         for path in paths or run.glob("evaluation/metrics.json"):
             try:
-                metrics = tables.read(path.parent)
+                metrics = workdir_scores.of_run(path.parents[1]).scores
             except UserError:  # another run's: that one tells
                 continue
             if {"reconstruction", "factor_vae"} <= metrics.keys():
