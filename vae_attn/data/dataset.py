@@ -75,11 +75,34 @@ class LabelledImages:
             read_full_mask=None if full is None else tuple(full[i] for i in indices),
         )
 
+    @property
+    def kinds(self) -> Int[np.ndarray, "kinds 2"]:
+        """The kinds of images that are there: a label, and whether a mask is known."""
+        return np.unique(self._kind_of_each, axis=0)
+
+    @property
+    def _kind_of_each(self) -> Int[np.ndarray, "n 2"]:
+        return np.stack([self.labels, self.has_mask.astype(np.int64)], axis=1)
+
     def sample(self, max_images: int, seed: int) -> "LabelledImages":
-        """At most `max_images` (0: all) of the images, drawn at random, in their order."""
+        """At most `max_images` (0: all) of the images, drawn at random, in their order.
+
+        Where there is room, at least one of each of the `kinds` is among them: one that is rare
+        takes the place of the last drawn of the most frequent.
+        """
         if not max_images or len(self) <= max_images:
             return self
-        return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:max_images]))
+        order = np.random.default_rng(seed).permutation(len(self))
+        _, kind = np.unique(self._kind_of_each, axis=0, return_inverse=True)
+        kind = kind.reshape(-1)[order]  # NumPy 2.0 alone gives it two axes
+        chosen = np.arange(len(self)) < max_images
+        for rare in np.setdiff1d(kind, kind[chosen]):
+            counts = np.bincount(kind[chosen])
+            if counts.max() == 1:
+                break  # no room
+            chosen[np.flatnonzero(chosen & (kind == counts.argmax()))[-1]] = False
+            chosen[np.flatnonzero(kind == rare)[0]] = True
+        return self.take(np.sort(order[chosen]))
 
 
 @dataclasses.dataclass(frozen=True)

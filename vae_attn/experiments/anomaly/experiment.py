@@ -83,6 +83,8 @@ class AnomalyExperiment(Experiment):
     def evaluate(self, trained: Trained) -> dict[str, float]:
         """All scores of one seed's model; writes `evaluation/curves.json`."""
         explainer = self._explainer(trained)
+        if some := summary.some_note(trained.config, self.data):
+            _LOG.info("%s", some)
         scores, curves = evaluation.evaluate(explainer, self.data, **_options(trained.config))
         images = self.data.test.images if len(self.data.test) else self.data.validation
         layers = tuple(trained.config.evaluate.layers)

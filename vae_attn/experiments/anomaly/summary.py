@@ -36,13 +36,24 @@ def of_run(
         size = size if own else "Places are scored on masks shrunk to the model's size."
     active = active_note(scores, config.model.latents)
     missing = [f"Not scored: {sentence}." for sentence in data.missing]
-    notes = filter(None, (data.scores_note, size, active, *missing))
+    some = some_note(config, data)
+    notes = filter(None, (data.scores_note, some, size, active, *missing))
     where = scores_table(scores, note=" ".join(notes))
     return [*compared, where, *faithful.table(scores)]
 
 
 def log(calibration: Calibration, latents: int) -> None:
     """Tells, and warns of, what a calibration found.
+def some_note(config: ml_collections.ConfigDict, data: AnomalyData) -> str:
+    """Of how many test images scores are, for under a table; "" where they are of all."""
+    most, count = config.evaluate.max_images, len(data.test)
+    if not most or count <= most:
+        return ""
+    kinds = len(data.test.kinds)
+    told = "at least one of each kind" if kinds <= most else "fewer than there are kinds"
+    return f"Scores are of {most} of {count} test images (evaluate.max_images), {told}."
+
+
 
     Args:
       calibration: just measured.
