@@ -1,6 +1,8 @@
 """Places are scored at the masks' own size, where small and thin defects are what they were."""
 
 import dataclasses
+import functools
+import weakref
 
 import numpy as np
 import pytest
@@ -115,6 +117,34 @@ def test_own_masks_are_scored_at_their_size(scored):
     for key in found["own"].keys() & found["model"].keys():
         if "image_auroc" in key:
             assert found["own"][key] == found["model"][key]
+
+
+@pytest.mark.parametrize(("limit", "alive"), [(1, 1), (2 * 84 * 112, 2), (2**24, 6)])
+def test_few_large_masks_are_in_memory_at_once(scored, monkeypatch, limit, alive):
+    """However many images the model takes at once; the scores stay the same."""
+    found, explainer, data, full = scored
+    monkeypatch.setattr(evaluation, "_MASK_PIXELS", limit)
+    kept, most = weakref.WeakSet(), [0]
+
+    class Mask(np.ndarray):
+        """An array that can be referred to weakly."""
+
+        __hash__ = object.__hash__
+
+    def read(n):
+        mask = full[n].copy().view(Mask)
+        kept.add(mask)
+        most[0] = max(most[0], len(kept))
+        return mask
+
+    reading = tuple(functools.partial(read, n) for n in range(len(full)))
+    test = dataclasses.replace(data.test, read_full_mask=reading)
+    options = {"styles": ("contrast",), "layers": ("conv1",), "fused": ("conv1",)}
+    again, _ = evaluation.evaluate(explainer, dataclasses.replace(data, test=test), **options)
+    assert again == found["own"]
+    # The part before is forgotten when the first mask of the next one is there.
+    assert most[0] <= 2 * alive
+    assert most[0] >= alive
 
 
 def test_simple_baselines_stand_beside(scored):

@@ -1,6 +1,7 @@
 """Scores a one-class VAE: which images are abnormal, and where."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -27,7 +28,10 @@ OWN, MODEL = MASK_SIZES = ("own", "model")
 
 _VALIDATION_PIXELS = 2**22  # of the validation images whose maps are in memory at once
 
+_MASK_PIXELS = 2**24  # of masks at their own size: with more in memory no further one is read
+
 Maps = Float[np.ndarray, "n height width"]
+Mask = Bool[np.ndarray, "_height _width"]
 
 
 def evaluate(
@@ -90,16 +94,17 @@ def evaluate(
     with Progress("scoring test images", total=len(test)) as progress:
         for raw, _, chunk in explainer.chunks(test.images, **of):
             raw |= simple.maps(test.images[chunk])
-            masks = _Masks.of(test, chunk, mask_size)
-            for variant, one in collected.items():
-                one.add_test(variant.maps(raw, statistics), masks)
+            for part, masks in _parts(test, chunk, mask_size):
+                raw_part = {key: maps[part] for key, maps in raw.items()}
+                for variant, one in collected.items():
+                    one.add_test(variant.maps(raw_part, statistics), masks)
             progress.add(chunk.stop - chunk.start)
     if test.masks is None and data.draws_defects:
         located = defects(data, max_images, seed)
         with Progress("scoring drawn defects", total=len(located)) as progress:
             for raw, _, chunk in explainer.chunks(located.images, **of):
                 raw |= simple.maps(located.images[chunk])
-                masks = _Masks.of(located, chunk, mask_size)
+                ((_, masks),) = _parts(located, chunk, MODEL)
                 for variant, one in collected.items():
                     one.add_located(variant.maps(raw, statistics), masks)
                 progress.add(chunk.stop - chunk.start)
@@ -173,19 +178,43 @@ class _Masks:
     truths: tuple[Truth, ...] = ()
 
     @classmethod
-    def of(cls, images: LabelledImages, chunk: slice, mask_size: str) -> "_Masks":
-        """The masks of a chunk of images."""
-        known = images.has_mask[chunk]
-        if images.masks is None or not known.any():
-            return cls(known, None)
-        shrunk = images.masks[chunk][known]
-        if mask_size == MODEL or images.read_full_mask is None:
-            return cls(known, shrunk)
-        places = np.flatnonzero(images.has_mask[chunk]) + chunk.start
-        full = [images.full_mask(int(n)) for n in places]
-        if all(mask.shape == shrunk.shape[1:] for mask in full):
+    def at_own_size(
+        cls, known: Bool[np.ndarray, "n"], full: Sequence[Mask], shape: tuple[int, int]
+    ) -> "_Masks":
+        """Masks as large as their files; where they have the model's size, in one array."""
+        if full and all(mask.shape == shape for mask in full):
             return cls(known, np.stack(full))
         return cls(known, None, tuple(map(Truth.of, full)))
+
+
+def _parts(images: LabelledImages, chunk: slice, mask_size: str) -> Iterator[tuple[slice, _Masks]]:
+    """Parts of a chunk of images with their masks, of which few large ones are in memory at once.
+
+    Args:
+      images: all of them.
+      chunk: of the images.
+      mask_size: see `evaluate`.
+
+    Yields:
+      Which of the chunk's images, and their masks.
+    """
+    known = images.has_mask[chunk]
+    if images.masks is None or not known.any():
+        yield slice(0, len(known)), _Masks(known, None)
+        return
+    if mask_size == MODEL or images.read_full_mask is None:
+        yield slice(0, len(known)), _Masks(known, images.masks[chunk][known])
+        return
+    shape, start, pixels, full = images.masks.shape[1:], 0, 0, []
+    for n in range(len(known)):
+        if not known[n]:
+            continue
+        if pixels >= _MASK_PIXELS:
+            yield slice(start, n), _Masks.at_own_size(known[start:n], full, shape)
+            start, pixels, full = n, 0, []
+        full.append(images.full_mask(chunk.start + n))
+        pixels += full[-1].size
+    yield slice(start, len(known)), _Masks.at_own_size(known[start:], full, shape)
 
 
 class Collected:
