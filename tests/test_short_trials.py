@@ -11,7 +11,9 @@ from vae_attn.data import sources
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly import evaluation
 from vae_attn.experiments.anomaly.calibration import Calibration
+from vae_attn.experiments.anomaly.experiment import AnomalyExperiment
 from vae_attn.experiments.counterpart_cache import CounterpartCache
+from vae_attn.experiments.protocol import Trained
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1), dtype=np.uint8)
 
@@ -74,6 +76,30 @@ def test_each_image_is_projected_once(trial):
     assert len(projected) < 100  # of some 1,800 digits
 
 
+def test_the_first_of_several_models_keeps_its_counterparts(monkeypatch, tmp_path):
+    """It is needed again at the end, for the page; the others one after the other."""
+    config = tiny_config()
+    config.report.tensorboard_images = 0
+    made, seen = AnomalyExperiment(config, sources.load(config)), []
+
+    def known(self, trained, step):
+        seen.append((step, trained.variables, self._known(trained.variables)))
+        return {}
+
+    monkeypatch.setattr(AnomalyExperiment, "prepare", lambda *of: known(*of, "prepare"))
+    monkeypatch.setattr(AnomalyExperiment, "evaluate", lambda *of: known(*of, "evaluate"))
+    monkeypatch.setattr(experiment, "_write_scores", lambda *_: None)
+    monkeypatch.setattr(experiment, "_report", lambda *of: known(of[0], of[3][0], "report"))
+    names = ("first", "second", "third")
+    models = [Trained(config, tmp_path, name, 1) for name in names]
+    experiment._evaluate_and_explain(made, config, tmp_path, models, "all")
+    steps = [(step, name) for name in names for step in ("prepare", "evaluate")]
+    assert [one[:2] for one in seen] == [*steps, ("report", "first")]
+    caches = {name: {id(cache) for _, of, cache in seen if of == name} for _, name in steps}
+    assert {len(of) for of in caches.values()} == {1}
+    assert made._known("second") is not seen[2][2]  # no more than two are kept
+
+
 def test_all_image_sets_are_bounded(trial):
     config, workdir, _ = trial
     data = sources.load(config)
@@ -86,6 +112,7 @@ def test_all_image_sets_are_bounded(trial):
     assert kept.image_threshold is None
     assert kept.threshold is not None or kept.pixels.missing
     page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
+    assert f"Scores are of 8 of {len(data.test)} test images (evaluate.max_images), fewer" in page
     assert "8 held-out normal images cannot carry a false-alarm rate of 5%" in page
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     assert "median_difference_smooth/image/pixel_auroc" in metrics

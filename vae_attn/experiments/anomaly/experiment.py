@@ -49,7 +49,7 @@ class AnomalyExperiment(Experiment):
     def __init__(self, config: ml_collections.ConfigDict, data: AnomalyData) -> None:
         """An experiment on data that is loaded already."""
         self.config, self.data = config, data
-        self._kept: tuple[tuple[str, int] | None, CounterpartCache] = (None, CounterpartCache())
+        self._kept: dict[tuple[str, int], CounterpartCache] = {}
         images = config.report.tensorboard_images
         self.draw = snapshots.MapSnapshots(config, data) if images else None
 
@@ -153,11 +153,15 @@ class AnomalyExperiment(Experiment):
         return evaluation.sample_validation(self.data, self.config.evaluate.max_images)
 
     def _known(self, parameters: str) -> CounterpartCache:
-        """The counterparts of these parameters; those of others are forgotten."""
+        """The counterparts of these parameters; of others all but the first ones' are forgotten.
+
+        The first are those of the first seed, which the page shows at the end.
+        """
         key = (parameters, self.config.attention.projection_steps)
-        if self._kept[0] != key:
-            self._kept = (key, CounterpartCache())
-        return self._kept[1]
+        if key not in self._kept:
+            first = dict(list(self._kept.items())[:1])
+            self._kept = first | {key: CounterpartCache()}
+        return self._kept[key]
 
 
 def _options(config: ml_collections.ConfigDict) -> dict:
