@@ -70,5 +70,7 @@ def _make_quick(config):
     config.attention.layers = config.evaluate.layers = ("conv2",)
     config.attention.projection_steps = 3
     config.evaluate.styles = ("paper", "contrast")
-    config.evaluate.max_images = config.report.max_images = 60
+    config.evaluate.max_images = 60
+    config.report.max_images = 30
+    config.evaluate.faithful_images = 16
     config.report.tensorboard_images = 0
