@@ -1,26 +1,20 @@
 """The threshold of pixels once more, straight from its definition."""
 
+import bisect
+import math
+
 import numpy as np
 
 
-def by_hand(maps, rate=0.01):
-    """The lowest that holds the rate on all pixels, and on each image when chosen without it.
+def by_hand(maps, rate=0.05, share=0.01):
+    """The lowest value that all but the allowed images exceed on at most a share of their pixels.
 
-    None if there is none.
+    Of n images, and a further one that is like them, n + 1 in all, the rate is allowed.
     """
-    pixels = maps.reshape(len(maps), -1)
-    count = pixels.shape[1]
-    descending = np.sort(pixels, axis=1)[:, ::-1]
-    others = [np.sort(np.delete(pixels, n, axis=0).ravel())[::-1] for n in range(len(pixels))]
-    every = np.sort(pixels.ravel())[::-1]
+    allowed = math.floor((len(maps) + 1) * rate + 1e-9) - 1
+    values = np.sort(maps, axis=None)
 
-    def expected(above):
-        """Mean share of an image over the same quantile of the others."""
-        of_others = [of[int(above / len(every) * len(of) + 1e-9)] for of in others]
-        found = [(one > level).sum() for one, level in zip(descending, of_others, strict=True)]
-        return np.mean(found) / count
+    def holds(value):
+        return sum((one > value).mean() > share for one in maps) <= allowed
 
-    for above in range(int(rate * len(every)), -1, -1):
-        if expected(above) <= rate:
-            return every[above]
-    return None
+    return values[bisect.bisect_left(values, True, key=holds)]

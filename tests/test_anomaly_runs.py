@@ -116,7 +116,13 @@ def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
 
 
 def test_calibration_comes_with_training_and_belongs_to_its_parameters(mvtec_twin, tmp_path):
-    config = small_config("folder", mvtec_twin / "grid", tmp_path)
+    root = tmp_path / "grid"
+    shutil.copytree(mvtec_twin / "grid", root)
+    for path in sorted((root / "train" / "good").glob("*.png")):
+        with Image.open(path) as image:
+            for degrees in (90, 180, 270):
+                image.rotate(degrees).save(path.with_stem(f"{path.stem}_{degrees}"))
+    config = small_config("folder", root, tmp_path)
     # Enough images and active latents for a threshold.
     config.data.validation_fraction = 0.5
     config.train.steps, config.train.learning_rate, config.train.beta = 20, 1e-2, 1e-3

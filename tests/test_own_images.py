@@ -153,6 +153,7 @@ def test_the_decision_is_at_the_threshold_of_images(run, photos, tmp_path):
     assert [row["abnormal"] for row in rows] == [row["score"] > middle for row in rows]
     assert sum(row["abnormal"] for row in rows) == 2
     assert rows[0]["pixel_threshold"] == 0
+    assert rows[0]["pixel_threshold_share"] == 0.01  # of an image's pixels, which may reach it
     assert rows[0]["held_out_normal_images"] == kept.images.images
     assert rows[0]["false_alarm_rate_interval"] == [kept.images.low, kept.images.high]
 

@@ -53,6 +53,8 @@ def _clip(name: str) -> int:
 def test_twin(root):
     data = _load(root)
     assert data.name == "UCSD Ped1"
+    assert data.caveat.startswith("consecutive frames count as independent images")
+    assert "(clips held out: 1)" in data.caveat
     assert data.train.shape == (36, SIZE, SIZE, 1)
     test = data.test
     assert test.images.shape == (60, SIZE, SIZE, 1)  # five of the six test clips

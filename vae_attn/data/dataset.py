@@ -118,6 +118,8 @@ class AnomalyData:
         takes bright strokes on black; for data that has no masks.
       scores_note: what else has to be known of scores on this data, to stand under them.
       missing: one sentence for each kind of score that this data cannot give, with the reason.
+      caveat: what makes promises from the held-out images doubtful, in a sentence without its full
+        stop.
       levels: of files with more than 8 bits per channel, the levels that became 0 and 255; what
         `images.read_image` has to be given for further images of the same kind.
     """
@@ -129,6 +131,7 @@ class AnomalyData:
     draws_defects: bool = False
     scores_note: str = ""
     missing: tuple[str, ...] = ()
+    caveat: str = ""
     levels: Levels = ALL_LEVELS
 
     def held_out(self, images: UInt8[np.ndarray, "n height width channels"]) -> LabelledImages:

@@ -97,7 +97,8 @@ def load(
     masked = sum(bool(clip.masks) for n, clip in enumerate(test) if n not in held_out)
     note = (
         f"Of {len(test)} test clips {len(test) - len(held_out)} are scored, pixels on the "
-        f"{masked} of them with masks; the other {len(held_out)} choose checkpoint and threshold."
+        f"{masked} of them with masks; the other {len(held_out)} choose checkpoint and threshold. "
+        "Intervals treat consecutive frames as independent, and so are too narrow."
     )
     if count := int(lost["test"].sum()):
         note += f" Frames that cannot be read are not scored ({count})."
@@ -105,6 +106,8 @@ def load(
     return AnomalyData(
         name="UCSD Ped1",
         scores_note=note,
+        caveat="consecutive frames count as independent images, though they are not (clips held "
+        f"out: {len(held_out)}), so that the rate may be further off",
         train=_without(arrays["train"], lost["train"]),
         validation=_without(arrays["validation"], lost["validation"]),
         test=labelled.take(~lost["test"]) if lost["test"].any() else labelled,

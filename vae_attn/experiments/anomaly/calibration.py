@@ -136,7 +136,7 @@ class Variant:
 
 
 def normal_thresholds(
-    variant: Variant, normal: RawMaps, *, missing: str = ""
+    variant: Variant, normal: RawMaps, *, missing: str = "", caveat: str = ""
 ) -> tuple[Threshold, Threshold]:
     """The thresholds of pixels and of images.
 
@@ -144,17 +144,16 @@ def normal_thresholds(
       variant: of the maps.
       normal: raw maps of held-out normal images.
       missing: why there can be no thresholds, if so.
+      caveat: what makes their promise doubtful (`AnomalyData.caveat`).
     """
     n = len(next(iter(normal.values())))
-    missing = missing or _nothing_in(variant, normal)
-    if missing:
-        kinds = {"images": n}
-        return (
-            thresholds.none(missing, rate=thresholds.FALSE_POSITIVE_RATE, **kinds),
-            thresholds.none(missing, rate=thresholds.IMAGE_FALSE_POSITIVE_RATE, **kinds),
-        )
+    if missing := missing or _nothing_in(variant, normal):
+        of_pixels = thresholds.none(missing, images=n, share=thresholds.PIXEL_SHARE)
+        return of_pixels, thresholds.none(missing, images=n)
     maps = unseen(variant, normal)
-    return thresholds.of_pixels(maps), thresholds.of_images(image_score(maps))
+    found = thresholds.of_pixels(maps), thresholds.of_images(image_score(maps))
+    of_pixels, of_images = (dataclasses.replace(one, caveat=caveat) for one in found)
+    return of_pixels, of_images
 
 
 def _nothing_in(variant: Variant, normal: RawMaps) -> str:
@@ -259,9 +258,10 @@ class Calibration:
         }
         for name, kept in (("pixels", self.pixels), ("images", self.images)):
             value = math.nan if kept.value is None else kept.value
-            numbers = (value, kept.rate, kept.images, kept.low, kept.high)
+            numbers = (value, kept.rate, kept.images, kept.low, kept.high, kept.share)
             arrays |= {f"{name}_threshold": np.array(numbers, np.float64)}
             arrays |= {f"{name}_missing": np.array(kept.missing)}
+            arrays |= {f"{name}_caveat": np.array(kept.caveat)}
         for (style, layer), statistics in self.statistics.items():
             arrays |= {f"{style}/{layer}/mean": statistics.mean}
             arrays |= {f"{style}/{layer}/std": statistics.std}
@@ -319,11 +319,12 @@ class Calibration:
 
 
 def _threshold_of(arrays: Mapping[str, np.ndarray], name: str) -> Threshold:
-    value, rate, images, low, high = map(float, arrays[f"{name}_threshold"])
-    missing = str(arrays[f"{name}_missing"])
+    value, rate, images, low, high, share = map(float, arrays[f"{name}_threshold"])
+    missing, caveat = str(arrays[f"{name}_missing"]), str(arrays[f"{name}_caveat"])
     if math.isnan(value) != bool(missing):
         raise ValueError(f"a threshold of {name}, or why there is none, is lacking")
-    return Threshold(None if missing else value, rate, int(images), low, high, missing)
+    known = None if missing else value
+    return Threshold(known, rate, int(images), low, high, share, missing, caveat)
 
 
 def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -146,6 +146,7 @@ class AnomalyExperiment(Experiment):
             projection_steps=self.config.attention.projection_steps,
             **loading.batches(self.config),
             known=self._known(digest(variables)),
+            caveat=self.data.caveat,
         )
 
     def _held_out(self) -> np.ndarray:

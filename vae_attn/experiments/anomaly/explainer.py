@@ -171,6 +171,7 @@ def calibrate(
     batch_size: int = 64,
     latent_batch_size: int | None = None,
     known: CounterpartCache | None = None,
+    caveat: str = "",
 ) -> Explainer:
     """An explainer whose calibration is measured on normal images.
 
@@ -184,6 +185,7 @@ def calibrate(
       batch_size: images at once.
       latent_batch_size: latents differentiated at once; None is all.
       known: see `Mapper`.
+      caveat: see `calibration.normal_thresholds`.
     """
     options = {"batch_size": batch_size, "latent_batch_size": latent_batch_size, "known": known}
     mapper = Mapper(model=model, variables=variables, projection_steps=projection_steps, **options)
@@ -198,7 +200,8 @@ def calibrate(
     raw = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     active = calibration_lib.active_latents(*mapper.encode(validation))
     missing = "" if active else calibration_lib.NO_ACTIVE_LATENT
-    pixels, images = calibration_lib.normal_thresholds(variant, raw, missing=missing)
+    told = {"missing": missing, "caveat": caveat}
+    pixels, images = calibration_lib.normal_thresholds(variant, raw, **told)
     calibration = Calibration(
         parameters=digest(variables),
         variant=variant,

@@ -23,6 +23,7 @@ from vae_attn.experiments.anomaly.calibration import (
     normal_thresholds,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.experiments.maps import DEEPLIFT, IMAGE, RECONSTRUCTION_ERROR, replaced_counts
 from vae_attn.progress import Progress
 from vae_attn.reporting import figures
@@ -52,13 +53,17 @@ class Shown:
     Attributes:
       variant: of the maps.
       statistics: of normal images' raw maps, by which it is calibrated.
-      threshold: of its pixels, from which they count as anomalous; None where normal images can
-        give none.
+      pixels: the threshold from which its pixels count as anomalous.
     """
 
     variant: Variant
     statistics: Statistics
-    threshold: float | None
+    pixels: Threshold
+
+    @property
+    def threshold(self) -> float | None:
+        """Its value; None where normal images can give none."""
+        return self.pixels.value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +179,7 @@ class Explorer:
         normal = explainer.all_maps(validation, styles=self._styles, layers=self._layers)
         statistics = measure(normal)
         calibration = explainer.calibration
-        calibrated = Shown(own, calibration.statistics, calibration.threshold)
+        calibrated = Shown(own, calibration.statistics, calibration.pixels)
         others = [Variant(own.style, (layer,)) for layer in self._layers]
         others += [Variant("paper", fused_layers(self._config))]
         others += [Variant("paper", (layer,)) for layer in self._layers]
@@ -183,8 +188,9 @@ class Explorer:
         for variant in dict.fromkeys(others):
             if variant != own:
                 missing = calibration.nothing_from(variant)
-                pixels, _ = normal_thresholds(variant, normal, missing=missing)
-                shown.append(Shown(variant, statistics, pixels.value))
+                told = {"missing": missing, "caveat": self._data.caveat}
+                pixels, _ = normal_thresholds(variant, normal, **told)
+                shown.append(Shown(variant, statistics, pixels))
         return shown
 
     def _write_images(
@@ -293,6 +299,7 @@ class Explorer:
             "truth": truth.sentence,
             "truthInShort": truth.short,
             "threshold": shown.threshold,
+            "promise": _promise(shown.pixels),
             "scale": scale,
             # End of the threshold's slider: far enough for all but the wildest maps.
             "limit": 2 * max(scale, shown.threshold or 0.0),
@@ -304,7 +311,14 @@ def decision(calibration: Calibration) -> str:
     found = calibration.images
     if found.value is None:
         return f"No image is called abnormal or not: {found.missing}."
-    return f"An image counts as abnormal above {found.told('normal images')}."
+    return f"An image counts as abnormal above {found.told()}."
+
+
+def _promise(pixels: Threshold) -> str:
+    """What the threshold of a map's pixels promises, or why there is none."""
+    if pixels.value is None:
+        return f"No threshold from normal images: {pixels.missing}."
+    return f"That of normal images: {pixels.told()}."
 
 
 @dataclasses.dataclass

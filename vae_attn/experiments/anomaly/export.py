@@ -89,12 +89,12 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
             "maps": {
                 "shape": ["batch", height, width],
                 "meaning": "anomaly of each pixel, calibrated by normal images; no unit",
-                **_told(calibration.pixels, "the pixels of normal images"),
+                **_told(calibration.pixels),
             },
             "scores": {
                 "shape": ["batch"],
                 "meaning": "anomaly of each image, its map's maximum",
-                **_told(calibration.images, "normal images"),
+                **_told(calibration.images),
             },
         },
         "attention": {
@@ -121,17 +121,19 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
     }
 
 
-def _told(threshold: Threshold, what: str) -> dict:
+def _told(threshold: Threshold) -> dict:
     """A threshold, its meaning, and how sure it is."""
     known = {
         "threshold": threshold.value,
         "false_alarm_rate": threshold.rate,
         "held_out_normal_images": threshold.images,
     }
+    if threshold.share:
+        known |= {"false_alarm_above_share_of_pixels": threshold.share}
     if threshold.value is None:
         return known | {"threshold_meaning": f"there is none: {threshold.missing}"}
     interval = [threshold.low, threshold.high]
-    meaning = threshold.told(what).partition(", which ")[2]
+    meaning = threshold.told().partition(", which ")[2]
     return known | {"false_alarm_rate_interval": interval, "threshold_meaning": meaning}
 
 

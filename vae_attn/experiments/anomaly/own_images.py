@@ -115,7 +115,7 @@ def explain(
     else:
         abnormal = sum(row["abnormal"] for row in rows)
         _LOG.info("%d of %d images abnormal: %s", abnormal, len(rows), folder / RESULTS)
-        _LOG.info("an image is abnormal above %s", threshold.told("normal images"))
+        _LOG.info("an image is abnormal above %s", threshold.told())
     if problems:
         heading = f"{len(problems)} of {len(paths)} images could not be explained, the others were:"
         raise UserError("\n  ".join([heading, *problems]))
@@ -219,6 +219,7 @@ class _Writer:
             "abnormal": None if decided is None else bool(score > decided),
             **_sureness(calibration),
             "pixel_threshold": calibration.threshold,
+            "pixel_threshold_share": calibration.pixels.share,
             "map_scale": map_scale,
             "latents": latents,
             "files": files,
@@ -231,6 +232,8 @@ def _sureness(calibration: Calibration) -> dict:
     known = {"false_alarm_rate": found.rate, "held_out_normal_images": found.images}
     if found.value is None:
         return known | {"not_decided": found.missing}
+    if found.caveat:
+        known |= {"false_alarm_rate_caveat": found.caveat}
     return known | {"false_alarm_rate_interval": [found.low, found.high]}
 
 

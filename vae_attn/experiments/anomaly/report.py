@@ -137,6 +137,7 @@ def _sureness(explainer: Explainer) -> list[page.Fact]:
     else:
         told = f"at most {found.rate:.0%} of normal images are expected above it; 95% interval "
         told += f"{found.low:.1%} to {found.high:.1%}"
+        told += f"; {found.caveat}" if found.caveat else ""
         decided = page.Fact("Decision threshold", f"{found.value:.3g}", told, of)
     return [page.Fact("Active latents", f"{active} of {latents}", meaning, of), decided]
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from vae_attn.experiments.anomaly import bootstrap, localization, own_size
 from vae_attn.experiments.anomaly.localization import LocalizationState
 from vae_attn.experiments.anomaly.own_size import Truth
-from vae_attn.experiments.anomaly.thresholds import FALSE_POSITIVE_RATE, IMAGE_FALSE_POSITIVE_RATE
+from vae_attn.experiments.anomaly.thresholds import FALSE_ALARM_RATE, PIXEL_SHARE
 from vae_attn.experiments.scores import Interval, Score
 
 
@@ -140,7 +140,8 @@ MAP_SCORES = (
         "best_iou_test",
         "best IoU*",
         "* at the threshold that is best on the test set, as in the paper; IoU takes the one that "
-        f"at most {FALSE_POSITIVE_RATE:.0%} of the pixels of normal images are expected to exceed.",
+        f"at most {FALSE_ALARM_RATE:.0%} of normal images are expected to exceed on more than "
+        f"{PIXEL_SHARE:.0%} of their pixels.",
     ),
     Score("iou", "masks", _iou, heading="IoU"),
     _pooled("aupro", "AUPRO"),
@@ -176,7 +177,7 @@ MAP_SCORES = (
         _false_alarm_rate,
         "false alarms",
         f"False alarms: share of normal test images over the threshold that at most "
-        f"{IMAGE_FALSE_POSITIVE_RATE:.0%} of normal images are expected to exceed.",
+        f"{FALSE_ALARM_RATE:.0%} of normal images are expected to exceed.",
         interval=_false_alarm_interval,
     ),
 )

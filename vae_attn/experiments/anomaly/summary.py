@@ -44,8 +44,6 @@ def of_run(
     return [*compared, where, *faithful.table(scores)]
 
 
-def log(calibration: Calibration, latents: int) -> None:
-    """Tells, and warns of, what a calibration found.
 def some_note(config: ml_collections.ConfigDict, data: AnomalyData) -> str:
     """Of how many test images scores are, for under a table; "" where they are of all."""
     most, count = config.evaluate.max_images, len(data.test)
@@ -56,6 +54,8 @@ def some_note(config: ml_collections.ConfigDict, data: AnomalyData) -> str:
     return f"Scores are of {most} of {count} test images (evaluate.max_images), {told}."
 
 
+def log(calibration: Calibration, latents: int) -> None:
+    """Tells, and warns of, what a calibration found.
 
     Args:
       calibration: just measured.
@@ -65,14 +65,11 @@ def some_note(config: ml_collections.ConfigDict, data: AnomalyData) -> str:
     _LOG.info("active latents: %d of %d (mean KL over %g nats)", active, latents, ACTIVE_NATS)
     if active < _FEW_LATENTS < latents:
         _LOG.warning("%s", few_latents(active, latents))
-    for found, what, counted in (
-        (calibration.images, "normal images", "an image"),
-        (calibration.pixels, "the pixels of normal images", "a pixel"),
-    ):
+    for found, counted in ((calibration.images, "an image"), (calibration.pixels, "a pixel")):
         if found.value is None:
             _LOG.warning("%s gets no decision: %s", counted, found.missing)
         else:
-            _LOG.info("%s is abnormal above %s", counted, found.told(what))
+            _LOG.info("%s is abnormal above %s", counted, found.told())
 
 
 def few_latents(active: int, latents: int) -> str:

@@ -235,6 +235,7 @@ function drawControls() {
   slider.value = threshold;
   byId("threshold-value").textContent = short(threshold);
   slider.setAttribute("aria-valuetext", `${short(threshold)} ${map.unit}`);
+  byId("threshold-promise").textContent = map.promise;
   byId("threshold-reset").disabled = threshold === normalThreshold(map);
   byId("strength").value = Math.round(100 * state.strength);
   byId("strength-value").textContent = `${Math.round(100 * state.strength)}%`;
