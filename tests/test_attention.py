@@ -83,6 +83,17 @@ def test_memory_knob_changes_nothing(mean, latent_batch_size):
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("mean", [curved_mean, DENSE_MEAN], ids=["plain", "dense"])
+def test_chosen_latents_are_those_of_all(mean):
+    chosen, counterpart = jnp.array([LATENTS - 1, 0]), normal(3, *FEATURES.shape)
+    for maps in (
+        attention.paper_maps,
+        lambda *args, **kw: attention.contrast_maps(*args, counterpart, **kw),
+    ):
+        found = maps(mean, FEATURES, chosen=chosen)
+        np.testing.assert_allclose(found, maps(mean, FEATURES)[:, chosen], rtol=1e-5, atol=1e-6)
+
+
 def test_paper_maps_and_aggregate_by_their_formulas():
     alpha = alpha_by_finite_differences(curved_mean)
     expected = np.zeros((BATCH, LATENTS, SIDE, SIDE))

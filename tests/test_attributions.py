@@ -264,6 +264,12 @@ def test_mistakes():
     for attribute in (attributions.deeplift, attributions.integrated_gradients):
         with pytest.raises(ValueError, match=r"must return \(batch, latents\), and returned \(3,"):
             attribute(lambda x: x, IMAGES, BASELINES)
+        with pytest.raises(
+            ValueError, match=r"baselines of shape \(3, 4, 5, 1\) do not fit images"
+        ):
+            inspect.unwrap(attribute)(linear, IMAGES, BASELINES[..., :1])  # unchecked, as outside
+    with pytest.raises(ValueError, match="steps=0 must be 1 or more"):
+        attributions.integrated_gradients(linear, IMAGES, BASELINES, steps=0)
     with pytest.raises(ValueError, match=r"one value per image, and was \(3, 4\)"):
         attributions.explain_score(linear, IMAGES, BASELINES)
 

@@ -1,17 +1,31 @@
 """Variational autoencoders that explain themselves: attention maps for every latent, in JAX.
 
-`vae_attn.load(workdir)` gives the explainer of a trained run.
+`vae_attn.load(workdir)` gives the explainer of a trained run. Maps of any encoder:
+`make_attention_fn` (the published styles and contrast); `deeplift`, `integrated_gradients`,
+`explain_score` and `make_attribution_fn` (signed maps that add up). Whether a map is true of its
+latent: `vae_attn.faithfulness`.
 """
 
+import importlib
 from typing import Any
 
-__all__ = ["load"]
+# The module of each name, imported when the name is asked for: attention needs jax and no more.
+_MODULES = {
+    "load": "vae_attn.experiments.anomaly.loading",
+    "make_attention_fn": "vae_attn.attention",
+    "deeplift": "vae_attn.attributions",
+    "explain_score": "vae_attn.attributions",
+    "integrated_gradients": "vae_attn.attributions",
+    "make_attribution_fn": "vae_attn.attributions",
+}
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is asked for: `import vae_attn.attention` needs jax and no more.
-    if name == "load":
-        from vae_attn.experiments.anomaly.loading import load
-
-        return load
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -25,6 +25,8 @@ The published sources disagree about the map, hence the named styles in `STYLES`
                        counterpart of x: what in the image made z_i differ from it.
     contrast_signed    alpha applied to A(x) - A(x'), and the absolute value taken of the sum.
     feature_difference a baseline without any latent: the mean over channels of |A(x) - A(x')|.
+
+Signed maps in pixels that add up to z_i(x) - z_i(x') are in `vae_attn.attributions`.
 """
 
 import dataclasses
@@ -134,6 +136,7 @@ def contrast_maps(
     counterpart: Float[Array, "batch h w k"],
     *,
     signed: bool = False,
+    chosen: Int[Array, "latents"] | None = None,
     latent_batch_size: int | None = None,
 ) -> Float[Array, "batch latents h w"]:
     """Attention of the difference between an image and its normal counterpart, per latent.
@@ -144,9 +147,10 @@ def contrast_maps(
       counterpart: B, of the image's reconstruction, or of any other normal counterpart.
       signed: False gives M_i = sum_k |alpha_ik| |A_k - B_k|; True gives
         M_i = |sum_k alpha_ik (A_k - B_k)|, in which channels may cancel.
-      latent_batch_size: see `channel_weights`.
+      chosen: see `channel_weights`.
+      latent_batch_size: likewise.
     """
-    alpha = channel_weights(mean, features, latent_batch_size=latent_batch_size)
+    alpha = channel_weights(mean, features, chosen=chosen, latent_batch_size=latent_batch_size)
     difference = features - counterpart
     if signed:
         return jnp.abs(jnp.einsum("bdk,bhwk->bdhw", alpha, difference))

@@ -58,8 +58,12 @@ def integrated_gradients(
       The maps, which add up to z(x) - z(x') as steps grow.
 
     Raises:
-      ValueError: if fn does not return (batch, latents).
+      ValueError: for no step, for baselines that are not one per image, or if fn does not return
+        (batch, latents).
     """
+    _check_baselines(images, baselines)
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be 1 or more.")
     difference = images - baselines
     total = jnp.zeros((), images.dtype)
     # Not lax.scan: in a loop XLA's CPU backend runs convolutions about ten times slower.
@@ -95,11 +99,21 @@ def deeplift(
 
     Raises:
       NotImplementedError: for an operation without a rule, by its name.
-      ValueError: if fn does not return (batch, latents).
+      ValueError: for baselines that are not one per image, or if fn does not return
+        (batch, latents).
     """
+    _check_baselines(images, baselines)
     z, _, pullback = secant_vjp(fn, images, baselines)
     multipliers = _per_latent(pullback, z, chosen, latent_batch_size)
     return multipliers * (images - baselines)[:, None]
+
+
+def _check_baselines(images: Array, baselines: Array) -> None:
+    if images.shape != baselines.shape:
+        raise ValueError(
+            f"baselines of shape {baselines.shape} do not fit images of shape {images.shape}: "
+            "give one for each image."
+        )
 
 
 def _per_latent(
@@ -145,7 +159,9 @@ def explain_score(
       One signed map per image, whose sum is score(x) - score(x').
 
     Raises:
-      ValueError: for an unknown style, or if score_fn does not return (batch,).
+      NotImplementedError: as `deeplift`.
+      ValueError: for an unknown style, for baselines that are not one per image, or if score_fn
+        does not return (batch,).
     """
     attribute = _attribution(style, steps)
 
