@@ -45,6 +45,10 @@ images = np.load({images!r})
 maps, scores = attend.call(images)
 
 one = attend.call(images[:1])
+with open({latent_maps!r}, "rb") as file:
+    attribute = export.deserialize(bytearray(file.read()))
+found = attribute.call(images)
+np.savez({latent_results!r}, maps=found[0], z=found[1], z_counterpart=found[2])
 assert "vae_attn" not in sys.modules and "flax" not in sys.modules
 np.savez({results!r}, maps=maps, scores=scores, map=one[0], score=one[1])
 """
@@ -55,6 +59,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         workdir = tmp_path_factory.mktemp("runs") / "tiny"
         config, _ = trained(patch, workdir)
+        config.attention.export_latents = True
         scores = {"contrast/fused.upper/pixel_auroc": 0.75, "paper/conv1/pixel_auroc": 0.5}
         parameters = vae_attn.load(workdir).calibration.parameters
         workdir_scores.write(workdir, scores, Scored.of([3], [parameters], config))
@@ -69,28 +74,50 @@ def test_in_an_environment_without_this_package(run, tmp_path):
     code = WITHOUT_THE_PACKAGE.format(
         packages=sysconfig.get_path("purelib"),
         file=str(workdir / "export" / "attention.stablehlo"),
+        latent_maps=str(workdir / "export" / "latent_maps.stablehlo"),
         images=str(tmp_path / "images.npy"),
         results=str(tmp_path / "results.npz"),
+        latent_results=str(tmp_path / "latents.npz"),
     )
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, cwd=tmp_path)
-    maps, scores = vae_attn.load(workdir)(IMAGES)
+    explainer = vae_attn.load(workdir)
+    maps, scores = explainer(IMAGES)
     with np.load(tmp_path / "results.npz") as found:
         np.testing.assert_allclose(found["maps"], maps, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found["scores"], scores, rtol=1e-4)
         np.testing.assert_allclose(found["map"], maps[:1], rtol=1e-4, atol=1e-5)
         assert found["score"].shape == (1,)
+    with np.load(tmp_path / "latents.npz") as found:
+        change = found["z"] - found["z_counterpart"]
+        assert np.abs(change).max() > 1e-2
+        sums, scale = found["maps"].sum(axis=(2, 3), dtype=np.float64), np.abs(change).max()
+        np.testing.assert_allclose(sums, change, rtol=1e-4, atol=1e-4 * scale)
+        every = np.broadcast_to(np.arange(explainer.model.latents), change.shape)
+        exact = explainer.exact_maps(IMAGES, explainer.counterparts(IMAGES), every)
+        np.testing.assert_allclose(found["maps"], exact.maps, rtol=1e-3, atol=1e-5 * scale)
+        np.testing.assert_allclose(found["z"], explainer.encode(IMAGES)[0], rtol=1e-4, atol=1e-6)
 
 
 def test_the_card_tells_how_to_use_it(run):
     _, workdir = run
     folder = workdir / "export"
-    assert sorted(path.name for path in folder.iterdir()) == ["attention.stablehlo", "card.json"]
+    names = ["attention.stablehlo", "card.json", "latent_maps.stablehlo"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     card, explainer = (
         json.loads((folder / "card.json").read_text(encoding="utf-8")),
         vae_attn.load(workdir),
     )
     content = (folder / "attention.stablehlo").read_bytes()
     assert card["sha256"] == hashlib.sha256(content).hexdigest()
+    of_latents = (folder / card["latent_maps"]["file"]).read_bytes()
+    assert card["latent_maps"]["sha256"] == hashlib.sha256(of_latents).hexdigest()
+    assert card["latent_maps"]["style"] == "deeplift"
+    assert card["latent_maps"]["output"]["maps"]["shape"] == [
+        "batch",
+        explainer.model.latents,
+        28,
+        28,
+    ]
     assert card["input"]["shape"] == ["batch", 28, 28, 1]
     assert card["input"]["dtype"] == "uint8"
     assert card["output"]["maps"]["threshold"] == explainer.calibration.threshold
@@ -169,3 +196,13 @@ def test_what_was_exported_stays_whole(run, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         experiment.run(config, workdir, mode="export")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_latent_maps_are_written_only_where_they_are_wanted(run):
+    config, workdir = run
+    config = config.copy_and_resolve_references()
+    config.attention.export_latents = False
+    experiment.run(config, workdir, mode="export")
+    folder = workdir / "export"
+    assert sorted(path.name for path in folder.iterdir()) == ["attention.stablehlo", "card.json"]
+    assert "latent_maps" not in json.loads((folder / "card.json").read_text(encoding="utf-8"))

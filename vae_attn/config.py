@@ -92,6 +92,8 @@ def default_config() -> ml_collections.ConfigDict:
     # and the prior by this many steps (`counterparts.project`); 0 is the reconstruction itself.
     config.attention.projection_steps = 10
     config.attention.latent_batch_size = 0  # latents differentiated at once; 0 is all
+    # Whether --mode=export also writes the signed maps of all latents, in a file of its own.
+    config.attention.export_latents = False
 
     config.evaluate = ml_collections.ConfigDict()
     # best (by validation loss, in which total correlation and L_AD have no part), latest, or all:

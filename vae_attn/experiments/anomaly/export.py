@@ -5,20 +5,25 @@ import importlib.metadata
 import json
 import logging
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
-from vae_attn import whole_files, workdir_scores
+from vae_attn import attributions, whole_files, workdir_scores
+from vae_attn.data.dataset import to_unit
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.thresholds import Threshold
+from vae_attn.experiments.maps import DEEPLIFT, INTEGRATED_GRADIENTS, INTEGRATION_STEPS, project
 
 _LOG = logging.getLogger("vae_attn")
 
 FOLDER = "export"  # in the workdir
 FUNCTION = "attention.stablehlo"  # in that folder
+LATENT_MAPS = "latent_maps.stablehlo"  # likewise, where `attention.export_latents` asks for it
 CARD = "card.json"
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -37,8 +42,48 @@ def export(explainer: Explainer) -> jax.export.Exported:
     def attend(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         return explainer.explain(images)
 
+    return _exported(attend, explainer)
+
+
+def export_latent_maps(explainer: Explainer) -> jax.export.Exported:
+    """`maps, z, z_counterpart = ...(images)`: why each latent differs from its counterpart's.
+
+    The signed maps of all latents, summed over channels: each adds up to z - z_counterpart. The
+    images' counterparts are computed inside.
+
+    Args:
+      explainer: of the trained model.
+
+    Returns:
+      The function, as `export`'s; its maps are of `latent_maps_style`.
+    """
+    model, variables = explainer.model, explainer.variables
+    style = latent_maps_style(explainer)
+    steps = {"steps": INTEGRATION_STEPS} if style == INTEGRATED_GRADIENTS else {}
+
+    def mean(x: jax.Array) -> jax.Array:
+        return model.apply(variables, x, method="encode")[0]
+
+    def attribute(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        x = to_unit(images)
+        counterparts = project(model, variables, x, explainer.projection_steps)
+        options = {"latent_batch_size": explainer.latent_batch_size, **steps}
+        maps = getattr(attributions, style)(mean, x, counterparts, **options)
+        return maps.sum(axis=-1), mean(x), mean(counterparts)
+
+    return _exported(attribute, explainer)
+
+
+def latent_maps_style(explainer: Explainer) -> str:
+    """DeepLIFT's, or integrated gradients of a model with an operation without a rule."""
+    shape = (1, *explainer.model.image_shape)
+    exact = explainer.has_deeplift(np.zeros(shape, np.uint8), np.zeros(shape, np.float32))
+    return DEEPLIFT if exact else INTEGRATED_GRADIENTS
+
+
+def _exported(fn: Callable, explainer: Explainer) -> jax.export.Exported:
     batch, shape = jax.export.symbolic_shape("batch")[0], explainer.model.image_shape
-    return jax.export.export(jax.jit(attend), platforms=PLATFORMS)(
+    return jax.export.export(jax.jit(fn), platforms=PLATFORMS)(
         jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
     )
 
@@ -47,6 +92,9 @@ def write(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, explainer: Explainer
 ) -> pathlib.Path:
     """Writes `export/attention.stablehlo` and `export/card.json`; returns the first's path.
+
+    With `attention.export_latents` also `export/latent_maps.stablehlo`; otherwise an earlier one is
+    removed, as the card would not be of it.
 
     Args:
       config: the run's.
@@ -57,12 +105,19 @@ def write(
     content = exported.serialize()
     card = _card(config, workdir, explainer, exported)
     card["sha256"] = hashlib.sha256(content).hexdigest()
+    files = {FUNCTION: content}
+    if config.attention.export_latents:
+        files[LATENT_MAPS] = export_latent_maps(explainer).serialize()
+        digest = hashlib.sha256(files[LATENT_MAPS]).hexdigest()
+        card["latent_maps"] = {"file": LATENT_MAPS, "sha256": digest, **_told_latents(explainer)}
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    # The card last: where there is one, the function that it tells of is whole.
-    for name, data in ((FUNCTION, content), (CARD, json.dumps(card, indent=2).encode() + b"\n")):
+    # The card last: where there is one, the functions that it tells of are whole.
+    for name, data in (files | {CARD: json.dumps(card, indent=2).encode() + b"\n"}).items():
         with whole_files.writing(folder / name) as temporary:
             temporary.write_bytes(data)
+    if LATENT_MAPS not in files:
+        (folder / LATENT_MAPS).unlink(missing_ok=True)
     return folder / FUNCTION
 
 
@@ -135,6 +190,29 @@ def _told(threshold: Threshold) -> dict:
     interval = [threshold.low, threshold.high]
     meaning = threshold.told().partition(", which ")[2]
     return known | {"false_alarm_rate_interval": interval, "threshold_meaning": meaning}
+
+
+def _told_latents(explainer: Explainer) -> dict:
+    height, width, _ = explainer.model.image_shape
+    latents, style = explainer.model.latents, latent_maps_style(explainer)
+    within = "rounding" if style == DEEPLIFT else "the error of a sum over steps, some 2%"
+    return {
+        "format": "jax.export: maps, z, z_counterpart = "
+        "jax.export.deserialize(content).call(images), of the same images",
+        "style": style if style == DEEPLIFT else f"{style}, {INTEGRATION_STEPS} steps",
+        "output": {
+            "maps": {
+                "shape": ["batch", latents, height, width],
+                "meaning": "signed: what each pixel adds to z - z_counterpart, which the sum of a "
+                f"map is to {within}",
+            },
+            "z": {"shape": ["batch", latents], "meaning": "the latents' means for the image"},
+            "z_counterpart": {
+                "shape": ["batch", latents],
+                "meaning": "their means for the image's normal counterpart, as the model draws it",
+            },
+        },
+    }
 
 
 def _normalisation(model) -> str:
