@@ -103,6 +103,9 @@ def test_scores_stand_beside_the_papers(finished):
     assert metrics["faithfulness/deeplift/image/which_latent"] > 0.5
     table = (workdir / "evaluation" / "table.md").read_text(encoding="utf-8")
     assert table.count("## Is the map true of its latent?") == 1
+    assert table.count("## Is the map where its factor is?") == 1
+    assert 0 < metrics["faithfulness/chance/image/factor_mass_scale"] < 0.2
+    assert metrics["faithfulness/paper/conv1/factor_rank_posX"] >= 0
     assert f"| factor_vae | {metrics['factor_vae']:.3f} | 1 | about .82 (recalled) |" in table
     # Once more by hand: the mean losses over all images, of which there are fewer than a sample.
     data = dsprites.load_dsprites(grid=GRID)

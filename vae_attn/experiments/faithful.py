@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from vae_attn import attention, faithfulness, losses
 from vae_attn.experiments import scores as scores_lib
@@ -118,15 +118,18 @@ def evaluate(
 def sample(
     config: ml_collections.ConfigDict, images: Images
 ) -> UInt8[np.ndarray, "sample height width channels"]:
-    """At most `evaluate.faithful_images` of the images, drawn at random; large ones are fewer.
-
-    `evaluate.max_images` bounds them too.
-    """
-    height, width = images.shape[1:3]
-    most = max(_FEWEST_IMAGES, _MOST_PIXELS // (height * width))
-    limit = config.evaluate.max_images or len(images)
-    count = min(config.evaluate.faithful_images, most, limit)
+    """As many of the images as `sample_size` says, drawn at random."""
+    count = sample_size(config, len(images), images.shape[1:3])
     return images[np.random.default_rng(config.seed).permutation(len(images))[:count]]
+
+
+def sample_size(config: ml_collections.ConfigDict, count: int, size: tuple[int, int]) -> int:
+    """How many of `count` images of a height and width are measured.
+
+    At most `evaluate.faithful_images` and `evaluate.max_images`; of large ones fewer.
+    """
+    most = max(_FEWEST_IMAGES, _MOST_PIXELS // (size[0] * size[1]))
+    return min(count, config.evaluate.faithful_images, most, config.evaluate.max_images or count)
 
 
 def latents_in_use(
@@ -168,12 +171,14 @@ def measure(
     x, baselines = jnp.asarray(images / np.float32(255)), jnp.asarray(counterparts)
     squares_key, random_key = jax.random.split(jax.random.key(seed))
     options = {"key": squares_key, "batch_size": mapper.batch_size}
-    kinds = _kinds(mapper, images, counterparts, chosen, styles, layers, random_key)
+    of_each = kinds(
+        mapper, images, counterparts, chosen, styles=styles, layers=layers, key=random_key
+    )
     total, found = len(layers) * len(styles) + 4, {}
     title = "measuring whether maps are true of their latents"
     with Progress(title, total=total, unit="kinds of maps") as progress:
         probes = faithfulness.probe(fn, x, baselines, squares=_SQUARES, subsets=0, **options)
-        for name, maps in kinds:
+        for name, maps in of_each:
             values = faithfulness.measure(
                 fn,
                 jnp.asarray(maps),
@@ -190,16 +195,30 @@ def measure(
     return found
 
 
-def _kinds(
+def kinds(
     mapper: Mapper,
     images: Images,
     counterparts: Counterparts,
-    chosen: np.ndarray,
+    chosen: Int[np.ndarray, "chosen"],
+    *,
     styles: tuple[str, ...],
     layers: tuple[str, ...],
-    key: Array,
+    key: Key[Array, ""],
 ) -> Iterator[tuple[tuple[str, str], Float[np.ndarray, "n chosen height width"]]]:
-    """Each kind of map: its style, its layer, its maps; of one layer at a time, for the memory."""
+    """Each kind of map of single latents, and two that know nothing of latents.
+
+    Args:
+      mapper: of the trained model.
+      images: to explain.
+      counterparts: of the images.
+      chosen: the latents.
+      styles: of `attention.PER_LATENT_STYLES`, at each layer.
+      layers: of the encoder.
+      key: of random maps.
+
+    Yields:
+      Style and layer, and the maps: of one layer at a time, for the memory.
+    """
     of = np.broadcast_to(chosen, (len(images), len(chosen)))
     for style in _SIGNED:
         if style != DEEPLIFT or mapper.has_deeplift(images, counterparts):
@@ -216,9 +235,12 @@ def _kinds(
 
 def table(scores: Mapping[str, float]) -> list[Table]:
     """The table of a run's measures, the most correlated maps first; none where there are none."""
-    names = dict.fromkeys(
-        key.removeprefix(PREFIX).rsplit("/", 1)[0] for key in scores if key.startswith(PREFIX)
-    )
+    measure = "/correlation"
+    names = [
+        key.removeprefix(PREFIX).removesuffix(measure)
+        for key in scores
+        if key.startswith(PREFIX) and key.endswith(measure)
+    ]
     if not names:
         return []
     ordered = sorted(names, key=lambda name: -scores[f"{PREFIX}{name}/correlation"])

@@ -11,7 +11,7 @@ from vae_attn.data import sources
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
 from vae_attn.experiments import faithful
-from vae_attn.experiments.disentanglement import report, representation, snapshots
+from vae_attn.experiments.disentanglement import factor_maps, report, representation, snapshots
 from vae_attn.experiments.maps import Mapper
 from vae_attn.experiments.protocol import Content, Experiment, Trained
 from vae_attn.reporting.tables import Table
@@ -66,8 +66,9 @@ class DisentanglementExperiment(Experiment):
         scores = self._learned.scores(trained.variables, config)
         most, layers = config.evaluate.faithful_images, tuple(config.evaluate.layers)
         images = self.data.as_uint8(self.data.sample(max(most, 1), seed=config.seed))
-        mapper = self._mapper(trained)
-        return scores | faithful.evaluate(config, mapper, images, layers=layers)
+        mapper, codes_of = self._mapper(trained), self._learned.codes_of(trained.variables)
+        scores |= faithful.evaluate(config, mapper, images, layers=layers)
+        return scores | factor_maps.evaluate(config, mapper, self.data, codes_of, layers=layers)
 
     def score_checkpoint(
         self, config: ml_collections.ConfigDict, variables: PyTree
@@ -76,9 +77,10 @@ class DisentanglementExperiment(Experiment):
         return self.main_scores(config, self._learned.scores(variables, config))
 
     def tables(self, scores: Mapping[str, float], config: ml_collections.ConfigDict) -> list[Table]:
-        """One beside the values of others, and whether maps are true of their latents."""
+        """One beside the values of others; whether maps are true of their latents and factors."""
         del config
-        return [representation.table(scores), *faithful.table(scores)]
+        maps = (*faithful.table(scores), *factor_maps.table(scores))
+        return [representation.table(scores), *maps]
 
     def content(
         self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path
