@@ -2,7 +2,7 @@
 
     python -m benchmarks.run [NAME ...] [--rounds=N] [--json=FILE] [--list]
 
-A name is a case's, or the beginning of some. Needs torch: `pip install -e ".[bench]"`.
+A name is a case's, or the beginning of some. Needs torch and captum: `pip install -e ".[bench]"`.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import pathlib
 import platform
 import sys
 
-FILES = ("training", "factor", "attention", "scores", "startup", "growth")
+FILES = ("training", "factor", "attention", "attributions", "scores", "startup", "growth")
 
 
 def main() -> None:
@@ -24,8 +24,9 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, help="where all measurements go too")
     parser.add_argument("--list", action="store_true", help="names the cases and measures nothing")
     arguments = parser.parse_args()
-    if importlib.util.find_spec("torch") is None:
-        parser.error('torch is missing: pip install -e ".[bench]" (a CPU build will do)')
+    for needed in ("torch", "captum"):
+        if importlib.util.find_spec(needed) is None:
+            parser.error(f'{needed} is missing: pip install -e ".[bench]" (a CPU build will do)')
     chosen = [
         case
         for case in _cases()

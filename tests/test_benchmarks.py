@@ -52,7 +52,7 @@ def test_difference_is_relative_and_notices_shapes():
     assert difference({"a": ones}, {"a": ones[:3]}) == {"a": np.inf}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is an extra")
+@pytest.mark.skipif(importlib.util.find_spec("captum") is None, reason="captum is an extra")
 def test_all_cases_are_listed():
     """Every file of cases imports, and no two have one name."""
     listed = subprocess.run(
