@@ -349,6 +349,9 @@ def test_maps_are_told_with_their_measured_truth(opened):
     assert made.text("#stage-title") == "contrast, conv1"
     assert made.text("#truth-of-map") == known["maps"][1]["truth"] != ""
     assert made.page.locator("#layers small").all_inner_texts() == ["corr. 0.37, right 6%"]
+    # Beside the style's own name too, with the layer where there are several.
+    of_styles = made.page.locator("#styles small").all_inner_texts()
+    assert of_styles == ["corr. 0.37, right 6% at conv1"]
 
 
 def test_every_control_has_a_name(opened):

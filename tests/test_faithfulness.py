@@ -4,6 +4,7 @@ import ast
 import inspect
 import pathlib
 import re
+import types
 
 import equinox as eqx
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from flax import nnx
 
 from vae_attn import attributions, faithfulness
 
@@ -331,12 +333,38 @@ def test_an_equinox_model_gets_the_table_in_ten_lines():
     np.testing.assert_allclose(found, maps, rtol=1e-4, atol=1e-6)
 
 
-def test_the_table_of_the_docs(capsys):
+class NnxVAE(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden, self.codes = nnx.Linear(36, 16, rngs=rngs), nnx.Linear(16, LATENTS, rngs=rngs)
+        self.pixels = nnx.Linear(LATENTS, 36, rngs=rngs)
+
+    def mean(self, images):
+        return self.codes(nnx.relu(self.hidden(images.reshape(len(images), -1))))
+
+    def reconstruct(self, images):
+        return self.pixels(self.mean(images)).reshape(images.shape)
+
+
+def plain_vae():
+    first, second = normal(11, 36, LATENTS), 0.2 * normal(12, LATENTS, 36)
+
+    def mean(images):
+        return jnp.tanh(0.2 * images.reshape(len(images), -1) @ first)
+
+    return types.SimpleNamespace(
+        mean=mean, reconstruct=lambda images: (mean(images) @ second).reshape(images.shape)
+    )
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: EquinoxVAE(jax.random.key(1)), lambda: NnxVAE(nnx.Rngs(0)), plain_vae]
+)
+def test_the_table_of_the_docs(make, capsys):
     """The code in docs/faithfulness.md, as it stands there, with somebody's VAE and images."""
     path = pathlib.Path(__file__).resolve().parents[1] / "docs" / "faithfulness.md"
     (code,) = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
-    images = normal(10, 5, SIDE, SIDE, 1)
-    exec(code, {"vae": EquinoxVAE(jax.random.key(1)), "images": images})
+    assert len(code.splitlines()) <= 12
+    exec(code, {"vae": make(), "images": normal(10, 5, SIDE, SIDE, 1)})
     header, exact, plain = capsys.readouterr().out.strip("\n").splitlines()
     column = header.split().index("which_latent")
     assert exact.startswith("deeplift")

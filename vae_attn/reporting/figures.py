@@ -173,6 +173,25 @@ def grid(
     return figure
 
 
+@styled()
+def add_signed_scale(figure: Figure, scale: float, meanings: tuple[str, str]) -> None:
+    """A colour bar for `signed_overlay`, under a `grid`.
+
+    Args:
+      figure: to add it to, in its lower left corner.
+      scale: the absolute value that gets the full colour.
+      meanings: of the least and of the largest value.
+    """
+    width, height = figure.get_size_inches()
+    axis = figure.add_axes((1.4 / width, 0.22 / height, 1.6 / width, 0.09 / height))
+    axis.imshow(signed_colours(np.linspace(-1, 1, 255))[None], aspect="auto", extent=(-1, 1, 0, 1))
+    axis.set(yticks=[], xticks=[-1, 0, 1])
+    axis.set_xticklabels([f"≤ {-scale:.2g}", "0", f"≥ {scale:.2g}"], fontsize=6)
+    axis.tick_params(length=2, pad=1)
+    for place, meaning, side in zip((-1.1, 1.1), meanings, ("right", "left"), strict=True):
+        axis.text(place, 0.5, meaning, fontsize=7, ha=side, va="center", color="0.35")
+
+
 def _show(axis: Axes, image: np.ndarray) -> None:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)

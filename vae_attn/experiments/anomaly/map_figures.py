@@ -175,10 +175,14 @@ def sheet(config: ml_collections.ConfigDict, categories: dict[str, Rows]) -> pag
 
 
 def latent_captions(deviating: Deviations, exact: ExactMaps, n: int) -> list[str]:
-    """Of an image's latents: how far each deviates, and that its map adds up to its change."""
+    """Of an image's latents: how far each deviates, and its map's sum beside its change."""
+
+    def signed(value: float, digits: int) -> str:
+        return f"{round(float(value), digits) + 0.0:+.{digits}f}"  # a 0 is not negative
+
     change = exact.z[n] - exact.z_counterpart[n]
     return [
-        f"z{latent} {deviation:+.1f} sd\nsum {total:+.2f} = {moved:+.2f}"
+        f"z{latent}: {signed(deviation, 1)} sd\nsum {signed(total, 2)}, Δz {signed(moved, 2)}"
         for latent, deviation, total, moved in zip(
             exact.latents[n], deviating.deviations[n], exact.sums[n], change, strict=True
         )

@@ -10,8 +10,8 @@ import numpy as np
 
 from vae_attn import whole_files
 from vae_attn.data.dataset import AnomalyData, LabelledImages
+from vae_attn.experiments import faithful, titles
 from vae_attn.experiments import scores as scores_lib
-from vae_attn.experiments import titles
 from vae_attn.experiments.anomaly import (
     curves,
     evaluation,
@@ -22,6 +22,7 @@ from vae_attn.experiments.anomaly import (
 )
 from vae_attn.experiments.anomaly.calibration import ACTIVE_NATS
 from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.maps import DEEPLIFT, IMAGE
 from vae_attn.experiments.protocol import Content
 from vae_attn.reporting import figures, page
 from vae_attn.workdir_scores import EVALUATION
@@ -67,7 +68,7 @@ def content(
                 np.savez_compressed(temporary, **shown)
     if (data.test.labels == 0).any():
         drawn["normal"] = partial(map_figures.normal, config, painter, data)
-    drawn["latents"] = partial(_latents, config, explainer, data)
+    drawn["latents"] = partial(_latents, config, explainer, data, scores)
     for name, score, heading in (
         ("localisation", "pixel_auroc", "Where: pixel AUROC"),
         ("detection", "image_auroc", "Which: image AUROC"),
@@ -172,7 +173,9 @@ def _located(config: ml_collections.ConfigDict, data: AnomalyData) -> LabelledIm
     return evaluation.defects(data, 0, config.seed) if data.draws_defects else None
 
 
-def _latents(config, explainer: Explainer, data: AnomalyData) -> page.Drawn:
+def _latents(
+    config, explainer: Explainer, data: AnomalyData, scores: Mapping[str, float]
+) -> page.Drawn:
     """Why the most deviating latents of one normal and several abnormal images deviate."""
     rng = np.random.default_rng(config.seed + 1)
     labels = sorted(set(data.test.labels.tolist()))
@@ -195,13 +198,18 @@ def _latents(config, explainer: Explainer, data: AnomalyData) -> page.Drawn:
         marks[name] = [name, "counterpart", *map_figures.latent_captions(found, exact, n)]
     title = f"{data.name}: which pixels make the most deviating latents deviate"
     columns = [""] * (2 + found.latents.shape[1])
-    note = "Red pixels push the latent up, blue ones down. One colour scale for all."
+    told = faithful.told(scores, f"{DEEPLIFT}/{IMAGE}").sentence
+    note = (
+        "sd: the latent's deviation from normal images. The sum of a map is Δz, the latent's "
+        f"change from the counterpart to the image. {told}"
+    )
     figure = figures.grid(rows, columns, title=title, labels=marks, note=note)
+    figures.add_signed_scale(figure, scale, ("pushes z down", "pushes z up"))
     caption = (
         "For each image the latents that deviate most from the normal images' (in standard "
         "deviations, sd), and which pixels push each up (red) or down (blue) against the image's "
-        "normal counterpart. The sum of a map is the change of z from the counterpart to the "
-        "image; both numbers stand over it. One colour scale for all."
+        "normal counterpart. The sum of a map is Δz, the change of z from the counterpart to the "
+        f"image; both numbers stand over it. One colour scale for all. {told}"
     )
     caption += titles.first_seed(config)
     return figure, "Why single latents deviate", caption

@@ -14,7 +14,13 @@ function choice(name, value, text, key, onChoose) {
 function fillStyles() {
   for (const [n, style] of styles.entries()) {
     const text = style.replaceAll("_", " ");
-    byId("styles").append(choice("style", style, text, String(n + 1), () => chooseStyle(n)));
+    const label = choice("style", style, text, String(n + 1), () => chooseStyle(n));
+    const known = mapsOf(style).find((m) => maps[m].truth);
+    if (known !== undefined) {
+      const where = mapsOf(style).length > 1 ? ` at ${maps[known].layer}` : "";
+      label.append(element("small", { textContent: maps[known].truthInShort + where }));
+    }
+    byId("styles").append(label);
   }
 }
 
