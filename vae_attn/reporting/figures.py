@@ -175,15 +175,18 @@ def grid(
 
 @styled()
 def add_signed_scale(figure: Figure, scale: float, meanings: tuple[str, str]) -> None:
-    """A colour bar for `signed_overlay`, under a `grid`.
+    """A colour bar for `signed_overlay`, between the pictures of a `grid` and its note.
 
     Args:
-      figure: to add it to, in its lower left corner.
+      figure: to add it to, which grows by it.
       scale: the absolute value that gets the full colour.
       meanings: of the least and of the largest value.
     """
     width, height = figure.get_size_inches()
-    axis = figure.add_axes((1.4 / width, 0.22 / height, 1.6 / width, 0.09 / height))
+    height += 0.35
+    figure.set_size_inches(width, height)
+    figure.tight_layout(rect=(0, 0.65 / height, 1, 1))
+    axis = figure.add_axes((0.5 - 0.8 / width, 0.45 / height, 1.6 / width, 0.09 / height))
     axis.imshow(signed_colours(np.linspace(-1, 1, 255))[None], aspect="auto", extent=(-1, 1, 0, 1))
     axis.set(yticks=[], xticks=[-1, 0, 1])
     axis.set_xticklabels([f"≤ {-scale:.2g}", "0", f"≥ {scale:.2g}"], fontsize=6)
