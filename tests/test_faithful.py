@@ -142,7 +142,7 @@ def test_a_model_without_rules_is_told_once_and_integrated(caplog):
 def measured(mapper):
     config = default_config()
     config.evaluate.faithful_images = 5
-    return faithful.evaluate(config, mapper, IMAGES, layers=LAYERS)
+    return faithful.evaluate(config, mapper, IMAGES, IMAGES, layers=LAYERS)
 
 
 def test_every_kind_of_map_is_measured(measured):
@@ -203,11 +203,27 @@ def test_measures_are_those_of_all_images_at_once(mapper, measured):
         assert found == pytest.approx(expected[name], rel=1e-3, abs=1e-4)
 
 
+def test_latents_are_in_use_by_the_images_that_were_learned(mapper, monkeypatch):
+    """An abnormal image moves every latent away from the prior, a collapsed one too."""
+    asked = []
+
+    def encode(self, images):
+        mean = np.zeros((len(images), 4), np.float32)
+        mean[:, [0, 2]] = 1
+        mean[:, 3] = 1.0 if images is IMAGES else 0.1  # then of half a hundredth of a nat
+        return mean, np.zeros_like(mean)
+
+    monkeypatch.setattr(Mapper, "encode", encode)
+    monkeypatch.setattr(faithful, "measure", lambda *args, **_: asked.append(args[2]) or {})
+    faithful.evaluate(default_config(), mapper, IMAGES, IMAGES[:3], layers=LAYERS)
+    assert asked.pop().tolist() == [0, 2]
+
+
 def test_latents_that_are_not_used_are_not_asked(mapper, caplog):
     caplog.set_level(logging.INFO, "vae_attn")
     dead = jax.tree.map(jnp.zeros_like, mapper.variables)
     other = Mapper(model=mapper.model, variables=dead, normal=mapper.normal, batch_size=4)
-    assert faithful.evaluate(default_config(), other, IMAGES, layers=LAYERS) == {}
+    assert faithful.evaluate(default_config(), other, IMAGES, IMAGES, layers=LAYERS) == {}
     (message,) = caplog.messages
     assert message == (
         "no latent is in use: whether maps are true of their latents is not measured."
@@ -222,7 +238,7 @@ def test_latents_that_are_not_used_are_not_asked(mapper, caplog):
 def test_none_are_measured_where_none_are_wanted(mapper):
     config = default_config()
     config.evaluate.faithful_images = 0
-    assert faithful.evaluate(config, mapper, IMAGES, layers=LAYERS) == {}
+    assert faithful.evaluate(config, mapper, IMAGES, IMAGES, layers=LAYERS) == {}
     config.evaluate.faithful_images = -1
     with pytest.raises(UserError, match=r"evaluate\.faithful_images=-1 must be 0 or more"):
         validation.validate(config)

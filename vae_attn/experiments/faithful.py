@@ -33,7 +33,7 @@ PREFIX = "faithfulness/"
 RANDOM, DIFFERENCE = "random", "difference"  # maps that know nothing of any latent
 _SIGNED = (DEEPLIFT, INTEGRATED_GRADIENTS)
 
-_ACTIVE_KL = 0.01  # nats; of a latent in use, as in the scores of disentanglement
+_ACTIVE_KL = 0.01  # nats; of a latent in use, as in a run's number of active latents
 _MOST_LATENTS = 16
 _MOST_PIXELS = 2**20  # of all images together
 _FEWEST_IMAGES = 8  # though they have more
@@ -82,6 +82,7 @@ def evaluate(
     config: ml_collections.ConfigDict,
     mapper: Mapper,
     images: Images,
+    learned: Images,
     *,
     layers: tuple[str, ...],
 ) -> dict[str, float]:
@@ -92,6 +93,8 @@ def evaluate(
         `evaluate`.
       mapper: of the trained model.
       images: to draw a sample of.
+      learned: images such as the model learned from, over which a latent is in use or not: on
+        abnormal ones even a latent that carries nothing moves away from the prior.
       layers: of the attention styles.
 
     Returns:
@@ -101,7 +104,7 @@ def evaluate(
     images = sample(config, images)
     if not len(images):
         return {}
-    chosen = latents_in_use(*mapper.encode(images))
+    chosen = latents_in_use(*mapper.encode(learned))
     if len(chosen) < 2:
         used = "one latent is" if len(chosen) else "no latent is"
         _LOG.info("%s in use: whether maps are true of their latents is not measured.", used)
@@ -135,7 +138,12 @@ def sample_size(config: ml_collections.ConfigDict, count: int, size: tuple[int, 
 def latents_in_use(
     mean: Float[np.ndarray, "n latents"], logvar: Float[np.ndarray, "n latents"]
 ) -> Int[np.ndarray, "chosen"]:
-    """The latents that deviate most from the prior, of those that do at all, in their order."""
+    """The latents that carry most, of those in use, in their order.
+
+    Args:
+      mean: of images such as the model learned from.
+      logvar: likewise.
+    """
     kl = losses.kl_divergence(mean=jnp.asarray(mean), logvar=jnp.asarray(logvar))
     kl = np.asarray(kl).mean(axis=0)
     most = np.argsort(-kl, kind="stable")[:_MOST_LATENTS]

@@ -88,7 +88,8 @@ class AnomalyExperiment(Experiment):
         scores, curves = evaluation.evaluate(explainer, self.data, **_options(trained.config))
         images = self.data.test.images if len(self.data.test) else self.data.validation
         layers = tuple(trained.config.evaluate.layers)
-        scores |= faithful.evaluate(trained.config, explainer, images, layers=layers)
+        learned = self._held_out()
+        scores |= faithful.evaluate(trained.config, explainer, images, learned, layers=layers)
         curves.save(trained.workdir / EVALUATION / "curves.json")  # last, as the scores are written
         return scores
 

@@ -67,7 +67,7 @@ class DisentanglementExperiment(Experiment):
         most, layers = config.evaluate.faithful_images, tuple(config.evaluate.layers)
         images = self.data.as_uint8(self.data.sample(max(most, 1), seed=config.seed))
         mapper, codes_of = self._mapper(trained), self._learned.codes_of(trained.variables)
-        scores |= faithful.evaluate(config, mapper, images, layers=layers)
+        scores |= faithful.evaluate(config, mapper, images, images, layers=layers)
         return scores | factor_maps.evaluate(config, mapper, self.data, codes_of, layers=layers)
 
     def score_checkpoint(
