@@ -82,7 +82,7 @@ def evaluate(
     config: ml_collections.ConfigDict,
     mapper: Mapper,
     images: Images,
-    learned: Images,
+    learned: UInt8[np.ndarray, "learned height width channels"],
     *,
     layers: tuple[str, ...],
 ) -> dict[str, float]:
