@@ -182,7 +182,7 @@ def latent_captions(deviating: Deviations, exact: ExactMaps, n: int) -> list[str
 
     change = exact.z[n] - exact.z_counterpart[n]
     return [
-        f"z{latent}: {signed(deviation, 1)} sd\nsum {signed(total, 2)}, Δz {signed(moved, 2)}"
+        f"z{latent}: {signed(deviation, 1)} sd\nsum {signed(total, 2)} = {signed(moved, 2)}"
         for latent, deviation, total, moved in zip(
             exact.latents[n], deviating.deviations[n], exact.sums[n], change, strict=True
         )

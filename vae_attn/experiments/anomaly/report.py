@@ -200,15 +200,15 @@ def _latents(
     columns = [""] * (2 + found.latents.shape[1])
     told = faithful.told(scores, f"{DEEPLIFT}/{IMAGE}").sentence
     note = (
-        "sd: the latent's deviation from normal images. The sum of a map is Δz, the latent's "
-        f"change from the counterpart to the image. {told}"
+        "sd: the latent's deviation from normal images. Sum of the map = change of the latent from "
+        f"the counterpart to the image. {told}"
     )
     figure = figures.grid(rows, columns, title=title, labels=marks, note=note)
     figures.add_signed_scale(figure, scale, ("pushes z down", "pushes z up"))
     caption = (
         "For each image the latents that deviate most from the normal images' (in standard "
         "deviations, sd), and which pixels push each up (red) or down (blue) against the image's "
-        "normal counterpart. The sum of a map is Δz, the change of z from the counterpart to the "
+        "normal counterpart. The sum of a map is the change of z from the counterpart to the "
         f"image; both numbers stand over it. One colour scale for all. {told}"
     )
     caption += titles.first_seed(config)
