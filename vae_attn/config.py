@@ -59,8 +59,8 @@ def default_config() -> ml_collections.ConfigDict:
     # statistics of its best checkpoint, or its latest where evaluate.checkpoint is latest.
     config.train.init_from = ""
     config.train.learning_rate = 1e-3
-    config.train.objective = "vae"  # or factor_vae, see `training.objectives`
-    config.train.beta = 1.0  # weight of the KL term
+    config.train.objective = "vae"  # beta_tc_vae or factor_vae, see `training.objectives`
+    config.train.beta = 1.0  # weight of the KL term; of beta_tc_vae, of the total correlation
     # In which the model computes in training: float32, or bfloat16 for speed on accelerators (not
     # with a discriminator, whose density ratio needs full precision); parameters stay in float32.
     config.train.dtype = "float32"
@@ -76,8 +76,15 @@ def default_config() -> ml_collections.ConfigDict:
     config.factor = ml_collections.ConfigDict()
     config.factor.gamma = 0.0  # weight of the total correlation
     config.factor.learning_rate = 1e-4  # of the discriminator
+    # What the discriminator sees (`training.factor.INPUTS`): codes, as published; standardized,
+    # whatever the scale of the latents; standardized_fixed, without a gradient through the scale.
+    config.factor.discriminator_input = "codes"
+    config.factor.initialization = "normal"  # of the discriminator: normal (N(0, 0.02)) or glorot
     config.factor.ad_weight = 0.0  # lambda, weight of the attention disentanglement loss
-    config.factor.ad_layer = "conv3"  # whose features its maps weigh
+    # paper (as published), exact_overlap, exact_cosine or jacobian_cosine:
+    # `training.attention_loss.FORMS`.
+    config.factor.ad_form = "paper"
+    config.factor.ad_layer = "conv3"  # whose features the published form's maps weigh
     config.factor.ad_pairs = 1  # pairs of latents compared in a step
 
     config.attention = ml_collections.ConfigDict()

@@ -1,5 +1,7 @@
 """The terms of the objective, each a value per image, so that any mean over devices is exact."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -85,3 +87,70 @@ def attention_disentanglement(
     overlap = jnp.minimum(first, second).sum(axis=(1, 2))
     total = (first + second).sum(axis=(1, 2))
     return 2.0 * overlap / jnp.where(total > 0, total, 1.0)
+
+
+def squared_cosine(
+    *, first: Float[Array, "batch *shape"], second: Float[Array, "batch *shape"]
+) -> Float[Array, "batch"]:
+    """How far two latents' signed maps are from orthogonal: (M1 . M2)^2 / (|M1|^2 |M2|^2).
+
+    Sums over one image's pixels. 0 where the maps are orthogonal, such as where they weigh the same
+    edges with signs that cancel; 1 where one is a multiple of the other. Scaling either leaves it
+    as it is.
+
+    Returns:
+      One value per image, 0 to 1; 0 where a map is empty, which has nothing to disentangle.
+    """
+    # Scaled to a maximum of 1: the squares of small maps would vanish in float32.
+    first, second = (_of_unit_maximum(x.reshape(x.shape[0], -1)) for x in (first, second))
+    product = (first * second).sum(axis=1)
+    norms = (first**2).sum(axis=1) * (second**2).sum(axis=1)
+    return product**2 / jnp.where(norms > 0, norms, 1.0)
+
+
+def _of_unit_maximum(maps: Float[Array, "batch n"]) -> Float[Array, "batch n"]:
+    largest = jax.lax.stop_gradient(jnp.abs(maps).max(axis=1, keepdims=True))
+    return maps / jnp.where(largest > 0, largest, 1.0)
+
+
+def kl_decomposition(
+    *,
+    z: Float[Array, "batch latents"],
+    mean: Float[Array, "batch latents"],
+    logvar: Float[Array, "batch latents"],
+    all_mean: Float[Array, "all latents"],
+    all_logvar: Float[Array, "all latents"],
+) -> dict[str, Float[Array, "batch"]]:
+    """The three parts of the KL divergence (Chen et al. 2018, equation 2), in nats, at each z.
+
+    log q(z|x) - log p(z) = mutual_information + total_correlation + dimension_wise_kl, with
+    log q(z|x) - log q(z), log q(z) - sum_i log q(z_i) and sum_i (log q(z_i) - log p(z_i)). The
+    density q(z) is the mean of q(z|x) over the images of the batch. Chen et al.'s minibatch
+    weighted sampling (their equation 5) divides by the number of training images besides: a
+    constant without a gradient, with which the parts would be far off.
+
+    Args:
+      z: a sample of q(z|x) of each image.
+      mean: of q(z|x) of the same images.
+      logvar: likewise.
+      all_mean: of all images of the batch, those of other devices included.
+      all_logvar: likewise.
+    """
+    of_each = _log_normal(z[:, None], all_mean, all_logvar)  # (batch, all, latents)
+    count = math.log(all_mean.shape[0])
+    joint = jax.nn.logsumexp(of_each.sum(axis=2), axis=1) - count
+    marginals = (jax.nn.logsumexp(of_each, axis=1) - count).sum(axis=1)
+    conditional = _log_normal(z, mean, logvar).sum(axis=1)
+    prior = _log_normal(z, jnp.zeros_like(z), jnp.zeros_like(z)).sum(axis=1)
+    return {
+        "mutual_information": conditional - joint,
+        "total_correlation": joint - marginals,
+        "dimension_wise_kl": marginals - prior,
+    }
+
+
+def _log_normal(
+    z: Float[Array, "*#shape"], mean: Float[Array, "*#shape"], logvar: Float[Array, "*#shape"]
+) -> Float[Array, "*shape"]:
+    """Log density of N(mean, exp(logvar)) at z, elementwise."""
+    return -0.5 * (math.log(2 * math.pi) + logvar + (z - mean) ** 2 * jnp.exp(-logvar))

@@ -64,6 +64,7 @@ MODELS: dict[str, Callable[..., VAE]] = {
     "mnist": convnets.mnist,
     "ucsd_ped1": convnets.ucsd_ped1,
     "dsprites": convnets.dsprites,
+    "dsprites_glorot": convnets.dsprites_glorot,
     "mvtec_ad": resnet.mvtec_ad,
     "convnet": convnets.convnet,
 }

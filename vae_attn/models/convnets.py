@@ -101,7 +101,7 @@ def ucsd_ped1(*, latents: int, image_shape: tuple[int, int, int], **options: obj
 
 
 def dsprites(*, latents: int, image_shape: tuple[int, int, int], **options: object) -> VAE:
-    """Figure 5 (c), for grey images of 64 x 64.
+    """Figure 5 (c), for grey images of 64 x 64, with a public reproduction's N(0, 0.02).
 
     The table gives conv5 padding 1 and a 1 x 1 output; only padding 0 gives that. Its 1 x 1
     convolutions on 1 x 1 maps are linear layers.
@@ -115,9 +115,22 @@ def dsprites(*, latents: int, image_shape: tuple[int, int, int], **options: obje
       UserError: for images of another shape.
     """
     del options
-    _require_shape("dsprites", image_shape, side=64)
+    return _dsprites("dsprites", latents, image_shape, initialization="normal")
+
+
+def dsprites_glorot(*, latents: int, image_shape: tuple[int, int, int], **options: object) -> VAE:
+    """As `dsprites`, with Glorot's uniform initialisation, as in disentanglement_lib."""
+    del options
+    return _dsprites("dsprites_glorot", latents, image_shape, initialization="glorot")
+
+
+def _dsprites(
+    name: str, latents: int, image_shape: tuple[int, int, int], *, initialization: str
+) -> VAE:
+    _require_shape(name, image_shape, side=64)
     conv, conv_transpose, dense = (
-        functools.partial(layer, initialization="normal") for layer in (Conv, ConvTranspose, Dense)
+        functools.partial(layer, initialization=initialization)
+        for layer in (Conv, ConvTranspose, Dense)
     )
     return VAE(
         image_shape=image_shape,
@@ -149,7 +162,7 @@ def dsprites(*, latents: int, image_shape: tuple[int, int, int], **options: obje
             ("convtr4_relu", nn.relu),
             ("convtr5", conv_transpose(1, 4, 2, 1)),
         ),
-        initialization="normal",
+        initialization=initialization,
     )
 
 

@@ -189,4 +189,6 @@ def _initializers(scheme: str, fan_in: int) -> tuple[Initializer, Initializer]:
         return torch_uniform(fan_in), torch_uniform(fan_in)
     if scheme == "normal":  # FactorVAE's public code: N(0, 0.02), zero bias
         return nn.initializers.normal(0.02, jnp.float32), nn.initializers.constant(0.0, jnp.float32)
+    if scheme == "glorot":  # disentanglement_lib's, TensorFlow's default: Glorot & Bengio (2010)
+        return nn.initializers.glorot_uniform(), nn.initializers.constant(0.0, jnp.float32)
     raise ValueError(f"unknown initialisation {scheme!r}")

@@ -24,7 +24,7 @@ class VAE(Sampling):
       latents: dimension D of the latent space.
       encoder: rows up to, but not including, the two linear heads.
       decoder: rows from the latents to the logits of the image.
-      initialization: of the heads: `torch` (PyTorch's default) or `normal` (N(0, 0.02)).
+      initialization: of the heads: `torch`, `normal` or `glorot`, see `layers`.
       input_mean: per channel, subtracted from the images that enter the encoder; empty for none.
       input_std: per channel, by which they are then divided.
     """

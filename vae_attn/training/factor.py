@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 
 import flax
 import jax
@@ -14,17 +15,21 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from vae_attn import attention, losses
+from vae_attn import losses
 from vae_attn.config import require, require_each
 from vae_attn.data import sampling
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.model import Model
+from vae_attn.training import attention_loss
 from vae_attn.training import state as state_lib
 from vae_attn.training.steps import AXIS, Images, Metrics, PixelsOf, example_keys, mean_over_devices
 from vae_attn.training.task import Task
 
 # A place in the batch that no example has: what all examples of a step share is keyed by it.
 _SHARED_PLACE = 2**32 - 1
+
+# Far below the codes' variance, which the published discriminator lets sink to 4e-4.
+_LEAST_VARIANCE = 1e-8
 
 
 @flax.struct.dataclass
@@ -59,14 +64,18 @@ class FactorObjective:
     Attributes:
       beta: of the KL term.
       gamma: of the total correlation TC (Kim & Mnih 2018).
+      discriminator_input: of `INPUTS`, what the discriminator sees of the codes.
       ad_weight: lambda of the attention disentanglement loss; 0 leaves it out (FactorVAE).
-      ad_layer: of the encoder, whose features its maps weigh.
+      ad_form: of `attention_loss.FORMS`.
+      ad_layer: of the encoder, whose features the published form's maps weigh.
       ad_pairs: pairs of latents compared at once, all distinct: at most half the latents.
     """
 
     beta: float = 1.0
     gamma: float = 40.0
+    discriminator_input: str = "codes"
     ad_weight: float = 0.0
+    ad_form: str = "paper"
     ad_layer: str = "conv3"
     ad_pairs: int = 1
 
@@ -81,6 +90,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require_each(config, weights, lambda v: 0 <= v < math.inf, "0 or more, and finite")
     rate = "greater than 0, and finite"
     require(config, "factor.learning_rate", lambda v: 0 < v < math.inf, rate)
+    for key, known in (
+        ("factor.discriminator_input", INPUTS),
+        ("factor.initialization", INITIALIZATIONS),
+        ("factor.ad_form", attention_loss.FORMS),
+    ):
+        require(config, key, lambda v, known=known: v in known, f"one of {', '.join(known)}")
     if config.factor.ad_weight:
         most = config.model.latents // 2
         within = f"from 1 to {most}, as no latent of model.latents={config.model.latents} is in two"
@@ -110,14 +125,16 @@ def make_task(
     options = config.factor
     networks = {
         "model": model,
-        "discriminator": Discriminator(),
+        "discriminator": Discriminator(initialization=options.initialization),
         "tx": tx,
         "discriminator_tx": optax.adam(options.learning_rate, b1=0.5, b2=0.9),
     }
     objective = FactorObjective(
         beta=config.train.beta,
         gamma=options.gamma,
+        discriminator_input=options.discriminator_input,
         ad_weight=options.ad_weight,
+        ad_form=options.ad_form,
         ad_layer=options.ad_layer,
         ad_pairs=options.ad_pairs,
     )
@@ -176,30 +193,34 @@ def permute_latents(
     return lax.dynamic_slice_in_dim(permuted, lax.axis_index(AXIS) * len(z), len(z))
 
 
-def make_attention_loss_fn(*, model: Model, layer: str) -> Callable[..., Float[Array, "batch"]]:
-    """`loss(variables, features, pairs)`: L_AD per image, the mean over the pairs.
+def standardized(
+    z: Float[Array, "local latents"], *, gradient: bool = True
+) -> Float[Array, "local latents"]:
+    """Codes with mean 0 and deviation 1 of each latent over the batch of all devices.
 
-    Differentiable through alpha, so that its gradient reaches the weights above the layer
-    (through alpha) as well as those below (through the features).
+    Args:
+      z: this device's share of the codes.
+      gradient: whether it goes through the mean and the deviation too.
     """
+    mean = lax.pmean(z.mean(axis=0), AXIS)
+    deviation = jnp.sqrt(lax.pmean(((z - mean) ** 2).mean(axis=0), AXIS) + _LEAST_VARIANCE)
+    if not gradient:
+        mean, deviation = lax.stop_gradient((mean, deviation))
+    return (z - mean) / deviation
 
-    def loss(
-        variables: PyTree, features: Float[Array, "batch h w k"], pairs: Int[Array, "pairs 2"]
-    ) -> Float[Array, "batch"]:
-        # No `DenseMean`: it pays for many latents, and here are few.
-        maps = attention.paper_maps(
-            lambda a: model.apply(variables, a, layer, method="head")[0],
-            features,
-            chosen=pairs.ravel(),
-        )
-        # Pair after pair, so that the sum over a pair's pixels stays within it.
-        per_pair = [
-            losses.attention_disentanglement(first=maps[:, 2 * n], second=maps[:, 2 * n + 1])
-            for n in range(len(pairs))
-        ]
-        return jnp.mean(jnp.stack(per_pair), axis=0)
 
-    return loss
+# What the discriminator sees of the codes. `codes`: themselves, as published. `standardized`: each
+# latent shifted and scaled to the same. The total correlation does not change by that, nor does its
+# estimate then; and as its gradient goes through the deviation, shrinking a latent does not lower
+# it. `standardized_fixed`: the same without that gradient.
+INPUTS: Mapping[str, Callable[[Array], Array]] = types.MappingProxyType(
+    {
+        "codes": lambda z: z,
+        "standardized": standardized,
+        "standardized_fixed": functools.partial(standardized, gradient=False),
+    }
+)
+INITIALIZATIONS = ("normal", "glorot")  # of the discriminator
 
 
 def make_factor_update_fn(
@@ -231,7 +252,7 @@ def make_factor_update_fn(
       two independent batches. It returns the next state and the mean losses.
     """
     vae_loss = _make_vae_loss_fn(model, discriminator, objective)
-    discriminator_loss = _make_discriminator_loss_fn(discriminator)
+    discriminator_loss = _make_discriminator_loss_fn(discriminator, objective)
 
     def update(
         state: FactorState, images: Images, indices: Int[Array, "local 2"]
@@ -243,13 +264,13 @@ def make_factor_update_fn(
         x, other_x = pixels_of(images[indices[:, 0]]), pixels_of(images[indices[:, 1]])
 
         gradients, (metrics, z) = jax.grad(vae_loss, has_aux=True)(
-            vae.params, psi, x, noise[0], pairs
+            vae.params, psi, x, other_x, noise[0], pairs
         )
         params, opt_state = _descend(tx, gradients, vae.opt_state, vae.params)
 
         mean, logvar = model.apply({"params": params}, other_x, method="encode")
         permuted = permute_latents(permutation_key, mean + jnp.exp(logvar / 2) * noise[1])
-        value, gradients = jax.value_and_grad(discriminator_loss)(psi, z, permuted)
+        gradients, judged = jax.grad(discriminator_loss, has_aux=True)(psi, z, permuted)
         psi_opt = state.discriminator_opt_state
         psi, psi_opt = _descend(discriminator_tx, gradients, psi_opt, psi)
         state = FactorState(
@@ -257,7 +278,7 @@ def make_factor_update_fn(
             discriminator=psi,
             discriminator_opt_state=psi_opt,
         )
-        return state, mean_over_devices(metrics | {"discriminator_loss": value})
+        return state, mean_over_devices(metrics | judged)
 
     return update
 
@@ -266,37 +287,47 @@ def _make_vae_loss_fn(
     model: Model, discriminator: Discriminator, objective: FactorObjective
 ) -> Callable[..., tuple]:
     """The VAE's loss of a batch, with its terms and codes; the discriminator's parameters stay."""
-    attention_loss = make_attention_loss_fn(model=model, layer=objective.ad_layer)
+    layer, sees = objective.ad_layer, INPUTS[objective.discriminator_input]
 
-    def vae_loss(params: PyTree, psi: PyTree, x: Array, noise: Array, pairs: Array) -> tuple:
+    def vae_loss(
+        params: PyTree, psi: PyTree, x: Array, others: Array, noise: Array, pairs: Array
+    ) -> tuple:
         variables = {"params": params}
-        features = model.apply(variables, x, objective.ad_layer, method="features")
-        mean, logvar = model.apply(variables, features, objective.ad_layer, method="head")
+        features = model.apply(variables, x, layer, method="features")
+        mean, logvar = model.apply(variables, features, layer, method="head")
         z = mean + jnp.exp(logvar / 2) * noise
         logits = model.apply(variables, z, method="decode")
         terms = losses.elbo_terms(logits=logits, images=x, mean=mean, logvar=logvar)
         terms["total_correlation"] = losses.total_correlation(
-            logits=discriminator.apply({"params": psi}, z)
+            logits=discriminator.apply({"params": psi}, sees(z))
         )
-        weights = {"kl": objective.beta, "total_correlation": objective.gamma}
+        weights = {"reconstruction": 1.0, "kl": objective.beta}
+        weights["total_correlation"] = objective.gamma
         if objective.ad_weight:
-            terms["attention_disentanglement"] = attention_loss(variables, features, pairs)
+            seen = attention_loss.Seen(model, variables, layer, x, features, others)
+            found, empty = attention_loss.attention_loss(objective.ad_form, seen, pairs)
+            terms |= {"attention_disentanglement": found, "empty_maps": empty}
             weights["attention_disentanglement"] = objective.ad_weight
         metrics = {name: term.mean() for name, term in terms.items()}
-        loss = sum(weights.get(name, 1.0) * value for name, value in metrics.items())
+        loss = sum(weight * metrics[name] for name, weight in weights.items())
         return loss, (metrics | {"loss": loss}, z)
 
     return vae_loss
 
 
-def _make_discriminator_loss_fn(discriminator: Discriminator) -> Callable[..., Array]:
-    def discriminator_loss(psi: PyTree, z: Array, permuted: Array) -> Array:
+def _make_discriminator_loss_fn(
+    discriminator: Discriminator, objective: FactorObjective
+) -> Callable[..., tuple[Array, Metrics]]:
+    """The discriminator's loss, with what is followed of it."""
+    sees = INPUTS[objective.discriminator_input]
+
+    def discriminator_loss(psi: PyTree, z: Array, permuted: Array) -> tuple[Array, Metrics]:
         # In one pass: its weights are read once.
-        logits = discriminator.apply({"params": psi}, jnp.concatenate([z, permuted]))
-        joint_logits, permuted_logits = jnp.split(logits, 2)
-        return losses.discriminator_loss(
-            joint_logits=joint_logits, permuted_logits=permuted_logits
-        ).mean()
+        seen = jnp.concatenate([sees(z), sees(permuted)])
+        joint, apart = jnp.split(discriminator.apply({"params": psi}, seen), 2)
+        loss = losses.discriminator_loss(joint_logits=joint, permuted_logits=apart).mean()
+        right = jnp.concatenate([joint[:, 0] > joint[:, 1], apart[:, 1] > apart[:, 0]])
+        return loss, {"discriminator_loss": loss, "discriminator_accuracy": right.mean()}
 
     return discriminator_loss
 

@@ -1,4 +1,7 @@
-"""What a config trains: one row per objective, each a function that makes a `Task`."""
+"""What a config trains: one row per objective, each a function that makes a `Task`.
+
+`configs/dsprites.py` names those that the literature compares, with the values of their keys.
+"""
 
 import functools
 import types
@@ -7,6 +10,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jaxtyping import Array
 
 from vae_attn.config import require
 from vae_attn.data import sampling
@@ -51,6 +55,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         return
     for key in ("factor.gamma", "factor.ad_weight"):  # else they would silently do nothing
         require(config, key, lambda v: v == 0, "0 unless train.objective=factor_vae")
+    if config.train.objective == "beta_tc_vae":
+        at_least = "at least 2, as latents of one image alone have no total correlation"
+        require(config, "train.batch_size", lambda v: v >= 2, at_least)
 
 
 def _vae(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) -> Task:
@@ -58,10 +65,36 @@ def _vae(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) -> Task:
     return _elbo_task(config, pixels_of, steps.beta_elbo(config.train.beta))
 
 
+def _beta_tc_vae(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) -> Task:
+    """Reconstruction + KL + (beta - 1) TC: beta-TCVAE (Chen et al. 2018, equation 4, alpha = 1).
+
+    TC is estimated from the batch, without a discriminator. Its gradient is that of Chen et al.'s
+    minibatch weighted sampling; the KL is the exact one of each image, as in Locatello et al.
+    (2019). The validation loss has no TC, as FactorVAE's has none.
+    """
+    beta = config.train.beta
+
+    def combine(terms: dict[str, Array]) -> Array:
+        penalty = (beta - 1) * terms.get("total_correlation", 0.0)
+        return terms["reconstruction"] + terms["kl"] + penalty
+
+    return _elbo_task(config, pixels_of, combine, steps.kl_parts)
+
+
 def _elbo_task(
-    config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf, combine: steps.Combine
+    config: ml_collections.ConfigDict,
+    pixels_of: steps.PixelsOf,
+    combine: steps.Combine,
+    further: steps.Further | None = None,
 ) -> Task:
-    """The task of a VAE without further networks, from how its two terms are combined."""
+    """The task of a VAE without further networks, from how its terms are combined.
+
+    Args:
+      config: see `vae_attn.config.default_config`.
+      pixels_of: from images as they are stored to [0, 1].
+      combine: see `steps.make_update_fn`.
+      further: likewise.
+    """
     model = build_model(config)
     tx = _optimizer(config, model)
     return Task(
@@ -71,6 +104,7 @@ def _elbo_task(
             tx=tx,
             augment=_augmentation(config),
             combine=combine,
+            further=further,
             pixels_of=pixels_of,
             dtype=jnp.dtype(config.train.dtype),
         ),
@@ -89,7 +123,13 @@ def _factor_vae(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) ->
 
 
 OBJECTIVES: Mapping[str, Callable[[ml_collections.ConfigDict, steps.PixelsOf], Task]] = (
-    types.MappingProxyType({"vae": _vae, "factor_vae": _factor_vae})
+    types.MappingProxyType(
+        {
+            "vae": _vae,
+            "beta_tc_vae": _beta_tc_vae,
+            "factor_vae": _factor_vae,
+        }
+    )
 )
 
 

@@ -23,6 +23,8 @@ Images = UInt8[Array, "n ..."]  # as they are stored: pixels, or packed bits
 PixelsOf = Callable[[UInt8[Array, "batch ..."]], Float[Array, "batch height width channels"]]
 # From the terms of the ELBO, as means or per image, to the loss that is minimised.
 Combine = Callable[[dict[str, Array]], Array]
+# From z, mean and logvar of this device's share of a batch to further terms per image.
+Further = Callable[[Array, Array, Array], dict[str, Array]]
 UpdateFn = Callable[[TrainState, Images, Int[Array, "local"]], tuple[TrainState, Metrics]]
 
 
@@ -53,12 +55,31 @@ def beta_elbo(beta: float) -> Combine:
     return lambda terms: terms["reconstruction"] + beta * terms["kl"]
 
 
+def kl_parts(
+    z: Float[Array, "local latents"],
+    mean: Float[Array, "local latents"],
+    logvar: Float[Array, "local latents"],
+) -> dict[str, Float[Array, "local"]]:
+    """The parts of the KL divergence, by the batch of all devices; see `losses.kl_decomposition`.
+
+    Args:
+      z: this device's share of the codes.
+      mean: of q(z|x) of its images.
+      logvar: likewise.
+    """
+    all_mean, all_logvar = lax.all_gather((mean, logvar), AXIS, tiled=True)
+    return losses.kl_decomposition(
+        z=z, mean=mean, logvar=logvar, all_mean=all_mean, all_logvar=all_logvar
+    )
+
+
 def make_update_fn(
     *,
     model: Model,
     tx: optax.GradientTransformation,
     augment: Augmentation,
     combine: Combine,
+    further: Further | None = None,
     pixels_of: PixelsOf = to_unit,
     dtype: DTypeLike = jnp.float32,
 ) -> UpdateFn:
@@ -69,6 +90,7 @@ def make_update_fn(
       tx: optimiser.
       augment: what may be done to a training image.
       combine: from the terms' means over the batch to the loss, such as `beta_elbo(1.0)`.
+      further: terms beside those of the ELBO, such as `kl_parts`; None for none.
       pixels_of: from images as they are stored to [0, 1].
       dtype: in which the model computes; its parameters, and the loss, stay in float32.
 
@@ -88,6 +110,8 @@ def make_update_fn(
         )
         logits, mean, logvar = as_dtype(outputs, jnp.float32)
         terms = losses.elbo_terms(logits=logits, images=batch, mean=mean, logvar=logvar)
+        if further is not None:
+            terms |= further(mean + jnp.exp(logvar / 2) * noise, mean, logvar)
         means = {name: term.mean() for name, term in terms.items()}
         loss = combine(means)
         return loss, ({"loss": loss, **means}, updated.get("batch_stats", {}))
