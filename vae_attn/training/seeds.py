@@ -91,9 +91,9 @@ def each_seed(
     """`jax.vmap(fn, in_axes)`; on the CPU the same written out, one seed after the other.
 
     With one kernel per seed XLA's convolutions are grouped, and its CPU backend does those slowly.
-    A step of two seeds took 4.3 times (configs/mnist.py) and 3.8 times (dsprites.py:factor_vae,10)
-    as long as one of one seed under vmap; written out 2.4 and 2.2 times; under `lax.map` about 70
-    times (mnist). All on two cores shared with another training.
+    A step of two seeds took 4.3 times (configs/mnist.py) and 3.8 times (configs/dsprites.py:
+    factor_vae_published,10) as long as one of one seed under vmap; written out 2.4 and 2.2 times;
+    under `lax.map` about 70 times (mnist). All on two cores shared with another training.
 
     Args:
       fn: of one seed.
