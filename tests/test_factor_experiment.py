@@ -21,12 +21,12 @@ from vae_attn.data.factor_grid import FactorGrid
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments import validation
-from vae_attn.experiments.disentanglement import latent_figures, representation
+from vae_attn.experiments.disentanglement import diagnosis, latent_figures, representation
 from vae_attn.experiments.disentanglement import report as factor_report
 from vae_attn.experiments.disentanglement.scores import NAMES
 from vae_attn.experiments.maps import Mapper
 from vae_attn.models.discriminator import Discriminator
-from vae_attn.training import factor, loop, objectives
+from vae_attn.training import attention_loss, factor, loop, objectives, steps
 from vae_attn.training.telemetry import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -36,11 +36,20 @@ GRID = FactorGrid(
 )
 
 
-def get_config(variant="factor_vae"):
+def load_configs():
     spec = importlib.util.spec_from_file_location("dsprites", ROOT / "configs" / "dsprites.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(variant)
+    return module
+
+
+get_config, VARIANTS = load_configs().get_config, tuple(load_configs().VARIANTS)
+
+
+OBJECTIVE = (
+    "AD-FactorVAE (gamma 40, of standardized codes, lambda 1 of the overlap of the published maps "
+    "at conv1) with 4 latents"
+)
 
 
 def small_config(variant):
@@ -70,7 +79,7 @@ def small():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run of AD-FactorVAE: config, workdir."""
-    config = small_config("ad_factor_vae")
+    config = small_config("ad_factor_vae_paper")
     workdir = tmp_path_factory.mktemp("runs") / "ad"
     experiment.run(config, workdir, mode="all")
     return config, workdir
@@ -82,6 +91,11 @@ def test_training_is_followed(finished):
     assert curves["factor_vae_quick"][0] == curves["validation_loss"][0] == [30, 60]
     for name in ("total_correlation", "discriminator_loss", "attention_disentanglement"):
         assert curves[name][0] == [10, 20, 30, 40, 50, 60]
+    for name in ("discriminator_accuracy", "empty_maps"):
+        assert curves[name][0] == [10, 20, 30, 40, 50, 60]
+        assert 0 <= min(curves[name][1]) <= max(curves[name][1]) <= 1
+    for name in ("gaussian_total_correlation", "active_latents", "latent_deviation/z3"):
+        assert curves[name][0] == [30, 60]
     assert curves["loss"][1][-1] < curves["loss"][1][0] / 2
     pictures = pictures_of(workdir / "tensorboard")
     assert sorted(pictures) == [f"traversals/image_{n}" for n in range(4)]
@@ -97,7 +111,7 @@ def test_training_is_followed(finished):
 def test_scores_stand_beside_the_papers(finished):
     config, workdir = finished
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    assert set(NAMES) - {"dci"} < metrics.keys()
+    assert set(NAMES) - {"dci", "infomec"} < metrics.keys()
     assert all(0 <= metrics[name] <= 1 for name in metrics if name.startswith((*NAMES,)))
     assert not any("auroc" in name for name in metrics)
     assert metrics["faithfulness/deeplift/image/which_latent"] > 0.5
@@ -118,6 +132,14 @@ def test_scores_stand_beside_the_papers(finished):
     kl = 0.5 * (np.exp(logvar) + mean**2 - 1 - logvar).mean(axis=0)
     assert metrics["kl"] == pytest.approx(kl.sum(), rel=1e-3)
     assert metrics["active_latents"] == (kl > 0.01).sum() > 0
+    spread = np.cov(mean.T) + np.diag(np.exp(logvar).mean(axis=0))
+    curves = read_metrics(workdir)
+    for k in range(4):
+        found = curves[f"latent_deviation/z{k}"][1][-1]
+        assert found == pytest.approx(np.sqrt(spread[k, k]), rel=1e-3)
+    correlation = -0.5 * np.log(np.linalg.det(spread) / np.diag(spread).prod())
+    assert metrics["gaussian_total_correlation"] == pytest.approx(correlation, rel=1e-2)
+    assert curves["gaussian_total_correlation"][1][-1] == pytest.approx(correlation, rel=1e-2)
     p = np.asarray(model.apply(variables, jnp.asarray(mean), method="reconstruct"), np.float64)
     p = np.clip(p, 1e-12, 1 - 1e-12)
     cross_entropy = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum(axis=(1, 2, 3)).mean()
@@ -132,7 +154,9 @@ def test_pictures_stand_in_the_page(finished):
     page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == 4
     assert page.count('src="data:image/gif;base64,') == 1
-    assert "AD-FactorVAE (gamma 40, lambda 1 at conv1) with 4 latents" in page
+    assert OBJECTIVE in page
+    blind = diagnosis.blindness(read_metrics(workdir))
+    assert ("The discriminator is blind" in page) == bool(blind)
     with Image.open(workdir / "figures" / "traversals.gif") as moving:
         assert moving.n_frames > 10
         first = np.asarray(moving.convert("L"), int)
@@ -191,15 +215,43 @@ def test_two_seeds(tmp_path):
 
 
 def test_variants_of_the_config():
-    assert get_config().factor.gamma == 40
-    assert get_config().factor.ad_weight == 0
-    assert get_config("ad_factor_vae").factor.ad_weight > 0
+    config = get_config()
+    assert (config.model.latents, config.model.name) == (10, "dsprites_glorot")
+    assert (config.factor.gamma, config.factor.ad_weight) == (40, 0)
+    assert config.factor.discriminator_input == "standardized"
     assert get_config("beta_vae").train.beta > 1
     assert get_config("vae").factor.gamma == 0
-    assert get_config("10").model.latents == 10
-    assert get_config("10").factor.gamma == 40
-    with pytest.raises(UserError, match="variant 'tc_vae' is unknown: give one of :factor_vae"):
+    assert get_config("beta_tc_vae").train.objective == "beta_tc_vae"
+    # The report's table, as the first runs had it.
+    for variant, weight in (("factor_vae_published,32", 0), ("ad_factor_vae_published,32", 1)):
+        config = get_config(variant)
+        assert (config.model.latents, config.model.name) == (32, "dsprites")
+        assert (config.factor.gamma, config.factor.ad_weight) == (40, weight)
+        assert config.factor.discriminator_input == "codes"
+        assert (config.factor.initialization, config.factor.ad_form) == ("normal", "paper")
+    with pytest.raises(UserError, match="variant 'tc_vae' is unknown: give one of :vae, :beta_vae"):
         get_config("tc_vae,10")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_can_be_trained(variant):
+    config = get_config(variant)
+    validation.validate(config)
+    data = dsprites.load_dsprites(grid=GRID)
+    task = objectives.make_task(config, data.pixels)
+    state = jax.eval_shape(lambda: task.create(seed=0))
+    indices = task.batch_indices(seed=0, step=0, batch_size=64, num_examples=len(data.train))
+    on_one = jax.vmap(task.update, in_axes=(None, None, 0), axis_name=steps.AXIS)
+    after, metrics = jax.eval_shape(on_one, state, data.train, indices[None])
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    discriminates = config.train.objective == "factor_vae"
+    assert ("discriminator_accuracy" in metrics) == discriminates
+    assert ("empty_maps" in metrics) == (config.factor.ad_weight > 0)
+
+
+def test_forms_of_the_attention_loss_have_a_variant_each():
+    with_attention = [config for config in map(get_config, VARIANTS) if config.factor.ad_weight]
+    assert {config.factor.ad_form for config in with_attention} == {*attention_loss.FORMS}
 
 
 @pytest.mark.parametrize(
@@ -208,6 +260,9 @@ def test_variants_of_the_config():
         ({"factor.ad_pairs": 3}, r"factor.ad_pairs=3 must be from 1 to 2, .*model.latents=4"),
         ({"factor.ad_layer": "conv7"}, "factor.ad_layer='conv7' must be one of the layers"),
         ({"factor.gamma": -1.0}, "factor.gamma=-1.0 must be 0 or more"),
+        ({"factor.ad_form": "maps"}, "factor.ad_form='maps' must be one of paper, exact_overlap"),
+        ({"factor.discriminator_input": "z"}, "discriminator_input='z' must be one of codes, stan"),
+        ({"factor.initialization": "he"}, "factor.initialization='he' must be one of normal, glo"),
         ({"data.source": "web"}, "data.source='web' must be one of auto, npz, tfds, rendered"),
         ({"model.name": "mnist"}, "model.name=mnist takes images of 28 x 28"),
         (

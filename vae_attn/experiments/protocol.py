@@ -65,7 +65,7 @@ class Experiment(abc.ABC):
     data: Data
     probe: Callable[..., dict[str, float]] | None = None
     draw: Callable[[PyTree], dict[str, Picture]] | None = None
-    panels: ClassVar[Mapping[str, Mapping[str, str]]]
+    panels: Mapping[str, Mapping[str, str]]
     y_label: ClassVar[str] = ""
     curves_caption: ClassVar[str]
 

@@ -1,8 +1,8 @@
 """The experiment on ground-truth factors: what each latent means, and how well they part."""
 
+import logging
 import pathlib
 from collections.abc import Mapping
-from typing import ClassVar
 
 import ml_collections
 from jaxtyping import PyTree
@@ -11,27 +11,30 @@ from vae_attn.data import sources
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
 from vae_attn.experiments import faithful
-from vae_attn.experiments.disentanglement import factor_maps, report, representation, snapshots
+from vae_attn.experiments.disentanglement import (
+    diagnosis,
+    factor_maps,
+    report,
+    representation,
+    snapshots,
+)
 from vae_attn.experiments.maps import Mapper
 from vae_attn.experiments.protocol import Content, Experiment, Trained
 from vae_attn.reporting.tables import Table
-from vae_attn.training import objectives
+from vae_attn.training import objectives, telemetry
+
+_LOG = logging.getLogger("vae_attn")
+_REMEDY = "With --config.factor.discriminator_input=standardized it does not depend on their scale."
 
 
 class DisentanglementExperiment(Experiment):
     """A VAE of images with known factors; see `protocol.Experiment`."""
 
-    panels: ClassVar = {
-        "disentanglement": {representation.QUICK_SCORE: ""},
-        "total correlation (nats)": {"total_correlation": ""},
-        "discriminator's loss (nats)": {"discriminator_loss": ""},
-        "attention overlap": {"attention_disentanglement": ""},
-        "reconstruction (nats)": {"reconstruction": ""},
-        "KL (nats)": {"kl": ""},
-    }
     curves_caption = (
         f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than the "
-        "table's, at the checkpoints. The others: means of the training steps."
+        "table's. It, the Gaussian part of the total correlation (what the codes' covariance "
+        "accounts for), the latents' deviations and the active latents: at the checkpoints. The "
+        "others: means of the training steps."
     )
 
     def __init__(self, config: ml_collections.ConfigDict, data: FactorData) -> None:
@@ -41,7 +44,8 @@ class DisentanglementExperiment(Experiment):
         self._learned = representation.Representation(
             self._model, data, batch_size=config.evaluate.batch_size
         )
-        self.probe = self._learned.quick_score
+        self.probe = self._learned.follow
+        self.panels = _panels(config.model.latents)
         images = config.report.tensorboard_images
         self.draw = snapshots.TraversalSnapshots(config, data) if images else None
 
@@ -87,7 +91,16 @@ class DisentanglementExperiment(Experiment):
     ) -> Content:
         """Traversals, maps of single latents, and the price of disentanglement."""
         del scores
-        return report.content(self.config, workdir, self._mapper(trained), self.data)
+        content = report.content(self.config, workdir, self._mapper(trained), self.data)
+        if not (sentence := self._blind(workdir)):
+            return content
+        _LOG.warning("%s", sentence)
+        return content._replace(summary=f"{content.summary} {sentence}")
+
+    def _blind(self, workdir: pathlib.Path) -> str:
+        sentence = diagnosis.blindness(telemetry.read_metrics(workdir))
+        standardized = self.config.factor.discriminator_input != "codes"
+        return sentence if standardized or not sentence else f"{sentence} {_REMEDY}"
 
     def _mapper(self, trained: Trained) -> Mapper:
         return Mapper(
@@ -97,3 +110,21 @@ class DisentanglementExperiment(Experiment):
             batch_size=self.config.evaluate.batch_size,
             latent_batch_size=self.config.attention.latent_batch_size or None,
         )
+
+
+def _panels(latents: int) -> dict[str, dict[str, str]]:
+    """Metrics of each panel of the training's curves, with what the legend calls them."""
+    return {
+        "disentanglement": {representation.QUICK_SCORE: ""},
+        "total correlation (nats)": {
+            "total_correlation": "estimated",
+            diagnosis.GAUSSIAN: "Gaussian part",
+        },
+        "discriminator's accuracy": {"discriminator_accuracy": ""},
+        "discriminator's loss (nats)": {"discriminator_loss": ""},
+        "attention overlap": {"attention_disentanglement": "L_AD", "empty_maps": "empty maps"},
+        "latents' deviations": {f"{diagnosis.DEVIATION}/z{k}": "" for k in range(latents)},
+        "active latents": {diagnosis.ACTIVE: ""},
+        "reconstruction (nats)": {"reconstruction": ""},
+        "KL (nats)": {"kl": ""},
+    }

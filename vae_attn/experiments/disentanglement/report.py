@@ -16,6 +16,7 @@ from vae_attn.experiments.disentanglement import latent_figures, representation
 from vae_attn.experiments.maps import Images, Mapper
 from vae_attn.experiments.protocol import Content
 from vae_attn.reporting import figures
+from vae_attn.training.attention_loss import FORMS
 
 _LATENTS_SHOWN = 8
 _IMAGES_SHOWN = 6
@@ -177,11 +178,16 @@ def _attention(
 
 
 def _objective(config: ml_collections.ConfigDict) -> str:
-    options = config.factor
-    if options.ad_weight:
-        weights = f"gamma {options.gamma:g}, lambda {options.ad_weight:g} at {options.ad_layer}"
-        return f"AD-FactorVAE ({weights})"
-    if options.gamma:
-        return f"FactorVAE (gamma {options.gamma:g})"
-    beta = config.train.beta
-    return "A VAE" if beta == 1 else f"A beta-VAE (beta {beta:g})"
+    options, beta = config.factor, config.train.beta
+    if config.train.objective == "beta_tc_vae":
+        return f"A beta-TCVAE (beta {beta:g})"
+    if config.train.objective != "factor_vae":
+        return "A VAE" if beta == 1 else f"A beta-VAE (beta {beta:g})"
+    weights = f"gamma {options.gamma:g}"
+    if options.discriminator_input != "codes":
+        weights += ", of standardized codes"
+    if not options.ad_weight:
+        return f"FactorVAE ({weights})"
+    form = FORMS[options.ad_form].title
+    place = f" at {options.ad_layer}" if options.ad_form == "paper" else ""
+    return f"AD-FactorVAE ({weights}, lambda {options.ad_weight:g} of the {form}{place})"

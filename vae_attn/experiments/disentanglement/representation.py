@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
@@ -13,7 +14,7 @@ from vae_attn.config import require
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.experiments import faithful
 from vae_attn.experiments import scores as scores_lib
-from vae_attn.experiments.disentanglement import factor_scores
+from vae_attn.experiments.disentanglement import diagnosis, factor_scores
 from vae_attn.experiments.disentanglement.scores import (
     AD_FACTOR_VAE,
     FACTOR_VAE,
@@ -23,7 +24,7 @@ from vae_attn.experiments.disentanglement.scores import (
 )
 from vae_attn.models.model import Model
 from vae_attn.reporting.tables import Table
-from vae_attn.training.steps import at_mean
+from vae_attn.training.steps import AtMean, at_mean
 
 QUICK_SCORE = "factor_vae_quick"
 _SAMPLE = 2048  # images that give mean losses, and the latents' scale in the quick score
@@ -37,7 +38,8 @@ _NOTE = (
     "of six factors those of a public reproduction (300,000 steps, three seeds, its best lambda), "
     "which counted the constant colour as a factor and so cannot be compared with ours. "
     "Reconstruction and KL in nats per image, at z = mean; active_latents have a mean KL above "
-    "0.01 nats."
+    "0.01 nats. gaussian_total_correlation, in nats: what the codes' covariance accounts for; 0 is "
+    "uncorrelated."
 )
 
 
@@ -56,11 +58,8 @@ def _encode(model: Model, pixels: Callable, variables: PyTree, stored: Array) ->
 
 
 @functools.partial(backend.jit, static_argnames=("model", "pixels"))
-def _losses(
-    model: Model, pixels: Callable, variables: PyTree, stored: Array
-) -> tuple[Array, Array]:
-    found = at_mean(model, variables, pixels(stored))
-    return found.reconstruction, losses.kl_divergence(mean=found.mean, logvar=found.logvar)
+def _at_mean(model: Model, pixels: Callable, variables: PyTree, stored: Array) -> AtMean:
+    return at_mean(model, variables, pixels(stored))
 
 
 class Representation:
@@ -81,7 +80,7 @@ class Representation:
         self.data = data
         self._batch_size = batch_size
         self._encode = functools.partial(_encode, model, data.pixels)
-        self._losses = functools.partial(_losses, model, data.pixels)
+        self._at_mean = functools.partial(_at_mean, model, data.pixels)
 
     def codes_of(
         self, variables: PyTree
@@ -89,29 +88,33 @@ class Representation:
         """`codes_of(indices)`: the latents' means, as the scores ask for them."""
         return lambda indices: self._encode(variables, self.data.train[indices])
 
-    def losses(self, variables: PyTree) -> tuple[float, Float[np.ndarray, "latents"]]:
-        """Mean reconstruction loss and each latent's mean KL, in nats, over a sample of images."""
-        reconstruction, kl = map_batches(
-            lambda stored: self._losses(variables, stored),
+    def sample(self, variables: PyTree) -> AtMean:
+        """What the VAE makes of a sample of images, always the same."""
+        return map_batches(
+            lambda stored: self._at_mean(variables, stored),
             self.data.sample(_SAMPLE),
             self._batch_size,
         )
-        return float(reconstruction.mean()), kl.mean(axis=0)
 
-    def quick_score(self, variables: PyTree, *, seed: int) -> dict[str, float]:
-        """Kim & Mnih's score from half the votes and a quarter of the images, to follow it by."""
-        _, kl = self.losses(variables)
+    def follow(self, variables: PyTree, *, seed: int) -> dict[str, float]:
+        """What is followed at every checkpoint: the quick score, and `diagnosis.of_codes`.
+
+        The score is Kim & Mnih's, from half the votes and a quarter of the images.
+        """
+        found = self.sample(variables)
+        active = factor_scores.active_latents(kl=latent_kl(found))
         score = factor_scores.factor_vae_score(
             codes_of=self.codes_of(variables),
             grid=self.data.grid,
             rng=np.random.default_rng(seed),
-            active=factor_scores.active_latents(kl=kl),
+            active=active,
             num_votes=_QUICK_VOTES,
             samples_per_vote=_QUICK_IMAGES,
             num_scale_samples=_SAMPLE,
             batch_size=self._batch_size,
         )
-        return {QUICK_SCORE: score}
+        followed = {QUICK_SCORE: score, diagnosis.ACTIVE: float(active.sum())}
+        return followed | diagnosis.of_codes(mean=found.mean, logvar=found.logvar)
 
     def scores(self, variables: PyTree, config: ml_collections.ConfigDict) -> dict[str, float]:
         """All scores of `disentanglement_scores`, and beside them what the VAE pays for them.
@@ -121,9 +124,11 @@ class Representation:
           config: its `seed` and `evaluate.points` are used.
 
         Returns:
-          The scores; `reconstruction` and `kl`, nats per image; `active_latents`, their number.
+          The scores; `reconstruction` and `kl`, nats per image; `active_latents`, their number;
+          the Gaussian part of the codes' total correlation, in nats.
         """
-        reconstruction, kl = self.losses(variables)
+        found = self.sample(variables)
+        kl = latent_kl(found)
         active = factor_scores.active_latents(kl=kl)
         scores = disentanglement_scores(
             codes_of=self.codes_of(variables),
@@ -134,8 +139,17 @@ class Representation:
             num_test=config.evaluate.points // 2,
             batch_size=self._batch_size,
         )
-        paid = {"reconstruction": reconstruction, "kl": float(kl.sum())}
-        return scores | paid | {"active_latents": float(active.sum())}
+        paid = {"reconstruction": float(found.reconstruction.mean()), "kl": float(kl.sum())}
+        covariance = diagnosis.covariance(mean=found.mean, logvar=found.logvar)
+        correlation = diagnosis.gaussian_total_correlation(covariance=covariance)
+        told = {diagnosis.ACTIVE: float(active.sum()), diagnosis.GAUSSIAN: correlation}
+        return scores | paid | told
+
+
+def latent_kl(found: AtMean) -> Float[np.ndarray, "latents"]:
+    """Each latent's mean KL divergence, in nats."""
+    kl = losses.kl_divergence(mean=jnp.asarray(found.mean), logvar=jnp.asarray(found.logvar))
+    return np.asarray(kl).mean(axis=0)
 
 
 def main_scores(config: ml_collections.ConfigDict, scores: Mapping[str, float]) -> dict[str, float]:
