@@ -516,7 +516,10 @@ def test_scores_are_seeded_and_independent_of_each_other(imperfect):
         "dci_disentanglement",
         "dci_completeness",
         "dci_informativeness",
-        *NAMES[6:],
+        *NAMES[6:-1],
+        "infomec_modularity",
+        "infomec_explicitness",
+        "infomec_compactness",
     ]
 
 

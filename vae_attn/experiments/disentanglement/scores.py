@@ -12,6 +12,7 @@ from vae_attn.errors import UserError
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.disentanglement import (
     factor_scores,
+    infomec,
     mutual_information,
     predictability,
     robustness,
@@ -164,6 +165,12 @@ SCORES = (
         references={TRUE: "1"},
     ),
     Score("explicitness", "points", lambda x: predictability.explicitness(**x.both)),
+    Score(
+        "infomec",
+        "points",
+        lambda x: infomec.infomec(**x.train, seed=x.seed),
+        note="infomec: Hsu et al.'s InfoM (modularity), InfoE (explicitness), InfoC (compactness).",
+    ),
 )
 NAMES = tuple(row.name for row in SCORES)
 
@@ -200,7 +207,7 @@ def disentanglement_scores(
 
     Returns:
       A value for each score by its name, 0 to 1, in the order of `SCORES`; `dci` gives three:
-      `dci_disentanglement`, `dci_completeness`, `dci_informativeness`.
+      `dci_disentanglement`, `dci_completeness`, `dci_informativeness`, and so does `infomec`.
 
     Raises:
       UserError: an unknown score; codes of a wrong shape or not finite.
