@@ -7,6 +7,7 @@ import pytest
 from factor_model import IMAGES, MODEL, PIXELS, vae_params
 
 from vae_attn import attention, losses
+from vae_attn.errors import UserError
 from vae_attn.training import attention_loss
 
 OTHERS = PIXELS[::-1]
@@ -112,6 +113,19 @@ def test_exact_maps_account_for_their_latents():
     maps = jax.jit(lambda: attention_loss.FORMS["exact_cosine"].maps(seen, chosen))()
     difference = (seen.mean(PIXELS) - seen.mean(OTHERS))[:, [3, 1]]
     np.testing.assert_allclose(maps.sum(axis=(2, 3)), difference, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_without_exact_maps_is_told():
+    class Sorted:
+        """Whose encoder sorts, for which there is no rule."""
+
+        def apply(self, variables, images, method):
+            return jnp.sort(images.reshape(len(images), -1), axis=1)[:, :2], None
+
+    seen = attention_loss.Seen(Sorted(), {}, "conv2", PIXELS, PIXELS, OTHERS)
+    message = r"cannot give \(.*sort.*\): set factor.ad_form=jacobian_cosine or paper"
+    with pytest.raises(UserError, match=message):
+        attention_loss.attention_loss("exact_cosine", seen, jnp.array([[0, 1]]))
 
 
 def test_jacobian_rows_are_the_changes_of_their_latents():

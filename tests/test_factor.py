@@ -14,7 +14,7 @@ from factor_model import IMAGES, LATENTS, MODEL, PIXELS
 
 from vae_attn import losses
 from vae_attn.models.discriminator import Discriminator
-from vae_attn.training import factor, parallel, steps
+from vae_attn.training import discriminator_input, factor, parallel, steps
 
 DISCRIMINATOR = Discriminator(units=8, hidden_layers=2)
 INDICES = np.random.default_rng(1).integers(0, 20, (16, 2)).astype(np.int32)
@@ -75,7 +75,7 @@ def test_drawn_latents_are_distinct_and_every_pair_occurs():
 
 def permuted(z, num_devices, key=0):
     function = jax.pmap(
-        factor.permute_latents,
+        discriminator_input.permute_latents,
         axis_name=steps.AXIS,
         in_axes=(None, 0),
         devices=jax.devices()[:num_devices],

@@ -16,7 +16,8 @@ from vae_attn import losses
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.models.discriminator import Discriminator
-from vae_attn.training import factor, loop, objectives, parallel, state, steps
+from vae_attn.training import discriminator_input, loop, objectives, parallel, state, steps
+from vae_attn.training.discriminator_input import INPUTS
 
 COVARIANCE = np.array([[1.0, 0.8, 0.0], [0.8, 1.0, 0.3], [0.0, 0.3, 1.0]])
 TRUE = -0.5 * np.linalg.slogdet(COVARIANCE)[1]  # as each variance is 1
@@ -40,10 +41,10 @@ def on_devices(function, z, num_devices):
 def test_standardized_codes(num_devices):
     z = codes(64) * np.float32([1e-2, 1, 30]) + np.float32([0, 5, -1])
     expected = scipy.stats.zscore(z.astype(np.float64))
-    for seen in (factor.INPUTS["standardized"], factor.INPUTS["standardized_fixed"]):
+    for seen in (INPUTS["standardized"], INPUTS["standardized_fixed"]):
         np.testing.assert_allclose(on_devices(seen, z, num_devices), expected, atol=2e-4)
-    np.testing.assert_array_equal(on_devices(factor.INPUTS["codes"], z, num_devices), z)
-    constant = on_devices(factor.standardized, np.ones_like(z), num_devices)
+    np.testing.assert_array_equal(on_devices(INPUTS["codes"], z, num_devices), z)
+    constant = on_devices(discriminator_input.standardized, np.ones_like(z), num_devices)
     np.testing.assert_array_equal(constant, 0)
 
 
@@ -56,14 +57,14 @@ def test_shrinking_a_latent_does_not_lower_the_estimate(num_devices):
 
     def slope(name, z):
         def estimate(z):
-            logits = psi.apply(params, factor.INPUTS[name](z))
+            logits = psi.apply(params, INPUTS[name](z))
             return losses.total_correlation(logits=logits).mean()
 
         return jax.grad(estimate)(z)
 
     along = {
         name: (on_devices(functools.partial(slope, name), z, num_devices) * z).sum(axis=0)
-        for name in factor.INPUTS
+        for name in INPUTS
     }
     np.testing.assert_allclose(along["standardized"], 0, atol=1e-4)
     assert np.abs(along["codes"]).max() > 1e-2
@@ -87,7 +88,7 @@ def trained_estimate(scale, *, seen, initialization, num_steps=400):
         permuted = jax.random.permutation(permuting, other, axis=0, independent=True)
 
         def loss(params):
-            judged = [psi.apply(params, factor.INPUTS[seen](x)) for x in (z, permuted)]
+            judged = [psi.apply(params, INPUTS[seen](x)) for x in (z, permuted)]
             return losses.discriminator_loss(
                 joint_logits=judged[0], permuted_logits=judged[1]
             ).mean()
@@ -99,7 +100,7 @@ def trained_estimate(scale, *, seen, initialization, num_steps=400):
         keys = jax.random.split(key, num_steps)
         (trained, _), _ = lax.scan(step, (params, tx.init(params)), keys)
         z = draw(jax.random.fold_in(key, num_steps))
-        logits = psi.apply(trained, factor.INPUTS[seen](z))
+        logits = psi.apply(trained, INPUTS[seen](z))
         return losses.total_correlation(logits=logits).mean()
 
     return float(jax.vmap(run, axis_name=steps.AXIS)(jax.random.split(jax.random.key(1), 1))[0])

@@ -76,8 +76,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.factor = ml_collections.ConfigDict()
     config.factor.gamma = 0.0  # weight of the total correlation
     config.factor.learning_rate = 1e-4  # of the discriminator
-    # What the discriminator sees (`training.factor.INPUTS`): codes, as published; standardized,
-    # whatever the scale of the latents; standardized_fixed, without a gradient through the scale.
+    # What the discriminator sees: codes, as published; standardized, whatever the latents' scale;
+    # standardized_fixed, without a gradient through the scale (`training.discriminator_input`).
     config.factor.discriminator_input = "codes"
     config.factor.initialization = "normal"  # of the discriminator: normal (N(0, 0.02)) or glorot
     config.factor.ad_weight = 0.0  # lambda, weight of the attention disentanglement loss

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from vae_attn import attention, attributions, losses
+from vae_attn.errors import UserError
 from vae_attn.models.model import Model
 
 # Of two latents' maps, (batch, h, w, ...) each, to one value per image.
@@ -69,7 +70,13 @@ def _paper_maps(seen: Seen, chosen: Int[Array, "chosen"]) -> Array:
 
 
 def _exact_maps(seen: Seen, chosen: Int[Array, "chosen"]) -> Array:
-    maps = attributions.deeplift(seen.mean, seen.images, seen.others, chosen=chosen)
+    try:
+        maps = attributions.deeplift(seen.mean, seen.images, seen.others, chosen=chosen)
+    except NotImplementedError as error:  # of a model of one's own
+        raise UserError(
+            f"factor.ad_form takes exact maps, which this model cannot give ({error}): set "
+            "factor.ad_form=jacobian_cosine or paper."
+        ) from error
     return maps.sum(axis=-1)  # over the channels, as everywhere
 
 

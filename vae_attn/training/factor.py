@@ -3,8 +3,7 @@
 import dataclasses
 import functools
 import math
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import flax
 import jax
@@ -12,7 +11,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from vae_attn import losses
@@ -22,14 +20,14 @@ from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.model import Model
 from vae_attn.training import attention_loss
 from vae_attn.training import state as state_lib
-from vae_attn.training.steps import AXIS, Images, Metrics, PixelsOf, example_keys, mean_over_devices
+from vae_attn.training.discriminator_input import INPUTS, permute_latents
+from vae_attn.training.steps import Images, Metrics, PixelsOf, example_keys, mean_over_devices
 from vae_attn.training.task import Task
 
 # A place in the batch that no example has: what all examples of a step share is keyed by it.
 _SHARED_PLACE = 2**32 - 1
 
-# Far below the codes' variance, which the published discriminator lets sink to 4e-4.
-_LEAST_VARIANCE = 1e-8
+INITIALIZATIONS = ("normal", "glorot")  # of the discriminator
 
 
 @flax.struct.dataclass
@@ -174,53 +172,6 @@ def create(
 def draw_pairs(key: Key[Array, ""], *, latents: int, pairs: int) -> Int[Array, "pairs 2"]:
     """Pairs of latents drawn uniformly, no latent twice."""
     return jax.random.permutation(key, latents)[: 2 * pairs].reshape(pairs, 2)
-
-
-def permute_latents(
-    key: Key[Array, ""], z: Float[Array, "local latents"]
-) -> Float[Array, "local latents"]:
-    """This device's share of the codes with each latent permuted over the batch by itself.
-
-    Kim & Mnih (2018), algorithm 1: samples of the product of the marginals. The permutations
-    run over the batch of all devices that share the axis `AXIS`.
-
-    Args:
-      key: the same on all devices.
-      z: this device's share of the codes.
-    """
-    whole = lax.all_gather(z, AXIS, tiled=True)
-    permuted = jax.random.permutation(key, whole, axis=0, independent=True)
-    return lax.dynamic_slice_in_dim(permuted, lax.axis_index(AXIS) * len(z), len(z))
-
-
-def standardized(
-    z: Float[Array, "local latents"], *, gradient: bool = True
-) -> Float[Array, "local latents"]:
-    """Codes with mean 0 and deviation 1 of each latent over the batch of all devices.
-
-    Args:
-      z: this device's share of the codes.
-      gradient: whether it goes through the mean and the deviation too.
-    """
-    mean = lax.pmean(z.mean(axis=0), AXIS)
-    deviation = jnp.sqrt(lax.pmean(((z - mean) ** 2).mean(axis=0), AXIS) + _LEAST_VARIANCE)
-    if not gradient:
-        mean, deviation = lax.stop_gradient((mean, deviation))
-    return (z - mean) / deviation
-
-
-# What the discriminator sees of the codes. `codes`: themselves, as published. `standardized`: each
-# latent shifted and scaled to the same. The total correlation does not change by that, nor does its
-# estimate then; and as its gradient goes through the deviation, shrinking a latent does not lower
-# it. `standardized_fixed`: the same without that gradient.
-INPUTS: Mapping[str, Callable[[Array], Array]] = types.MappingProxyType(
-    {
-        "codes": lambda z: z,
-        "standardized": standardized,
-        "standardized_fixed": functools.partial(standardized, gradient=False),
-    }
-)
-INITIALIZATIONS = ("normal", "glorot")  # of the discriminator
 
 
 def make_factor_update_fn(
