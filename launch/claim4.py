@@ -1,0 +1,150 @@
+r"""Does attention disentangle? Trains and scores objectives side by side, as far as time allows.
+
+    python launch/claim4.py --minutes=13 --workdir=runs/claim4
+
+Every call resumes where the last one stopped; `table.md` in --workdir has what is known so far.
+The objectives (variants of `configs/dsprites.py`) are trained one after the other with the first
+seed, then with the next one, so that early tables are paired. All runs of an objective share one
+compiled program; they do not run side by side, which is slower on the GPU that was measured
+(`docs/speed.md`). A call first measures its rate and tells what fits.
+
+The folder stays below 60 MB, so that it can travel between machines: of the runs that are done
+only the scores are kept, and of the one in progress the parameters in float32 and the moments of
+Adam in bfloat16 (44 MB with a discriminator). Moments are rounded at every save, so that a run
+that was stopped equals the one that was not.
+"""
+
+import argparse
+import importlib.util
+import json
+import logging
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import ml_collections
+
+from vae_attn import whole_files
+from vae_attn.data import sources
+from vae_attn.errors import UserError
+from vae_attn.experiments import validation
+from vae_attn.experiments.disentanglement.objective_runs import (
+    MARKS,
+    Comparison,
+    OutOfTimeError,
+)
+from vae_attn.workdir_data import DataRecord
+from vae_attn.workdir_lock import WorkdirLock
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+OBJECTIVES = ("factor_vae", "ad_factor_vae", "ad_factor_vae_published", "beta_tc_vae")
+
+_LOG = logging.getLogger("vae_attn")
+
+
+def config_of(objective: str, options: argparse.Namespace) -> ml_collections.ConfigDict:
+    """The config of an objective, checked."""
+    spec = importlib.util.spec_from_file_location("dsprites", ROOT / "configs" / "dsprites.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(f"{objective},{options.latents}")
+    config.evaluate.batch_size = 128
+    for key, value in (one.split("=", 1) for one in options.set):
+        try:
+            config.update_from_flattened_dict({key: _parsed(value)})
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"--set {key}={value}: {error}") from error
+    config.train.steps = options.steps
+    validation.validate(config)
+    return config
+
+
+def _parsed(value: str) -> object:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _keep_settings(options: argparse.Namespace, folder: pathlib.Path, record: DataRecord) -> None:
+    """Refuses a folder of other settings or other images."""
+    path = folder / "settings.json"
+    settings = {"steps": options.steps, "latents": options.latents, "set": sorted(options.set)}
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept != settings:
+            raise UserError(
+                f"--workdir={folder} was made with {kept}, and this call has {settings}: give "
+                "those, or another --workdir."
+            )
+        record.require_same(folder)
+        return
+    record.keep(folder)
+    with whole_files.writing(path) as temporary:
+        temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--minutes", type=float, default=13.0, help="of this call (13)")
+    parser.add_argument("--steps", type=int, default=300_000, help="of each run (300000)")
+    parser.add_argument("--seeds", type=int, default=5, help="of each objective (5)")
+    parser.add_argument("--latents", type=int, default=10)
+    parser.add_argument(
+        "--objectives",
+        type=lambda text: text.split(","),
+        default=list(OBJECTIVES),
+        help=f"variants of configs/dsprites.py, the first of them the baseline "
+        f"({','.join(OBJECTIVES)})",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of all")
+    parser.add_argument(
+        "--rate_seconds", type=float, default=5.0, help="for which the rate is measured (5)"
+    )
+    options = parser.parse_args(arguments)
+    if options.steps < MARKS or options.steps % MARKS or options.seeds < 1:
+        parser.error(f"--steps is a multiple of {MARKS}, and --seeds is 1 or more")
+    if wrong := [one for one in options.set if "=" not in one]:
+        parser.error(f"--set {wrong[0]} must be KEY=VALUE")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; 0 when all runs are done, 75 when some are left."""
+    begin = time.monotonic()
+    options = parse(arguments)
+    configs = {objective: config_of(objective, options) for objective in options.objectives}
+    first, folder = next(iter(configs.values())), pathlib.Path(options.workdir)
+    with WorkdirLock() as lock:
+        lock.take(folder)
+        data = sources.load(first)
+        _keep_settings(options, folder, DataRecord.of(data, str(first.data.dir)))
+        comparison = Comparison(
+            configs,
+            folder,
+            data,
+            num_seeds=options.seeds,
+            deadline=begin + 60 * options.minutes,
+            rate_seconds=options.rate_seconds,
+        )
+        try:
+            comparison.run()
+        except OutOfTimeError:
+            _LOG.info("time is over; the same command resumes.")
+            return 75
+        finally:
+            comparison.report()
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(str(error))

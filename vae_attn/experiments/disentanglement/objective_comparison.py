@@ -1,0 +1,179 @@
+"""Objectives side by side: means over seeds, paired tests, and which measures rank the models."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.stats
+
+from vae_attn.reporting.tables import Table
+
+# The scores that are shown, and by which models are ranked.
+SHOWN = (
+    "factor_vae",
+    "mig",
+    "dci_disentanglement",
+    "infomec_modularity",
+    "infomec_explicitness",
+    "infomec_compactness",
+)
+RANKED_BY = ("mig", "dci_disentanglement", "infomec_modularity")
+# What is paid, and whether the training did what it is meant to.
+BESIDE = (
+    "reconstruction",
+    "kl",
+    "active_latents",
+    "gaussian_total_correlation",
+    "total_correlation",
+    "discriminator_accuracy",
+    "smallest_deviation",
+    "largest_deviation",
+    "empty_maps",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A model at one step of its training.
+
+    Attributes:
+      objective: its name.
+      seed: of the run.
+      step: after which it was scored.
+      scores: by name; measures without labels among them.
+    """
+
+    objective: str
+    seed: int
+    step: int
+    scores: dict[str, float]
+
+
+def tables(models: Sequence[Scored], *, baseline: str) -> list[Table]:
+    """All that is reported of the models.
+
+    Args:
+      models: of every objective, seed and step.
+      baseline: the objective that the others are compared with.
+    """
+    last = max(one.step for one in models)
+    return [
+        _over_steps(models),
+        _means(models, last, "Scores", SHOWN),
+        _means(models, last, "What is paid and what is seen", BESIDE),
+        _paired(models, last, baseline),
+        _ranks(models),
+    ]
+
+
+def paired(
+    models: Sequence[Scored], *, objective: str, baseline: str, step: int, score: str
+) -> tuple[float, float, int]:
+    """Mean difference to the baseline over the seeds that both have, p of a paired t-test, seeds.
+
+    p is NaN of fewer than two seeds, or where all differences are the same.
+    """
+    first, second = (
+        {m.seed: m.scores[score] for m in _at(models, name, step) if score in m.scores}
+        for name in (objective, baseline)
+    )
+    seeds = sorted(first.keys() & second.keys())
+    differences = np.array([first[seed] - second[seed] for seed in seeds])
+    if len(seeds) < 2 or np.ptp(differences) == 0:
+        return float(differences.mean()) if seeds else np.nan, np.nan, len(seeds)
+    test = scipy.stats.ttest_1samp(differences, 0)
+    return float(differences.mean()), float(test.pvalue), len(seeds)
+
+
+def rank_correlation(
+    models: Sequence[Scored], *, measure: str, score: str
+) -> tuple[float, float, int]:
+    """Spearman's correlation of a measure without labels with a score, its p, and of how many.
+
+    NaN of fewer than three models, or where one of both is the same for all.
+    """
+    pairs = [
+        (m.scores[measure], m.scores[score]) for m in models if {measure, score} <= m.scores.keys()
+    ]
+    if len(pairs) < 3 or any(np.ptp(values) == 0 for values in zip(*pairs, strict=True)):
+        return np.nan, np.nan, len(pairs)
+    found = scipy.stats.spearmanr(*zip(*pairs, strict=True))
+    return float(found.statistic), float(found.pvalue), len(pairs)
+
+
+def _at(models: Sequence[Scored], objective: str, step: int) -> list[Scored]:
+    return [one for one in models if one.objective == objective and one.step == step]
+
+
+def _objectives(models: Sequence[Scored]) -> list[str]:
+    return list(dict.fromkeys(one.objective for one in models))
+
+
+def _cell(models: Sequence[Scored], score: str) -> str:
+    """Mean and, of two or more, the sample's standard deviation."""
+    values = [one.scores[score] for one in models if score in one.scores]
+    if not values:
+        return ""
+    deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{deviation}"
+
+
+def _over_steps(models: Sequence[Scored]) -> Table:
+    steps = sorted({one.step for one in models})
+    rows = [["objective", "score", *(f"step {step:,}" for step in steps)]]
+    for objective in _objectives(models):
+        for score in ("factor_vae", "mig", "infomec_modularity"):
+            cells = (_cell(_at(models, objective, step), score) for step in steps)
+            rows.append([objective, score, *cells])
+    return Table("Over the training", rows, "Mean ± standard deviation over the seeds.")
+
+
+def _means(models: Sequence[Scored], step: int, title: str, scores: Sequence[str]) -> Table:
+    present = [score for score in scores if any(score in one.scores for one in models)]
+    rows = [["objective", "seeds", *present]]
+    for objective in _objectives(models):
+        these = _at(models, objective, step)
+        if these:
+            cells = (_cell(these, score) for score in present)
+            rows.append([objective, str(len(these)), *cells])
+    note = f"At step {step:,}: mean ± standard deviation over the seeds."
+    return Table(title, rows, note)
+
+
+def _paired(models: Sequence[Scored], step: int, baseline: str) -> Table:
+    scores = [score for score in SHOWN if any(score in one.scores for one in models)]
+    rows = [[f"against {baseline}", "seeds", *scores]]
+    for objective in _objectives(models):
+        if objective == baseline:
+            continue
+        found = [
+            paired(models, objective=objective, baseline=baseline, step=step, score=score)
+            for score in scores
+        ]
+        cells = ["" if np.isnan(mean) else f"{mean:+.3f} (p {_p(p)})" for mean, p, _ in found]
+        rows.append([objective, str(found[0][2] if found else 0), *cells])
+    note = (
+        f"At step {step:,}: mean difference over the seeds that both have, and p of a two-sided "
+        "paired t-test, which is not corrected for the number of comparisons."
+    )
+    return Table("Paired over seeds", rows, note)
+
+
+def _ranks(models: Sequence[Scored]) -> Table:
+    names = dict.fromkeys(name for one in models for name in one.scores)
+    measures = [name for name in names if name.startswith(("likeness/", "faithfulness/"))]
+    measures += [name for name in ("kl", "reconstruction") if name in names]
+    rows = [["measure without labels", *RANKED_BY, "models"]]
+    for measure in measures:
+        found = [rank_correlation(models, measure=measure, score=score) for score in RANKED_BY]
+        cells = ["" if np.isnan(rho) else f"{rho:+.2f} (p {_p(p)})" for rho, p, _ in found]
+        rows.append([measure, *cells, str(found[0][2])])
+    note = (
+        "Spearman's correlation over all models of the table above, at every step that was scored; "
+        "the models of one run are not independent, so that p is too small."
+    )
+    return Table("Selection without labels", rows, note)
+
+
+def _p(p: float) -> str:
+    return "-" if np.isnan(p) else f"{p:.2g}"
