@@ -26,6 +26,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from vae_attn import whole_files
+from vae_attn.config import flat
 from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import validation
@@ -51,6 +52,8 @@ def config_of(objective: str, options: argparse.Namespace) -> ml_collections.Con
     config = module.get_config(f"{objective},{options.latents}")
     config.evaluate.batch_size = 128
     for key, value in (one.split("=", 1) for one in options.set):
+        if key not in flat(config.to_dict()) and not key.startswith("model."):
+            raise UserError(f"--set {key}={value}: there is no key {key}; see vae_attn/config.py.")
         try:
             config.update_from_flattened_dict({key: _parsed(value)})
         except (LookupError, TypeError, AttributeError, ValueError) as error:
