@@ -77,8 +77,8 @@ def measure(
 def _truth(config, variables: PyTree, model: Model, data: FactorData) -> dict[str, float]:
     """How true the published maps are of their latents."""
     mapper = Mapper(model=model, variables=variables, batch_size=config.evaluate.batch_size)
-    images = data.sample(max(config.evaluate.faithful_images, 1), seed=config.seed)
+    images = data.as_uint8(data.sample(max(config.evaluate.faithful_images, 1), seed=config.seed))
     layer = config.factor.ad_layer
-    found = faithful.evaluate(config, mapper, data.as_uint8(images), layers=(layer,))
+    found = faithful.evaluate(config, mapper, images, images, layers=(layer,))
     wanted = [f"{faithful.PREFIX}paper/{layer}/{name}" for name in _TRUTH]
     return {name: found[name] for name in wanted if name in found}
