@@ -8,6 +8,7 @@ from factor_model import IMAGES, MODEL, PIXELS, vae_params
 
 from vae_attn import attention, losses
 from vae_attn.errors import UserError
+from vae_attn.models.vae import VAE
 from vae_attn.training import attention_loss
 
 OTHERS = PIXELS[::-1]
@@ -116,13 +117,14 @@ def test_exact_maps_account_for_their_latents():
 
 
 def test_a_model_without_exact_maps_is_told():
-    class Sorted:
-        """Whose encoder sorts, for which there is no rule."""
+    """Its encoder sorts, for which there is no rule."""
 
+    class Sorted(VAE):
         def apply(self, variables, images, method):
             return jnp.sort(images.reshape(len(images), -1), axis=1)[:, :2], None
 
-    seen = attention_loss.Seen(Sorted(), {}, "conv2", PIXELS, PIXELS, OTHERS)
+    model = Sorted(image_shape=(8, 8, 1), latents=2, encoder=MODEL.encoder, decoder=MODEL.decoder)
+    seen = attention_loss.Seen(model, {}, "conv2", PIXELS, PIXELS, OTHERS)
     message = r"cannot give \(.*sort.*\): set factor.ad_form=jacobian_cosine or paper"
     with pytest.raises(UserError, match=message):
         attention_loss.attention_loss("exact_cosine", seen, jnp.array([[0, 1]]))
