@@ -104,12 +104,18 @@ def _pooled(name: str, heading: str = "", note: str = "", *, interval: bool = Tr
     )
 
 
-def _image_auroc(name: str, way: str, heading: str, note: str = "") -> Score:
+def _of_images(
+    name: str, score: bootstrap.ImageScore, way: str, heading: str = "", note: str = ""
+) -> Score:
+    """A score of one number per image."""
+
     def function(found: ImageScores) -> float | None:
-        return localization.image_auroc(scores=getattr(found, way), labels=found.abnormal)
+        return score(scores=getattr(found, way), labels=found.abnormal)
 
     def interval(found: ImageScores) -> Interval | None:
-        return bootstrap.bootstrap_image_auroc(scores=getattr(found, way), labels=found.abnormal)
+        return bootstrap.bootstrap_image_score(
+            score, scores=getattr(found, way), labels=found.abnormal
+        )
 
     return Score(name, "labels", function, heading, note, interval=interval)
 
@@ -131,7 +137,11 @@ def _false_alarm_interval(found: ImageScores) -> Interval | None:
 
 
 # Of scores that an image has without a map, such as its likelihood.
-IMAGE_SCORES = (_image_auroc("image_auroc", "mass", "image AUROC (mass)"),)
+IMAGE_SCORES = (
+    _of_images("image_auroc", localization.image_auroc, "mass", "image AUROC (mass)"),
+    _of_images("image_average_precision", localization.image_average_precision, "mass"),
+    _of_images("image_best_f1_test", localization.image_best_f1, "mass"),
+)
 
 # Of maps; those with a heading are columns of the table of scores, in this order.
 MAP_SCORES = (
@@ -143,6 +153,7 @@ MAP_SCORES = (
         f"at most {FALSE_ALARM_RATE:.0%} of normal images are expected to exceed on more than "
         f"{PIXEL_SHARE:.0%} of their pixels.",
     ),
+    _pooled("best_f1_test", "best F1*"),
     Score("iou", "masks", _iou, heading="IoU"),
     _pooled("aupro", "AUPRO"),
     _pooled("average_precision", "pixel AP"),
@@ -163,13 +174,24 @@ MAP_SCORES = (
         "Maps < 0.5: share of maps whose own pixel AUROC is below chance.",
     ),
     *IMAGE_SCORES,
-    _image_auroc(
+    _of_images(
         "image_auroc_max",
+        localization.image_auroc,
         "peak",
         "image AUROC (max)",
         "Image AUROC: normal against abnormal, by the map's mean or its maximum "
         "(reconstruction_error: by the likelihood). In brackets: 95% bootstrap interval over "
         "images.",
+    ),
+    _of_images(
+        "image_average_precision_max",
+        localization.image_average_precision,
+        "peak",
+        "image AP (max)",
+        "AP: average precision, which falls with the share of what is abnormal.",
+    ),
+    _of_images(
+        "image_best_f1_max_test", localization.image_best_f1, "peak", "image best F1* (max)"
     ),
     Score(
         "false_alarm_rate",

@@ -18,7 +18,7 @@ _LOG = logging.getLogger("vae_attn")
 
 _FEW_LATENTS = 2  # with fewer, a model that has more is taken for collapsed
 
-MAIN_SCORES = ("pixel_auroc", "aupro", "image_auroc_max")
+MAIN_SCORES = ("pixel_auroc", "average_precision", "aupro", "image_auroc_max")
 
 
 def of_run(
