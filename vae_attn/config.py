@@ -81,7 +81,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.factor.ad_pairs = 1  # pairs of latents compared in a step
 
     config.attention = ml_collections.ConfigDict()
-    config.attention.style = "contrast"  # of the pictures
+    config.attention.style = "contrast"  # of the pictures; learned ones need learned.steps
     config.attention.layer = "conv1"  # of the maps; dsprites: of those of single latents
     # Of the maps of images: the layers whose maps are averaged, () for `layer` alone, and how
     # normal validation images calibrate them: none, ratio, upper or z (`anomaly.calibration`);
@@ -94,6 +94,14 @@ def default_config() -> ml_collections.ConfigDict:
     config.attention.latent_batch_size = 0  # latents differentiated at once; 0 is all
     # Whether --mode=export also writes the signed maps of all latents, in a file of its own.
     config.attention.export_latents = False
+
+    # Of the learned contrast (`experiments.learned`): a head that is trained after the model, on
+    # anomalies drawn anew on its training images in each of so many steps; 0 trains none. Its
+    # styles are learned and learned_contrast, the mean of its maps and those of contrast.
+    config.learned = ml_collections.ConfigDict()
+    config.learned.steps = 0
+    config.learned.batch_size = 8
+    config.learned.learning_rate = 1e-3
 
     config.evaluate = ml_collections.ConfigDict()
     # best (by validation loss, in which total correlation and L_AD have no part), latest, or all:

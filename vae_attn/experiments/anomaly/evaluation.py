@@ -10,7 +10,12 @@ from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.defects import draw_defects
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import calibration, curves
-from vae_attn.experiments.anomaly.calibration import KINDS, Variant
+from vae_attn.experiments.anomaly.calibration import (
+    KINDS,
+    LEARNED_STYLES,
+    Variant,
+    raw_styles,
+)
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.own_size import Truth
 from vae_attn.experiments.anomaly.scores import IMAGE_SCORES, MAP_SCORES, ImageScores, Located
@@ -54,7 +59,7 @@ def evaluate(
     Args:
       explainer: the trained model.
       data: its `validation` and `test` images are used.
-      styles: to score, beside the explainer's own.
+      styles: to score, beside the explainer's own, and those of its head where it has one.
       layers: to score each alone, beside the explainer's own.
       fused: layers whose maps are also averaged.
       drawn: names of variants (`Variant.name`) whose curves are wanted, beside the explainer's own.
@@ -78,16 +83,18 @@ def evaluate(
         metrics |= {f"{name}/{IMAGE}/{key}": value for key, value in found.items()}
     metrics[ACTIVE] = float(explainer.calibration.active_latents)
     own = explainer.variant
+    styles = (*styles, own.style, *(LEARNED_STYLES if explainer.head is not None else ()))
+    styles = tuple(dict.fromkeys(styles))
     of = {
-        "styles": tuple(dict.fromkeys((*styles, own.style))),
-        "layers": tuple(dict.fromkeys((*layers, *own.layers))),
+        "styles": raw_styles(*styles),
+        "layers": tuple(dict.fromkeys((*layers, *fused, *own.layers))),
     }
     validation = sample_validation(data, max_images)
     simple = SimpleBaselines.of(data.train, validation)
     normal = explainer.all_maps(validation, **of) | simple.maps(validation)
     statistics = calibration.measure(normal)
     collected = {}
-    for variant in dict.fromkeys((*variants(of["styles"], layers, fused), own)):
+    for variant in dict.fromkeys((*variants(styles, layers, fused), own)):
         missing = explainer.calibration.nothing_from(variant)
         of_pixels, of_images = calibration.normal_thresholds(variant, normal, missing=missing)
         collected[variant] = Collected(pixels=of_pixels, images=of_images)
@@ -152,12 +159,13 @@ def variants(
     """What is scored: the baselines, each layer as it is, and layers fused.
 
     The baselines and the fused layers with every calibration; but of `authors_code`, whose maps
-    depend on their batch by a factor, there is nothing to calibrate by.
+    depend on their batch by a factor, there is nothing to calibrate by. Of learned styles there are
+    no single layers.
     """
     scored = [Variant(style, (IMAGE,), kind) for style in BASELINES for kind in KINDS]
     scored += [Variant(style, (IMAGE,)) for style in SIMPLE]
     for style in styles:
-        scored += [Variant(style, (layer,)) for layer in layers]
+        scored += [Variant(style, (layer,)) for layer in layers if style not in LEARNED_STYLES]
         kinds = ("none",) if style == "authors_code" else KINDS
         scored += [Variant(style, fused, kind) for kind in kinds]
     return list(dict.fromkeys(scored))

@@ -1,5 +1,6 @@
 """The experiment on normal images: learn them, and tell what is abnormal and where."""
 
+import json
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from jaxtyping import PyTree
 
 from vae_attn.data import sources
 from vae_attn.data.dataset import AnomalyData
-from vae_attn.experiments import faithful
+from vae_attn.experiments import faithful, learned, learned_training
 from vae_attn.experiments.anomaly import (
     comparison,
     evaluation,
@@ -99,7 +100,11 @@ class AnomalyExperiment(Experiment):
         """The main scores of a checkpoint, with a calibration of its own."""
         # Of the other styles no score is shown; the run's own is scored in any case.
         options = _options(config) | {"styles": ("paper",)}
-        scores, _ = evaluation.evaluate(self._calibrated(variables), self.data, **options)
+        head = None
+        if variant_of(config.attention).is_learned:  # a head of its own
+            head = self._trained_head(variables, self._head_settings(config))
+        explainer = self._calibrated(variables, head)
+        scores, _ = evaluation.evaluate(explainer, self.data, **options)
         return summary.main_scores(config, scores)
 
     def tables(self, scores: Mapping[str, float], config: ml_collections.ConfigDict) -> list[Table]:
@@ -118,11 +123,13 @@ class AnomalyExperiment(Experiment):
         """The trained model, with its calibration kept beside its checkpoints."""
         config = self.config
         path = trained.workdir / loading.CALIBRATION
-        wanted = (digest(trained.variables), variant_of(config.attention))
+        parameters, variant = digest(trained.variables), variant_of(config.attention)
+        head = self._head(trained) if config.learned.steps else None
         if (kept := Calibration.load(path)) is not None:
-            found = (kept.parameters, kept.variant)
+            found = (kept.parameters, kept.variant, kept.head)
             found += (kept.projection_steps, kept.images.images)
-            wanted = (*wanted, config.attention.projection_steps, len(self._held_out()))
+            wanted = (parameters, variant, head.digest if variant.is_learned else "")
+            wanted += (config.attention.projection_steps, len(self._held_out()))
             if found == wanted:
                 model = objectives.build_model(config)
                 return Explainer.of(
@@ -130,14 +137,41 @@ class AnomalyExperiment(Experiment):
                     trained.variables,
                     kept,
                     **loading.batches(config),
-                    known=self._known(wanted[0]),
+                    known=self._known(parameters),
+                    head=head,
                 )
-        explainer = self._calibrated(trained.variables)
+        explainer = self._calibrated(trained.variables, head)
         explainer.calibration.save(path)
         summary.log(explainer.calibration, explainer.model.latents)
         return explainer
 
-    def _calibrated(self, variables: PyTree) -> Explainer:
+    def _head(self, trained: Trained) -> learned.Head:
+        """The head of a trained model, kept beside its checkpoints once it is trained."""
+        settings = self._head_settings(trained.config)
+        origin = {"parameters": digest(trained.variables), **settings._asdict()}
+        origin = json.loads(json.dumps(origin))
+        path = trained.workdir / learned.FILE
+        kept = learned.Head.load(path)
+        if kept is not None and kept[1] == origin:
+            return kept[0]
+        head = self._trained_head(trained.variables, settings)
+        head.save(path, origin)
+        return head
+
+    def _trained_head(self, variables: PyTree, settings: learned_training.Settings) -> learned.Head:
+        model, augment = objectives.build_model(self.config), objectives.augmentation(self.config)
+        return learned_training.train(model, variables, self.data.train, settings, augment)
+
+    @staticmethod
+    def _head_settings(config: ml_collections.ConfigDict) -> learned_training.Settings:
+        return learned_training.Settings(
+            **config.learned,
+            layers=fused_layers(config),
+            projection_steps=config.attention.projection_steps,
+            seed=config.seed,
+        )
+
+    def _calibrated(self, variables: PyTree, head: learned.Head | None) -> Explainer:
         return calibrate(
             objectives.build_model(self.config),
             variables,
@@ -147,6 +181,7 @@ class AnomalyExperiment(Experiment):
             projection_steps=self.config.attention.projection_steps,
             **loading.batches(self.config),
             known=self._known(digest(variables)),
+            head=head,
             caveat=self.data.caveat,
         )
 

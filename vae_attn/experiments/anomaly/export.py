@@ -157,6 +157,7 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
             "layers": list(variant.layers),
             "calibration": variant.calibration,
             "projection_steps": calibration.projection_steps,
+            **({"head": calibration.head} if calibration.head else {}),
         },
         "data": {
             key: config.data[key] for key in ("name", "dir", "category", "digit", "image_size")

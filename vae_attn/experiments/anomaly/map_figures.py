@@ -69,7 +69,7 @@ class Painter:
 
     def layer_rows(self, images: UInt8[np.ndarray, "n height width channels"]) -> Rows:
         """Overlays of the paper's raw maps and of those of the config's style, a row per layer."""
-        styles = tuple(dict.fromkeys(("paper", self.explainer.variant.style)))
+        styles = tuple(dict.fromkeys(("paper", self.explainer.variant.attention_style)))
         rows = {f"{style}\n{layer}": None for style in styles for layer in self._layers}
         for layer in self._layers:  # one at a time, for the memory of the sample's maps
             sample = self.explainer.maps(self._sample, styles=styles, layers=(layer,))
