@@ -120,6 +120,10 @@ def default_config() -> ml_collections.ConfigDict:
     # (`experiments.faithful`); of images of more than 128 pixels a side fewer; 0 is none.
     config.evaluate.faithful_images = 64
 
+    # Whether style, layers (of evaluate.layers) and calibration of the run's own maps are chosen by
+    # anomalies drawn on held-out normal images (`anomaly.selection`), in the place of attention's.
+    config.evaluate.select = False
+
     # own: places are scored at the size of the masks' files, to which maps are enlarged; model: at
     # the model's size, to which masks are shrunk, which loses small defects.
     config.evaluate.mask_size = "own"

@@ -60,6 +60,12 @@ def _validate_maps(config: ml_collections.ConfigDict) -> None:
     if not anomalies:
         known = f"0 with data.name={config.data.name}, where no image is abnormal"
         require(config, "learned.steps", lambda v: v == 0, known)
+        known = f"False with data.name={config.data.name}, where no image is abnormal"
+        require(config, "evaluate.select", lambda v: not v, known)
+    if config.evaluate.select:
+        known = "empty or equal to evaluate.layers with evaluate.select, which chooses among those"
+        layers = tuple(config.evaluate.layers)
+        require(config, "attention.layers", lambda v: tuple(v) in ((), layers), known)
     learned = calibration.LEARNED_STYLES if config.learned.steps else ()
     known = f"of {', '.join((*attention.STYLES, *learned))}"
     if not learned:

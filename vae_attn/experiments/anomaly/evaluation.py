@@ -171,6 +171,20 @@ def variants(
     return list(dict.fromkeys(scored))
 
 
+def candidates(
+    explainer: Explainer,
+    *,
+    styles: tuple[str, ...],
+    layers: tuple[str, ...],
+    fused: tuple[str, ...],
+    **_: object,
+) -> list[Variant]:
+    """Of what `evaluate` scores with the same options, the maps that a run may have as its own."""
+    styles = (*styles, *(LEARNED_STYLES if explainer.head is not None else ()))
+    scored = variants(tuple(dict.fromkeys(styles)), layers, fused)
+    return [variant for variant in scored if variant.style in styles]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Masks:
     """The masks of some images, read once for all variants.

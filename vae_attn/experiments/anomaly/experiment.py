@@ -19,6 +19,7 @@ from vae_attn.experiments.anomaly import (
     groups,
     loading,
     report,
+    selection,
     snapshots,
     summary,
 )
@@ -77,6 +78,36 @@ class AnomalyExperiment(Experiment):
         """What the folders do not let a run score."""
         return self.data.missing
 
+    def choose(self, trained: Trained) -> dict[str, object]:
+        """Style, layers and calibration by `evaluate.select`; kept beside the checkpoints."""
+        config = trained.config
+        if not config.evaluate.select:
+            return {}
+        head = self._head(trained) if config.learned.steps else None
+        origin = {
+            "parameters": digest(trained.variables),
+            "head": "" if head is None else head.digest,
+            "projection_steps": config.attention.projection_steps,
+            "styles": config.evaluate.styles,
+            "layers": config.evaluate.layers,
+            "max_images": config.evaluate.max_images,
+            "seed": config.seed,
+        }
+        origin = json.loads(json.dumps(origin))
+        path = trained.workdir / selection.FILE
+        found = selection.Selection.load(path)
+        if found is None or found.origin != origin:
+            explainer = self._calibrated(trained.variables, head)
+            options = _options(config) | {"drawn": (), "mask_size": evaluation.MODEL}
+            drawn = selection.drawn_data(self.data, config.seed)
+            scores, _ = evaluation.evaluate(explainer, drawn, **options)
+            candidates = evaluation.candidates(explainer, **options)
+            found = selection.Selection.of(candidates, scores, origin)
+            found.save(path)
+        name, score = found.variant.name, f"{found.variant.name}/{selection.DRAWN}{selection.SCORE}"
+        _LOG.info("chosen by drawn anomalies: %s (AP %.3f)", name, found.scores.get(score, 0.0))
+        return found.keys
+
     def prepare(self, trained: Trained) -> None:
         """Measures the calibration, unless the one that is there still holds."""
         self._explainer(trained)
@@ -89,10 +120,20 @@ class AnomalyExperiment(Experiment):
         scores, curves = evaluation.evaluate(explainer, self.data, **_options(trained.config))
         images = self.data.test.images if len(self.data.test) else self.data.validation
         layers = tuple(trained.config.evaluate.layers)
-        learned = self._held_out()
-        scores |= faithful.evaluate(trained.config, explainer, images, learned, layers=layers)
+        held_out = self._held_out()
+        scores |= faithful.evaluate(trained.config, explainer, images, held_out, layers=layers)
+        if trained.config.evaluate.select:
+            scores |= self._drawn_scores(trained, scores)
+            _LOG.info("%s", selection.told(scores))
         curves.save(trained.workdir / EVALUATION / "curves.json")  # last, as the scores are written
         return scores
+
+    def _drawn_scores(self, trained: Trained, scores: Mapping[str, float]) -> dict[str, float]:
+        """Of the first seed, which chose: the scores on drawn anomalies, of the maps scored."""
+        found = selection.Selection.load(trained.workdir / selection.FILE)
+        names = {key.rpartition("/")[0] for key in scores}
+        kept = {} if found is None else found.scores
+        return {key: value for key, value in kept.items() if key.rpartition("/")[0] in names}
 
     def score_checkpoint(
         self, config: ml_collections.ConfigDict, variables: PyTree

@@ -48,6 +48,8 @@ def load_with(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Expla
     _check_is_a_run(workdir, config)
     workdir_lib.compare(config, workdir)
     explainer = _load(config, workdir, which_checkpoint(config))
+    if config.evaluate.select:  # the run chose
+        return explainer
     steps = explainer.calibration.projection_steps
     if (found := _told(explainer.variant, steps)) != (asked := _asked(config)):
         raise UserError(

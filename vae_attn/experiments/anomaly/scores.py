@@ -202,4 +202,11 @@ MAP_SCORES = (
         f"{FALSE_ALARM_RATE:.0%} of normal images are expected to exceed.",
         interval=_false_alarm_interval,
     ),
+    Score(  # measured before the test set is opened, by `evaluate.select`
+        "drawn_average_precision",
+        "selection",
+        lambda found: found,
+        heading="AP, drawn",
+        note="AP, drawn: of pixels of anomalies drawn on held-out normal images.",
+    ),
 )
