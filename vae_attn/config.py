@@ -28,6 +28,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.data.image_size = 28
     config.data.channels = 0  # 1 grey, 3 colour, 0 what the model was made for
     config.data.digit = 3  # digits, mnist: the normal class
+    # ucsd_ped1: 1, or 3 for a frame with its differences to the two before it as further channels;
+    # data.channels is then 3 too.
+    config.data.frames = 1
     config.data.category = ""  # mvtec_ad: one of its categories, or a group of them
     config.data.validation_fraction = 0.1  # of the normal training images
     config.data.split_seed = 0  # of the choice of validation images, the same for every seed
@@ -123,6 +126,10 @@ def default_config() -> ml_collections.ConfigDict:
     # Whether style, layers (of evaluate.layers) and calibration of the run's own maps are chosen by
     # anomalies drawn on held-out normal images (`anomaly.selection`), in the place of attention's.
     config.evaluate.select = False
+
+    # ucsd_ped1: the sigma, in frames, over which scores of frames are smoothed within their clip
+    # for further rows of scores; 0 is none.
+    config.evaluate.smooth_frames = 0.0
 
     # own: places are scored at the size of the masks' files, to which maps are enlarged; model: at
     # the model's size, to which masks are shrunk, which loses small defects.

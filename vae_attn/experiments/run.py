@@ -74,6 +74,12 @@ def _use(
     lock: WorkdirLock,
 ) -> None:
     """What needs the trained run alone: explains the user's images, or exports without any."""
+    if images is not None and config.data.frames > 1:
+        raise UserError(
+            f"--images={images}: this run explains stacks of {config.data.frames} frames "
+            "(data.frames), which no file holds: give the explainer of vae_attn.load(workdir) "
+            "arrays of stacks (vae_attn.data.frame_stacks)."
+        )
     paths = own_images.find(images) if images is not None else []
     explainer = kind.explainer(config, workdir)
     lock.take(workdir)

@@ -1,5 +1,6 @@
 """Checks of a config that its types cannot make: names, ranges, layers."""
 
+import math
 import pathlib
 
 import ml_collections
@@ -71,6 +72,10 @@ def _validate_maps(config: ml_collections.ConfigDict) -> None:
     if not learned:
         known += f"; with learned.steps also {', '.join(calibration.LEARNED_STYLES)}"
     require(config, "attention.style", lambda v: v in (*attention.STYLES, *learned), known)
+    video = config.data.name == "ucsd_ped1"
+    known = "0 or more; 0 unless data.name=ucsd_ped1, whose images are frames"
+    smooths = lambda v: math.isfinite(v) and (v >= 0 if video else v == 0)  # noqa: E731
+    require(config, "evaluate.smooth_frames", smooths, known)
     known = f"of {', '.join(attention.STYLES)}"
     require(config, "evaluate.styles", lambda v: all(x in attention.STYLES for x in v), known)
     sizes = evaluation.MASK_SIZES

@@ -99,6 +99,7 @@ class AnomalyExperiment(Experiment):
         if found is None or found.origin != origin:
             explainer = self._calibrated(trained.variables, head)
             options = _options(config) | {"drawn": (), "mask_size": evaluation.MODEL}
+            options["smooth_frames"] = 0.0
             drawn = selection.drawn_data(self.data, config.seed)
             scores, _ = evaluation.evaluate(explainer, drawn, **options)
             candidates = evaluation.candidates(explainer, **options)
@@ -252,4 +253,5 @@ def _options(config: ml_collections.ConfigDict) -> dict:
         "max_images": config.evaluate.max_images,
         "mask_size": config.evaluate.mask_size,
         "seed": config.seed,
+        "smooth_frames": config.evaluate.smooth_frames,
     }

@@ -14,10 +14,15 @@ from vae_attn.experiments.anomaly.own_size import Truth
 from vae_attn.experiments.anomaly.thresholds import FALSE_ALARM_RATE, PIXEL_SHARE
 from vae_attn.experiments.scores import Interval, Score
 
+# Needs that few runs meet; columns of their scores stand in tables only where there are any.
+CLIPS, SELECTION = OPTIONAL = ("clips", "selection")
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageScores:
-    """One score per test image, by each of two ways, and the truth. The need `labels`.
+    """One score per test image, by each of two ways, and the truth.
+
+    The need `labels`; of frames, smoothed over time, the need `clips`.
 
     Attributes:
       mass: the map's mean.
@@ -105,7 +110,13 @@ def _pooled(name: str, heading: str = "", note: str = "", *, interval: bool = Tr
 
 
 def _of_images(
-    name: str, score: bootstrap.ImageScore, way: str, heading: str = "", note: str = ""
+    name: str,
+    score: bootstrap.ImageScore,
+    way: str,
+    heading: str = "",
+    note: str = "",
+    *,
+    needs: str = "labels",
 ) -> Score:
     """A score of one number per image."""
 
@@ -117,7 +128,7 @@ def _of_images(
             score, scores=getattr(found, way), labels=found.abnormal
         )
 
-    return Score(name, "labels", function, heading, note, interval=interval)
+    return Score(name, needs, function, heading, note, interval=interval)
 
 
 def _iou(found: Located) -> float | None:
@@ -202,9 +213,24 @@ MAP_SCORES = (
         f"{FALSE_ALARM_RATE:.0%} of normal images are expected to exceed.",
         interval=_false_alarm_interval,
     ),
+    _of_images(
+        "frame_auroc_smoothed",
+        localization.image_auroc,
+        "peak",
+        "frame AUROC (max, smoothed)",
+        "Smoothed: scores of frames over time (evaluate.smooth_frames).",
+        needs=CLIPS,
+    ),
+    _of_images(
+        "frame_average_precision_smoothed",
+        localization.image_average_precision,
+        "peak",
+        "frame AP (max, smoothed)",
+        needs=CLIPS,
+    ),
     Score(  # measured before the test set is opened, by `evaluate.select`
         "drawn_average_precision",
-        "selection",
+        SELECTION,
         lambda found: found,
         heading="AP, drawn",
         note="AP, drawn: of pixels of anomalies drawn on held-out normal images.",

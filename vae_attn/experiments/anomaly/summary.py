@@ -11,7 +11,7 @@ from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import comparison, selection
 from vae_attn.experiments.anomaly.calibration import ACTIVE_NATS, Calibration, variant_of
 from vae_attn.experiments.anomaly.evaluation import ACTIVE, OWN
-from vae_attn.experiments.anomaly.scores import MAP_SCORES
+from vae_attn.experiments.anomaly.scores import MAP_SCORES, OPTIONAL
 from vae_attn.reporting.tables import Table
 
 _LOG = logging.getLogger("vae_attn")
@@ -104,7 +104,7 @@ def scores_table(scores: Mapping[str, float], *, note: str = "") -> Table:
     """
     had = {key.rpartition("/")[2] for key in scores}
     columns = [row for row in MAP_SCORES if row.heading]
-    columns = [row for row in columns if row.needs != "selection" or row.name in had]
+    columns = [row for row in columns if row.needs not in OPTIONAL or row.name in had]
     cells = [["style", "layer", *(column.heading for column in columns)]]
     kept = (key for key in faithful.others(scores) if not _is_active(key))
     for name in dict.fromkeys(key.rsplit("/", 1)[0] for key in kept):
