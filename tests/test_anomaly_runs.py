@@ -15,6 +15,7 @@ from vae_attn.config import default_config
 from vae_attn.data import sources as data_registry
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
+from vae_attn.experiments.anomaly import frame_scores
 from vae_attn.experiments.anomaly.calibration import variant_of
 from vae_attn.experiments.anomaly.explainer import calibrate
 from vae_attn.training import loop, objectives
@@ -193,7 +194,8 @@ def test_folder_without_masks_is_scored_by_image(mvtec_twin, tmp_path):
 @pytest.mark.slow
 def test_ped1_pixels_on_clips_with_masks_frames_on_all(tmp_path):
     synthetic.write_ucsd_ped1(tmp_path / "twin")
-    config = small_config("ucsd_ped1", tmp_path / "twin", tmp_path, channels=1)
+    config = small_config("ucsd_ped1", tmp_path / "twin", tmp_path, channels=3)
+    config.data.frames, config.evaluate.smooth_frames = 3, 2.0
     experiment.run(config, tmp_path / "run", mode="all")
     metrics = metrics_of(tmp_path / "run")
     data = data_registry.load(config)
@@ -209,6 +211,10 @@ def test_ped1_pixels_on_clips_with_masks_frames_on_all(tmp_path):
     scores = explainer.image_scores(data.test.images)["kl"]
     expected = sklearn.metrics.roc_auc_score(np.asarray(data.test.labels) > 0, scores)
     assert metrics["kl/image/image_auroc"] == pytest.approx(expected, abs=1e-6)
+    peaks = frame_scores.smoothed(maps.max(axis=(1, 2)), data.test.names, 2.0)
+    expected = sklearn.metrics.roc_auc_score(np.asarray(data.test.labels) > 0, peaks)
+    found = metrics["reconstruction_error/image/frame_auroc_smoothed"]
+    assert found == pytest.approx(expected, abs=1e-6)
     for name in ("defects", "layers", "normal"):
         assert (tmp_path / "run" / "figures" / f"{name}.png").exists()
     page = (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")

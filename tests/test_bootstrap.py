@@ -8,7 +8,7 @@ from vae_attn.errors import UserError
 from vae_attn.experiments.anomaly import bootstrap, localization
 from vae_attn.experiments.anomaly.localization import LocalizationState
 
-KEYS = ("pixel_auroc", "average_precision", "best_iou_test", "aupro")
+KEYS = ("pixel_auroc", "average_precision", "best_f1_test", "best_iou_test", "aupro")
 
 
 def _state(scores, masks):
@@ -128,7 +128,7 @@ def test_resamples_with_one_kind_of_pixel_are_left_out():
     with pytest.raises(UserError, match="no resample has both"):
         bootstrap.bootstrap_pixel_scores(state, num_resamples=1, seed=seed)
     with pytest.raises(UserError, match="no resample has both"):
-        bootstrap.bootstrap_image_auroc(
+        bootstrap.bootstrap_image_score(
             scores=np.array([0.1, 0.2]), labels=np.array([True, False]), num_resamples=1, seed=seed
         )
 
@@ -137,7 +137,7 @@ def test_image_auroc_interval_agrees_with_scikit_learn():
     rng = np.random.default_rng(8)
     labels = rng.random(25) < 0.5
     scores = np.round(rng.normal(labels * 1.0), 1)
-    interval = bootstrap.bootstrap_image_auroc(
+    interval = bootstrap.bootstrap_image_score(
         scores=scores, labels=labels, num_resamples=50, confidence=0.9, seed=6
     )
     aurocs = [metrics.roc_auc_score(labels[rows], scores[rows]) for rows in _draws(25, 50, 6)]
@@ -145,10 +145,27 @@ def test_image_auroc_interval_agrees_with_scikit_learn():
     assert interval.low < localization.image_auroc(scores=scores, labels=labels) < interval.high
 
 
+def test_image_precision_interval_agrees_with_scikit_learn():
+    rng = np.random.default_rng(8)
+    labels = rng.random(25) < 0.5
+    scores = np.round(rng.normal(labels * 1.0), 1)
+    interval = bootstrap.bootstrap_image_score(
+        localization.image_average_precision,
+        scores=scores,
+        labels=labels,
+        num_resamples=50,
+        confidence=0.9,
+        seed=6,
+    )
+    draws = _draws(25, 50, 6)
+    each = [metrics.average_precision_score(labels[rows], scores[rows]) for rows in draws]
+    np.testing.assert_allclose(interval, np.quantile(each, [0.05, 0.95]))
+
+
 def test_image_auroc_interval_is_none_where_the_score_is():
     scores = np.arange(4.0)
     for labels in (np.ones(4, bool), np.zeros(4, bool)):
-        assert bootstrap.bootstrap_image_auroc(scores=scores, labels=labels) is None
+        assert bootstrap.bootstrap_image_score(scores=scores, labels=labels) is None
 
 
 def test_bad_input_is_refused():
@@ -160,7 +177,7 @@ def test_bad_input_is_refused():
     with pytest.raises(UserError, match="num_resamples is 0"):
         bootstrap.bootstrap_pixel_scores(state, num_resamples=0)
     with pytest.raises(UserError, match="num_resamples is 0"):
-        bootstrap.bootstrap_image_auroc(
+        bootstrap.bootstrap_image_score(
             scores=np.arange(2.0), labels=np.array([True, False]), num_resamples=0
         )
     with pytest.raises(UserError, match="none of the 0 images"):

@@ -52,6 +52,29 @@ def test_table_3_has_ours_by_layer_above_the_report_and_liu():
     assert published.LIU in table.note
 
 
+def test_average_precision_stands_by_layer_too():
+    names = {"paper/conv2": 0.05, "contrast/conv1": 0.06, "median_difference/image": 0.07}
+    scores = PED1 | scores_of(names, "average_precision")
+    scores |= scores_of({name: 2 * value for name, value in names.items()}, "best_f1_test")
+    config = config_of("ucsd_ped1", layers=("conv1", "conv2", "conv3"))
+    _, table = comparison.compare(config, {"": scores})
+    rows = by_first_cell(table)
+    assert rows["ours, paper"]["conv2"] == "0.050 / 0.100"
+    assert rows["ours, paper"]["conv1"] == ""
+    assert rows["ours, contrast"]["conv1"] == "0.060 / 0.120"
+    assert rows["no model, median difference"]["no layer"] == "0.070 / 0.140"
+    assert not [name for name in rows if "report" in name]
+
+
+def test_average_precision_stands_by_category():
+    metrics = {"average_precision": 0.6, "best_f1_test": 0.5, "pixel_auroc": 0.9}
+    runs = {c: {f"{BASELINE}/{m}": v for m, v in metrics.items()} for c in ("pill", "carpet")}
+    (table,) = comparison.compare(config_of("mvtec_ad"), runs)
+    rows = by_first_cell(table)
+    assert rows["pill"] == {"ours, reconstruction error": "0.600 / 0.500"}
+    assert rows["mean of 2"] == rows["pill"]
+
+
 def test_calibrated_single_layer_stands_under_its_layer():
     scores = PED1 | scores_of({"contrast/conv2.z": 0.9})
     (table,) = comparison.compare(config_of("ucsd_ped1", kind="z"), {"": scores})

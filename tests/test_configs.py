@@ -77,6 +77,21 @@ def test_light_variant_of_a_folder():
         load("folder", "ligth")
 
 
+def test_stacks_of_ped1_and_grey_tiles():
+    stacks = load("ucsd_ped1", "stacks")
+    validation.validate(stacks)
+    assert registry.from_config(stacks).image_shape == (100, 100, 3)
+    with pytest.raises(UserError, match=r"'stack' is unknown.*:stacks"):
+        load("ucsd_ped1", "stack")
+    tiles, light = load("magnetic_tiles"), load("mvtec_ad_light")
+    assert registry.from_config(tiles).image_shape == (128, 128, 1)
+    assert tiles.data.mirror_horizontal
+    assert tiles.data.mirror_vertical
+    assert tiles.model.to_dict() == light.model.to_dict()
+    for key in ("steps", "batch_size", "learning_rate", "beta"):
+        assert tiles.train[key] == light.train[key], key
+
+
 def test_recipes_of_the_report():
     """Its section on training; steps by hand from epochs, images an epoch and batch size."""
     mvtec, ped1 = load("mvtec_ad"), load("ucsd_ped1")

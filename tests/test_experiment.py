@@ -80,8 +80,8 @@ def test_scores_have_flat_keys_for_every_style_and_layer(finished):
                 assert 0 <= metrics[f"{style}/{layer}/{name}"] <= 1
     for score in ("reconstruction_error", "kl", "standardised_deviation"):
         assert 0 <= metrics[f"{score}/image/image_auroc"] <= 1
-    names = ("pixel_auroc", "average_precision", "best_iou_test", "aupro")
-    for name in (*names, "image_auroc", "image_auroc_max"):
+    names = ("pixel_auroc", "average_precision", "best_f1_test", "best_iou_test", "aupro")
+    for name in (*names, "image_auroc", "image_auroc_max", "image_average_precision_max"):
         interval = [metrics[f"contrast/conv1/{name}{x}"] for x in ("_low", "", "_high")]
         assert interval == sorted(interval)
         assert interval[0] < interval[2]

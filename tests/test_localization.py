@@ -110,6 +110,8 @@ def test_pixel_scores_agree_with_scikit_learn_to_the_bin(batch):
     assert result["aupro"] == pytest.approx(_aupro(binned, masks), abs=1e-12)
     iou, threshold = _best_iou(binned, masks)
     assert result["best_iou_test"] == pytest.approx(iou, abs=1e-12)
+    f1 = metrics.f1_score(masks.ravel(), (binned >= threshold).ravel())
+    assert result["best_f1_test"] == pytest.approx(f1, abs=1e-12)
     np.testing.assert_array_equal(scores >= result["best_threshold_test"], binned >= threshold)
 
 
@@ -294,6 +296,20 @@ def test_image_auroc_agrees_with_scikit_learn():
     )
     assert localization.image_auroc(scores=scores, labels=np.ones(60, bool)) is None
     assert localization.image_auroc(scores=scores, labels=np.zeros(60, bool)) is None
+
+
+def test_image_precision_and_f1_agree_with_scikit_learn():
+    rng = np.random.default_rng(4)
+    scores, labels = rng.integers(-3, 3, 60).astype(np.float64), rng.random(60) < 0.4
+    found = localization.image_average_precision(scores=scores, labels=labels)
+    assert found == pytest.approx(metrics.average_precision_score(labels, scores))
+    best = max(metrics.f1_score(labels, scores >= threshold) for threshold in np.unique(scores))
+    assert localization.image_best_f1(scores=scores, labels=labels) == pytest.approx(best)
+    for function in (localization.image_average_precision, localization.image_best_f1):
+        assert function(scores=scores, labels=np.ones(60, bool)) is None
+        assert function(scores=scores, labels=np.zeros(60, bool)) is None
+        with pytest.raises(UserError, match="NaN or infinite"):
+            function(scores=np.full(60, np.nan), labels=labels)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

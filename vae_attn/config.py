@@ -28,6 +28,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.data.image_size = 28
     config.data.channels = 0  # 1 grey, 3 colour, 0 what the model was made for
     config.data.digit = 3  # digits, mnist: the normal class
+    # ucsd_ped1: 1, or 3 for a frame with its differences to the two before it as further channels;
+    # data.channels is then 3 too.
+    config.data.frames = 1
     config.data.category = ""  # mvtec_ad: one of its categories, or a group of them
     config.data.validation_fraction = 0.1  # of the normal training images
     config.data.split_seed = 0  # of the choice of validation images, the same for every seed
@@ -88,7 +91,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.factor.ad_pairs = 1  # pairs of latents compared in a step
 
     config.attention = ml_collections.ConfigDict()
-    config.attention.style = "contrast"  # of the pictures
+    config.attention.style = "contrast"  # of the pictures; learned ones need learned.steps
     config.attention.layer = "conv1"  # of the maps; dsprites: of those of single latents
     # Of the maps of images: the layers whose maps are averaged, () for `layer` alone, and how
     # normal validation images calibrate them: none, ratio, upper or z (`anomaly.calibration`);
@@ -101,6 +104,14 @@ def default_config() -> ml_collections.ConfigDict:
     config.attention.latent_batch_size = 0  # latents differentiated at once; 0 is all
     # Whether --mode=export also writes the signed maps of all latents, in a file of its own.
     config.attention.export_latents = False
+
+    # Of the learned contrast (`experiments.learned`): a head that is trained after the model, on
+    # anomalies drawn anew on its training images in each of so many steps; 0 trains none. Its
+    # styles are learned and learned_contrast, the mean of its maps and those of contrast.
+    config.learned = ml_collections.ConfigDict()
+    config.learned.steps = 0
+    config.learned.batch_size = 8
+    config.learned.learning_rate = 1e-3
 
     config.evaluate = ml_collections.ConfigDict()
     # best (by validation loss, in which total correlation and L_AD have no part), latest, or all:
@@ -118,6 +129,14 @@ def default_config() -> ml_collections.ConfigDict:
     # Test images over which it is measured whether the maps of single latents are true of them
     # (`experiments.faithful`); of images of more than 128 pixels a side fewer; 0 is none.
     config.evaluate.faithful_images = 64
+
+    # Whether style, layers (of evaluate.layers) and calibration of the run's own maps are chosen by
+    # anomalies drawn on held-out normal images (`anomaly.selection`), in the place of attention's.
+    config.evaluate.select = False
+
+    # ucsd_ped1: the sigma, in frames, over which scores of frames are smoothed within their clip
+    # for further rows of scores; 0 is none.
+    config.evaluate.smooth_frames = 0.0
 
     # own: places are scored at the size of the masks' files, to which maps are enlarged; model: at
     # the model's size, to which masks are shrunk, which loses small defects.

@@ -21,6 +21,7 @@ GROUP_CONFIG = "group.json"
 _FREE_KEYS = (
     "attention.",
     "evaluate.",
+    "learned.",
     "parallel.",
     "report.",
     "data.dir",

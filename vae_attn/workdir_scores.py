@@ -22,7 +22,7 @@ from vae_attn.training import telemetry
 EVALUATION = "evaluation"  # in the workdir
 SCORED = "scored.json"  # in that folder
 
-_SECTIONS = ("attention", "evaluate")  # of the config, on which scores depend
+_SECTIONS = ("attention", "evaluate", "learned")  # of the config, on which scores depend
 _ANEW = "--mode=evaluate scores the model that is there"
 
 

@@ -50,7 +50,7 @@ SOURCES = {
     "digits": Source(lambda c: digits.load(c.data.digit, **_split(c))),
     "mnist": Source(lambda c: mnist.load(c.data.dir, c.data.digit, **_split(c))),
     "mvtec_ad": Source(lambda c: mvtec_ad.load(c.data.dir, c.data.category, **_files(c))),
-    "ucsd_ped1": Source(lambda c: ucsd_ped1.load(c.data.dir, **_files(c))),
+    "ucsd_ped1": Source(lambda c: ucsd_ped1.load(c.data.dir, frames=c.data.frames, **_files(c))),
     "folder": Source(_load_folder),
     "dsprites": Source(
         lambda c: dsprites.load_dsprites(
@@ -73,6 +73,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require_each(config, ("data.rotation", "data.shift"), math.isfinite, "finite")
     require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
     require(config, "data.channels", lambda v: v in (0, 1, 3), "1 (grey), 3 (colour) or 0 (auto)")
+    require(config, "data.frames", lambda v: v in (1, 3), "1, or 3 for stacks of frames")
+    if config.data.frames > 1:
+        video = config.data.name == "ucsd_ped1" and config.data.channels == config.data.frames
+        known = "1 unless data.name=ucsd_ped1 and data.channels is the same"
+        require(config, "data.frames", lambda _: video, known)
     categories = (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS) if config.data.name == "mvtec_ad" else ()
     known = f"one of {', '.join(categories)}" if categories else "empty unless data.name=mvtec_ad"
     require(config, "data.category", lambda v: v in (categories or ("",)), known)

@@ -4,6 +4,7 @@ Only some test clips have pixel masks (ten of 36); what is anomalous in the othe
 frame, from `UCSDped1.m`. A clip without masks has no pixel truth, which is not "no anomaly".
 """
 
+import dataclasses
 import functools
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from vae_attn.data import cache, images
+from vae_attn.data import cache, frame_stacks, images
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.frame_labels import last_frames, parse_frame_labels, read_frame_labels
 from vae_attn.data.layout import (
@@ -42,6 +43,7 @@ def load(
     data_dir: str | os.PathLike,
     *,
     image_size: int = 100,
+    frames: int = 1,
     validation_fraction: float = 0.2,
     seed: int = 0,
     cache_dir: str | os.PathLike | None = None,
@@ -59,6 +61,7 @@ def load(
     Args:
       data_dir: the folder `UCSDped1`, or the one that holds it.
       image_size: frames and masks are resized to a square of this side (100 in the report).
+      frames: channels of an image: the frame, and its differences to those before (`frame_stacks`).
       validation_fraction: share of the test clips used for validation.
       seed: of the draw.
       cache_dir: where decoded frames are kept, see `vae_attn.data.cache`.
@@ -102,15 +105,24 @@ def load(
     )
     if count := int(lost["test"].sum()):
         note += f" Frames that cannot be read are not scored ({count})."
+    if frames > 1:
+        note += f" An image is a frame and its differences to the {frames - 1} before it."
+
+    def stacked(name: str) -> np.ndarray:
+        kept = [path for path, gone in zip(paths[name], lost[name], strict=True) if not gone]
+        places = [(path.parent.name, int(path.stem)) for path in kept]
+        return frame_stacks.stacks(_without(arrays[name], lost[name]), places, frames)
+
     labelled = _labelled(scored, arrays["test"], arrays.get("masks"))
+    labelled = labelled.take(~lost["test"]) if lost["test"].any() else labelled
     return AnomalyData(
         name="UCSD Ped1",
         scores_note=note,
         caveat="consecutive frames count as independent images, though they are not (clips held "
         f"out: {len(held_out)}), so that the rate may be further off",
-        train=_without(arrays["train"], lost["train"]),
-        validation=_without(arrays["validation"], lost["validation"]),
-        test=labelled.take(~lost["test"]) if lost["test"].any() else labelled,
+        train=stacked("train"),
+        validation=stacked("validation"),
+        test=dataclasses.replace(labelled, images=stacked("test")),
     )
 
 

@@ -19,6 +19,7 @@ from vae_attn import counterparts as counterparts_lib
 from vae_attn.batching import map_batches
 from vae_attn.data.dataset import to_unit
 from vae_attn.errors import UserError
+from vae_attn.experiments import learned
 from vae_attn.experiments.counterpart_cache import CounterpartCache
 from vae_attn.models.model import Model
 from vae_attn.progress import Progress
@@ -29,7 +30,10 @@ from vae_attn.training.steps import at_mean
 RECONSTRUCTION_ERROR = "reconstruction_error"
 PROJECTION_ERROR = "projection_error"
 BASELINES = (RECONSTRUCTION_ERROR, PROJECTION_ERROR)
-IMAGE = "image"
+IMAGE = learned.IMAGE
+
+# The style of a run's own head, which has no layer either: it takes several at once.
+LEARNED = "learned"
 
 DEEPLIFT, INTEGRATED_GRADIENTS = attributions.ATTRIBUTIONS
 INTEGRATION_STEPS = 8  # their sums are then within some 2% of the latents' change
@@ -172,6 +176,12 @@ def _layer_maps(model, variables, normal, images, counterparts, **options):
     return layer_maps(model, variables, normal, to_unit(images), counterparts, **options)
 
 
+def _learned_maps(
+    model: Model, variables: PyTree, head: learned.Head, images: Array, counterparts: Array
+) -> Array:
+    return learned.maps(model, variables, head, to_unit(images), counterparts)
+
+
 def _deviation(normal: NormalLatents, mean: Array, logvar: Array) -> Array:
     """Of each latent, in standard deviations of its own and of the normal images' together."""
     return (mean - normal.mean) / jnp.sqrt(jnp.exp(logvar) + normal.variance)
@@ -255,6 +265,7 @@ def _image_scores(
 _encode_jit = _jit(_encode)
 _decode_jit = _jit(_decode)
 _project_jit = _jit(_project, "steps")
+_learned_maps_jit = _jit(_learned_maps)
 _layer_maps_jit = _jit(_layer_maps, "styles", "layer", "per_latent", "latent_batch_size")
 _chosen_latent_maps_jit = _jit(_chosen_latent_maps, "styles", "layer", "latent_batch_size")
 _attributed_jit = _jit(_attributed, "style", "latent_batch_size")
@@ -277,6 +288,7 @@ class Mapper:
       batch_size: images at once.
       latent_batch_size: latents differentiated at once; None is all.
       known: counterparts of these very parameters and steps; None keeps none.
+      head: of the learned contrast; None where the run has none.
     """
 
     model: Model
@@ -286,6 +298,7 @@ class Mapper:
     batch_size: int = 64
     latent_batch_size: int | None = None
     known: CounterpartCache | None = None
+    head: learned.Head | None = None
 
     def encode(
         self, images: Images
@@ -329,16 +342,20 @@ class Mapper:
 
         Args:
           images: to explain.
-          styles: of `attention.STYLES`; the baselines come on their own (`baseline_maps`).
+          styles: of `attention.STYLES`, and `LEARNED` where there is a head; the baselines come on
+            their own (`baseline_maps`).
           layers: of the encoder.
           counterparts: of the images, where they are at hand; otherwise they are computed.
 
         Returns:
-          One map per image, by style and layer.
+          One map per image, by style and layer; of `LEARNED` by `IMAGE`.
         """
         counterparts = self._needed_counterparts(images, styles, counterparts)
         maps = {}
-        for layer in layers:
+        if LEARNED in styles:
+            maps[LEARNED, IMAGE] = self._learned(images, counterparts)
+            styles = tuple(style for style in styles if style != LEARNED)
+        for layer in layers if styles else ():
             options = {"styles": styles, "layer": layer, "per_latent": False}
             of_layer = self._attend(_layer_maps_jit, images, counterparts, **options)
             maps |= {(style, layer): of_layer[style] for style in styles}
@@ -519,8 +536,14 @@ class Mapper:
     def _needed_counterparts(
         self, images: Images, styles: tuple[str, ...], counterparts: Counterparts | None
     ) -> Counterparts | None:
-        needed = any(map(attention.needs_counterparts, styles))
+        needed = LEARNED in styles or any(map(attention.needs_counterparts, styles))
         return self.counterparts(images) if needed and counterparts is None else counterparts
+
+    def _learned(self, images: Images, counterparts: np.ndarray) -> np.ndarray:
+        def learned_maps(batch: tuple) -> Array:
+            return _learned_maps_jit(self.model, self.variables, self.head, *batch)
+
+        return map_batches(learned_maps, (images, counterparts), self.batch_size)
 
     def _attend(self, fn, images: Images, counterparts: np.ndarray | None, **options) -> PyTree:
         options["latent_batch_size"] = self.latent_batch_size

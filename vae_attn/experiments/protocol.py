@@ -110,6 +110,11 @@ class Experiment(abc.ABC):
     ) -> dict[str, float]:
         """The few scores by which runs and checkpoints are compared, all better where higher."""
 
+    def choose(self, trained: Trained) -> Mapping[str, Any]:
+        """What the config's `attention` leaves to be chosen without the test set, by key; {}."""
+        del trained
+        return {}
+
     def prepare(self, trained: Trained) -> None:  # noqa: B027
         """Writes what belongs beside the checkpoints, such as a calibration; by default nothing."""
 

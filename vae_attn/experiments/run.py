@@ -2,7 +2,8 @@
 
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -73,6 +74,12 @@ def _use(
     lock: WorkdirLock,
 ) -> None:
     """What needs the trained run alone: explains the user's images, or exports without any."""
+    if images is not None and config.data.frames > 1:
+        raise UserError(
+            f"--images={images}: this run explains stacks of {config.data.frames} frames "
+            "(data.frames), which no file holds: give the explainer of vae_attn.load(workdir) "
+            "arrays of stacks (vae_attn.data.frame_stacks)."
+        )
     paths = own_images.find(images) if images is not None else []
     explainer = kind.explainer(config, workdir)
     lock.take(workdir)
@@ -140,9 +147,20 @@ def _run_one(
         for (one, folder), state in zip(seeds.runs(config, workdir), states, strict=False)
     ]
     if distributed.is_main():
+        if chosen := experiment.choose(trained[0]):
+            config = experiment.config = _with_attention(config, chosen)
+            trained = [one._replace(config=_with_attention(one.config, chosen)) for one in trained]
         _evaluate_and_explain(experiment, config, workdir, trained, mode)
     distributed.barrier("evaluated")
     return data.name
+
+
+def _with_attention(
+    config: ml_collections.ConfigDict, chosen: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    config = config.copy_and_resolve_references()
+    config.attention.update(chosen)
+    return config
 
 
 def _check_model_fits(config: ml_collections.ConfigDict, data: Data) -> None:

@@ -1,5 +1,6 @@
 """Checks of a config that its types cannot make: names, ranges, layers."""
 
+import math
 import pathlib
 
 import ml_collections
@@ -8,6 +9,7 @@ from vae_attn import attention
 from vae_attn import workdir as workdir_lib
 from vae_attn.config import require, require_each
 from vae_attn.data import sources
+from vae_attn.experiments import learned_training
 from vae_attn.experiments.anomaly import calibration, evaluation
 from vae_attn.models import build
 from vae_attn.training import loop
@@ -54,8 +56,27 @@ def _validate_maps(config: ml_collections.ConfigDict) -> None:
     require(config, "attention.projection_steps", lambda v: v <= 100, "at most 100")
     several = ("evaluate.styles", "evaluate.layers")
     require_each(config, several, len, "a tuple of at least one name")
+    learned_training.validate(config)
+    anomalies = sources.kind_of(config.data.name) == sources.ANOMALY
+    if not anomalies:
+        known = f"0 with data.name={config.data.name}, where no image is abnormal"
+        require(config, "learned.steps", lambda v: v == 0, known)
+        known = f"False with data.name={config.data.name}, where no image is abnormal"
+        require(config, "evaluate.select", lambda v: not v, known)
+    if config.evaluate.select:
+        known = "empty or equal to evaluate.layers with evaluate.select, which chooses among those"
+        layers = tuple(config.evaluate.layers)
+        require(config, "attention.layers", lambda v: tuple(v) in ((), layers), known)
+    learned = calibration.LEARNED_STYLES if config.learned.steps else ()
+    known = f"of {', '.join((*attention.STYLES, *learned))}"
+    if not learned:
+        known += f"; with learned.steps also {', '.join(calibration.LEARNED_STYLES)}"
+    require(config, "attention.style", lambda v: v in (*attention.STYLES, *learned), known)
+    video = config.data.name == "ucsd_ped1"
+    known = "0 or more; 0 unless data.name=ucsd_ped1, whose images are frames"
+    smooths = lambda v: math.isfinite(v) and (v >= 0 if video else v == 0)  # noqa: E731
+    require(config, "evaluate.smooth_frames", smooths, known)
     known = f"of {', '.join(attention.STYLES)}"
-    require(config, "attention.style", lambda v: v in attention.STYLES, known)
     require(config, "evaluate.styles", lambda v: all(x in attention.STYLES for x in v), known)
     sizes = evaluation.MASK_SIZES
     require(config, "evaluate.mask_size", lambda v: v in sizes, f"one of {', '.join(sizes)}")

@@ -68,7 +68,7 @@ MODELS: dict[str, Callable[..., VAE]] = {
     "mvtec_ad": resnet.mvtec_ad,
     "convnet": convnets.convnet,
 }
-_COLOUR = ("mvtec_ad", "convnet")  # where data.channels is 0; the others take grey images alone
+_COLOUR = ("mvtec_ad", "convnet")  # where data.channels is 0; the others are grey
 _OWN_KEYS = ("name", "latents", "pretrained", "freeze_trunk")  # of config.model, for all models
 _GIVEN = ("image_shape", "image_size", "channels", "axis_name", "layer")
 

@@ -56,7 +56,7 @@ def mnist(*, latents: int, image_shape: tuple[int, int, int], **options: object)
 
 
 def ucsd_ped1(*, latents: int, image_shape: tuple[int, int, int], **options: object) -> VAE:
-    """Figure 5 (b), for grey images of 100 x 100; 77,243,073 parameters with 32 latents.
+    """Figure 5 (b), for images of 100 x 100; grey, with 32 latents, 77,243,073 parameters.
 
     The table drops the encoder's Linear(32) and the decoder's Linear(1024) between the two ReLUs
     around the latents; the parameter count of the report's Table 1 has them.
@@ -70,7 +70,7 @@ def ucsd_ped1(*, latents: int, image_shape: tuple[int, int, int], **options: obj
       UserError: for images of another shape.
     """
     del options
-    _require_shape("ucsd_ped1", image_shape, side=100)
+    _require_shape("ucsd_ped1", image_shape, side=100, grey=False)
     return VAE(
         image_shape=image_shape,
         latents=latents,
@@ -95,7 +95,7 @@ def ucsd_ped1(*, latents: int, image_shape: tuple[int, int, int], **options: obj
             ("convtr1_relu", nn.relu),
             ("convtr2", ConvTranspose(64, 4, 2, 1)),
             ("convtr2_relu", nn.relu),
-            ("convtr3", ConvTranspose(1, 4, 2, 1)),
+            ("convtr3", ConvTranspose(image_shape[2], 4, 2, 1)),
         ),
     )
 
@@ -207,14 +207,16 @@ def convnet(*, latents: int, image_shape: tuple[int, int, int], **options: objec
     )
 
 
-def _require_shape(name: str, image_shape: tuple[int, int, int], *, side: int) -> None:
+def _require_shape(
+    name: str, image_shape: tuple[int, int, int], *, side: int, grey: bool = True
+) -> None:
     size, _, channels = image_shape
     if size != side:
         raise UserError(
             f"model.name={name} takes images of {side} x {side} pixels, and data.image_size is "
             f"{size}: set data.image_size={side}."
         )
-    if channels != 1:
+    if grey and channels != 1:
         raise UserError(
             f"model.name={name} takes grey images, and data.channels is {channels}: "
             "set data.channels=1."

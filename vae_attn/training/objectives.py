@@ -102,7 +102,7 @@ def _elbo_task(
         update=steps.make_update_fn(
             model=model,
             tx=tx,
-            augment=_augmentation(config),
+            augment=augmentation(config),
             combine=combine,
             further=further,
             pixels_of=pixels_of,
@@ -138,7 +138,8 @@ def _optimizer(config: ml_collections.ConfigDict, model: Model) -> optax.Gradien
     return trunk.freeze(tx, model.layers) if config.model.freeze_trunk else tx
 
 
-def _augmentation(config: ml_collections.ConfigDict) -> Augmentation:
+def augmentation(config: ml_collections.ConfigDict) -> Augmentation:
+    """What a config allows to be done to a training image."""
     return Augmentation(
         rotation=config.data.rotation,
         shift=config.data.shift,

@@ -5,7 +5,7 @@ Intervals are the percentiles of the resampled scores. Resample r is row r of
 `np.random.default_rng(seed).integers(n, size=(num_resamples, n))`, n images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.sparse
@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from vae_attn.errors import UserError
 from vae_attn.experiments.anomaly import localization, score_histogram
 from vae_attn.experiments.scores import Interval
+
+ImageScore = Callable[..., float | None]
 
 # Together they bound the memory of one block of resamples to about 100 MB.
 _MAX_BINS = 16_384
@@ -27,7 +29,9 @@ def bootstrap_pixel_scores(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Confidence intervals of `pixel_auroc`, `average_precision`, `best_iou_test`, `aupro`.
+    """Confidence intervals of `pixel_auroc`, `average_precision`, `best_f1_test` and the others.
+
+    Those of `LocalizationState.compute`, except for the threshold.
 
     Resamples are scored from the images' coarse histograms, and then shifted by what the
     coarse bins change in the score of the images as they are (exact minus coarse). A
@@ -57,7 +61,8 @@ def bootstrap_pixel_scores(
     }
 
 
-def bootstrap_image_auroc(
+def bootstrap_image_score(
+    score: ImageScore = localization.image_auroc,
     *,
     scores: Float[np.ndarray, "n"],
     labels: Bool[np.ndarray, "n"],
@@ -65,23 +70,30 @@ def bootstrap_image_auroc(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
-    """Confidence interval of `localization.image_auroc`; None where that is None.
+    """Confidence interval of a score of one number per image; None where that is None.
 
-    A resample with only one kind of image is left out. The other arguments are those of
-    `bootstrap_pixel_scores`.
+    A resample with only one kind of image is left out.
+
+    Args:
+      score: `image_auroc`, `image_average_precision` or `image_best_f1` of `localization`.
+      scores: higher is more anomalous.
+      labels: True for an anomalous image.
+      num_resamples: as in `bootstrap_pixel_scores`, like the others.
+      confidence: likewise.
+      seed: likewise.
 
     Raises:
       UserError: an argument is out of range, a score is NaN or infinite, or every resample
         has only one kind of image.
     """
     _check_arguments(num_resamples, confidence)
-    if localization.image_auroc(scores=scores, labels=labels) is None:
+    if score(scores=scores, labels=labels) is None:
         return None
-    aurocs = [
-        localization.image_auroc(scores=scores[drawn], labels=labels[drawn])
+    replicates = [
+        score(scores=scores[drawn], labels=labels[drawn])
         for drawn in _draw(len(scores), num_resamples, seed)
     ]
-    return _interval([auroc for auroc in aurocs if auroc is not None], confidence)
+    return _interval([one for one in replicates if one is not None], confidence)
 
 
 def _check_arguments(num_resamples: int, confidence: float) -> None:

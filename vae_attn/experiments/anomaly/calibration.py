@@ -19,9 +19,15 @@ from jaxtyping import Array, Float, Float32
 from vae_attn import attention, whole_files
 from vae_attn.experiments.anomaly import thresholds
 from vae_attn.experiments.anomaly.thresholds import Threshold
+from vae_attn.experiments.maps import IMAGE, LEARNED
 
 KINDS = ("none", "ratio", "upper", "z")
 FUSED = "fused"
+
+# Styles that take the run's own head: alone, and averaged with `contrast`.
+LEARNED_CONTRAST = "learned_contrast"
+LEARNED_STYLES = (LEARNED, LEARNED_CONTRAST)
+_PARTS = {LEARNED_CONTRAST: (LEARNED, "contrast")}
 
 # Of the mean over all places, added to a place's own: where normal maps are all but 0, as in the
 # corners of a digit's frame, their quotient would be noise.
@@ -112,8 +118,8 @@ class Variant:
     """One way to a map: a style, the layers that are fused, and their calibration.
 
     Attributes:
-      style: of the maps.
-      layers: whose calibrated maps are averaged.
+      style: of the maps: of `attention.STYLES` or `LEARNED_STYLES`, or a baseline.
+      layers: whose calibrated maps are averaged. The head has layers of its own.
       calibration: of `KINDS`.
     """
 
@@ -128,11 +134,40 @@ class Variant:
         suffix = "" if self.calibration == "none" else f".{self.calibration}"
         return f"{self.style}/{layer}{suffix}"
 
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The layers of the raw maps that it takes, by their style."""
+        styles = _PARTS.get(self.style, (self.style,))
+        return {style: (IMAGE,) if style == LEARNED else self.layers for style in styles}
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """Style and layer of those raw maps."""
+        return [(style, layer) for style, layers in self.parts.items() for layer in layers]
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it takes the run's own head."""
+        return self.style in LEARNED_STYLES
+
+    @property
+    def needs_counterparts(self) -> bool:
+        """Whether its maps compare an image with its normal counterpart."""
+        return self.is_learned or attention.needs_counterparts(self.style)
+
+    @property
+    def attention_style(self) -> str:
+        """Its style, or where that is learned, the one that has maps of single layers."""
+        return "contrast" if self.is_learned else self.style
+
     def maps(self, raw: RawMaps, statistics: Statistics) -> Maps:
-        """The mean over the layers of their calibrated maps."""
-        keys = [(self.style, layer) for layer in self.layers]
-        calibrated = [statistics[key].calibrate(raw[key], self.calibration) for key in keys]
-        return sum(calibrated) / len(calibrated)
+        """The mean over the layers of their calibrated maps; over styles, the mean of theirs."""
+        parts = []
+        for style, layers in self.parts.items():
+            keys = [(style, layer) for layer in layers]
+            calibrated = [statistics[key].calibrate(raw[key], self.calibration) for key in keys]
+            parts.append(sum(calibrated) / len(calibrated))
+        return sum(parts) / len(parts)
 
 
 def normal_thresholds(
@@ -158,7 +193,7 @@ def normal_thresholds(
 
 def _nothing_in(variant: Variant, normal: RawMaps) -> str:
     """Why maps that are the same everywhere decide nothing; "" where they are not."""
-    raw = [normal[variant.style, layer] for layer in variant.layers]
+    raw = [normal[key] for key in variant.keys]
     if max(float(np.ptp(maps)) for maps in raw) > _LEAST_RANGE:
         return ""
     return f"the maps ({variant.name}) of held-out normal images are the same everywhere"
@@ -182,7 +217,7 @@ def unseen(variant: Variant, normal: RawMaps) -> Float32[np.ndarray, "n height w
 
     Of a single image there are no others; it is calibrated by itself.
     """
-    keys = [(variant.style, layer) for layer in variant.layers]
+    keys = variant.keys
     count = len(normal[keys[0]])
     if count == 1:
         return variant.maps(normal, measure(normal))
@@ -217,6 +252,7 @@ class Calibration:
       pixels: threshold of the calibrated, fused map.
       images: threshold of an image's score (`image_score`).
       active_latents: how many latents are in use (`active_latents`).
+      head: digest of the head that the maps take; "" where they take none.
     """
 
     parameters: str
@@ -228,6 +264,7 @@ class Calibration:
     pixels: Threshold
     images: Threshold
     active_latents: int = 0
+    head: str = ""
 
     @property
     def threshold(self) -> float | None:
@@ -255,6 +292,7 @@ class Calibration:
             "normal_mean": self.normal_mean,
             "normal_variance": self.normal_variance,
             "active_latents": np.int64(self.active_latents),
+            "head": np.array(self.head),
         }
         for name, kept in (("pixels", self.pixels), ("images", self.images)):
             value = math.nan if kept.value is None else kept.value
@@ -294,6 +332,7 @@ class Calibration:
             pixels=_threshold_of(arrays, "pixels"),
             images=_threshold_of(arrays, "images"),
             active_latents=int(arrays["active_latents"]),
+            head=str(arrays["head"]),
             statistics={
                 (style, layer): MapStatistics.of(
                     arrays[f"{style}/{layer}/mean"], arrays[f"{style}/{layer}/std"]
@@ -306,11 +345,11 @@ class Calibration:
         """Whether all of it fits together, as a hand or another program may have changed it."""
         maps = [one for kept in self.statistics.values() for one in (kept.mean, kept.std)]
         latents = [self.normal_mean, self.normal_variance]
-        style, layers = self.variant.style, self.variant.layers
         return (
             self.variant.calibration in KINDS
-            and bool(layers)
-            and all((style, layer) in self.statistics for layer in layers)
+            and bool(self.variant.layers)
+            and all(key in self.statistics for key in self.variant.keys)
+            and self.variant.is_learned == bool(self.head)
             and all(one.ndim == 2 and one.shape == maps[0].shape for one in maps)
             and all(one.ndim == 1 and one.shape == latents[0].shape for one in latents)
             and all(one.dtype.kind == "f" and one.size > 0 for one in (*maps, *latents))
@@ -344,6 +383,12 @@ def variant_of(section: ml_collections.ConfigDict) -> Variant:
     """The variant of a config's `attention`: what its pictures show and its summaries tell."""
     layers = tuple(section.layers) or (section.layer,)
     return Variant(section.style, layers, section.calibration)
+
+
+def raw_styles(*styles: str) -> tuple[str, ...]:
+    """The styles of the raw maps that styles take, each once."""
+    taken = (part for style in styles for part in _PARTS.get(style, (style,)))
+    return tuple(dict.fromkeys(taken))
 
 
 def fused_layers(config: ml_collections.ConfigDict) -> tuple[str, ...]:

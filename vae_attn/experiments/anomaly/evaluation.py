@@ -1,7 +1,8 @@
 """Scores a one-class VAE: which images are abnormal, and where."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -9,11 +10,22 @@ from jaxtyping import Bool, Float
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.data.defects import draw_defects
 from vae_attn.experiments import scores as scores_lib
-from vae_attn.experiments.anomaly import calibration, curves
-from vae_attn.experiments.anomaly.calibration import KINDS, Variant
+from vae_attn.experiments.anomaly import calibration, curves, frame_scores
+from vae_attn.experiments.anomaly.calibration import (
+    KINDS,
+    LEARNED_STYLES,
+    Variant,
+    raw_styles,
+)
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.own_size import Truth
-from vae_attn.experiments.anomaly.scores import IMAGE_SCORES, MAP_SCORES, ImageScores, Located
+from vae_attn.experiments.anomaly.scores import (
+    CLIPS,
+    IMAGE_SCORES,
+    MAP_SCORES,
+    ImageScores,
+    Located,
+)
 from vae_attn.experiments.anomaly.simple_baselines import SIMPLE, SimpleBaselines
 from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.experiments.maps import BASELINES, IMAGE, RECONSTRUCTION_ERROR
@@ -45,6 +57,7 @@ def evaluate(
     max_images: int = 0,
     seed: int = 0,
     mask_size: str = OWN,
+    smooth_frames: float = 0.0,
 ) -> tuple[dict[str, float], curves.Curves]:
     """Scores every style and layer, and the reconstruction error beside.
 
@@ -54,13 +67,14 @@ def evaluate(
     Args:
       explainer: the trained model.
       data: its `validation` and `test` images are used.
-      styles: to score, beside the explainer's own.
+      styles: to score, beside the explainer's own, and those of its head where it has one.
       layers: to score each alone, beside the explainer's own.
       fused: layers whose maps are also averaged.
       drawn: names of variants (`Variant.name`) whose curves are wanted, beside the explainer's own.
       max_images: of each kind to score, drawn at random, and to calibrate by; 0 is all.
       seed: of that choice, and of drawn defects.
       mask_size: of `MASK_SIZES`: at which size places are scored.
+      smooth_frames: of a video, over how many frames scores of frames are also smoothed; 0: none.
 
     Returns:
       Flat keys `style/layer/score` with the scores of `scores.MAP_SCORES`; the layer is `fused`
@@ -76,18 +90,25 @@ def evaluate(
         record = ImageScores(mass=values, peak=values, abnormal=abnormal)
         found = scores_lib.compute(IMAGE_SCORES, {"labels": lambda _, record=record: record})
         metrics |= {f"{name}/{IMAGE}/{key}": value for key, value in found.items()}
+    smooth = None
+    if smooth_frames:
+        smooth = functools.partial(
+            frame_scores.smoothed, names=test.names, sigma=float(smooth_frames)
+        )
     metrics[ACTIVE] = float(explainer.calibration.active_latents)
     own = explainer.variant
+    styles = (*styles, own.style, *(LEARNED_STYLES if explainer.head is not None else ()))
+    styles = tuple(dict.fromkeys(styles))
     of = {
-        "styles": tuple(dict.fromkeys((*styles, own.style))),
-        "layers": tuple(dict.fromkeys((*layers, *own.layers))),
+        "styles": raw_styles(*styles),
+        "layers": tuple(dict.fromkeys((*layers, *fused, *own.layers))),
     }
     validation = sample_validation(data, max_images)
     simple = SimpleBaselines.of(data.train, validation)
     normal = explainer.all_maps(validation, **of) | simple.maps(validation)
     statistics = calibration.measure(normal)
     collected = {}
-    for variant in dict.fromkeys((*variants(of["styles"], layers, fused), own)):
+    for variant in dict.fromkeys((*variants(styles, layers, fused), own)):
         missing = explainer.calibration.nothing_from(variant)
         of_pixels, of_images = calibration.normal_thresholds(variant, normal, missing=missing)
         collected[variant] = Collected(pixels=of_pixels, images=of_images)
@@ -109,7 +130,7 @@ def evaluate(
                     one.add_located(variant.maps(raw, statistics), masks)
                 progress.add(chunk.stop - chunk.start)
     for variant, one in collected.items():
-        found = one.scores(abnormal)
+        found = one.scores(abnormal, smooth)
         if variant.style == RECONSTRUCTION_ERROR:  # whose image score is the likelihood above
             found = {key: v for key, v in found.items() if key not in _LIKELIHOOD_KEYS}
         metrics |= {f"{variant.name}/{name}": value for name, value in found.items()}
@@ -152,15 +173,30 @@ def variants(
     """What is scored: the baselines, each layer as it is, and layers fused.
 
     The baselines and the fused layers with every calibration; but of `authors_code`, whose maps
-    depend on their batch by a factor, there is nothing to calibrate by.
+    depend on their batch by a factor, there is nothing to calibrate by. Of learned styles there are
+    no single layers.
     """
     scored = [Variant(style, (IMAGE,), kind) for style in BASELINES for kind in KINDS]
     scored += [Variant(style, (IMAGE,)) for style in SIMPLE]
     for style in styles:
-        scored += [Variant(style, (layer,)) for layer in layers]
+        scored += [Variant(style, (layer,)) for layer in layers if style not in LEARNED_STYLES]
         kinds = ("none",) if style == "authors_code" else KINDS
         scored += [Variant(style, fused, kind) for kind in kinds]
     return list(dict.fromkeys(scored))
+
+
+def candidates(
+    explainer: Explainer,
+    *,
+    styles: tuple[str, ...],
+    layers: tuple[str, ...],
+    fused: tuple[str, ...],
+    **_: object,
+) -> list[Variant]:
+    """Of what `evaluate` scores with the same options, the maps that a run may have as its own."""
+    styles = (*styles, *(LEARNED_STYLES if explainer.head is not None else ()))
+    scored = variants(tuple(dict.fromkeys(styles)), layers, fused)
+    return [variant for variant in scored if variant.style in styles]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -248,10 +284,23 @@ class Collected:
         """The test images' scores, by which they are decided."""
         return np.concatenate(self._peak)
 
-    def scores(self, abnormal: Bool[np.ndarray, "n"]) -> dict[str, float]:
-        """All scores; those of places only if any image has anomalous pixels."""
-        images = ImageScores(np.concatenate(self._mass), self.peaks, abnormal, self._threshold)
+    def scores(
+        self,
+        abnormal: Bool[np.ndarray, "n"],
+        smooth: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> dict[str, float]:
+        """All scores; those of places only if any image has anomalous pixels.
+
+        Args:
+          abnormal: which test images are.
+          smooth: what smooths scores of frames over time, if they are wanted so too.
+        """
+        mass = np.concatenate(self._mass)
+        images = ImageScores(mass, self.peaks, abnormal, self._threshold)
         records = {"labels": lambda _: images}
+        if smooth is not None:
+            frames = ImageScores(smooth(mass), smooth(self.peaks), abnormal)
+            records[CLIPS] = lambda _: frames
         if self.located.pixels.positives.any():
             records["masks"] = lambda _: self.located
         return scores_lib.compute(MAP_SCORES, records)

@@ -1,5 +1,6 @@
 """The experiment on normal images: learn them, and tell what is abnormal and where."""
 
+import json
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -11,13 +12,14 @@ from jaxtyping import PyTree
 
 from vae_attn.data import sources
 from vae_attn.data.dataset import AnomalyData
-from vae_attn.experiments import faithful
+from vae_attn.experiments import faithful, learned, learned_training
 from vae_attn.experiments.anomaly import (
     comparison,
     evaluation,
     groups,
     loading,
     report,
+    selection,
     snapshots,
     summary,
 )
@@ -76,6 +78,37 @@ class AnomalyExperiment(Experiment):
         """What the folders do not let a run score."""
         return self.data.missing
 
+    def choose(self, trained: Trained) -> dict[str, object]:
+        """Style, layers and calibration by `evaluate.select`; kept beside the checkpoints."""
+        config = trained.config
+        if not config.evaluate.select:
+            return {}
+        head = self._head(trained) if config.learned.steps else None
+        origin = {
+            "parameters": digest(trained.variables),
+            "head": "" if head is None else head.digest,
+            "projection_steps": config.attention.projection_steps,
+            "styles": config.evaluate.styles,
+            "layers": config.evaluate.layers,
+            "max_images": config.evaluate.max_images,
+            "seed": config.seed,
+        }
+        origin = json.loads(json.dumps(origin))
+        path = trained.workdir / selection.FILE
+        found = selection.Selection.load(path)
+        if found is None or found.origin != origin:
+            explainer = self._calibrated(trained.variables, head)
+            options = _options(config) | {"drawn": (), "mask_size": evaluation.MODEL}
+            options["smooth_frames"] = 0.0
+            drawn = selection.drawn_data(self.data, config.seed)
+            scores, _ = evaluation.evaluate(explainer, drawn, **options)
+            candidates = evaluation.candidates(explainer, **options)
+            found = selection.Selection.of(candidates, scores, origin)
+            found.save(path)
+        name, score = found.variant.name, f"{found.variant.name}/{selection.DRAWN}{selection.SCORE}"
+        _LOG.info("chosen by drawn anomalies: %s (AP %.3f)", name, found.scores.get(score, 0.0))
+        return found.keys
+
     def prepare(self, trained: Trained) -> None:
         """Measures the calibration, unless the one that is there still holds."""
         self._explainer(trained)
@@ -88,10 +121,20 @@ class AnomalyExperiment(Experiment):
         scores, curves = evaluation.evaluate(explainer, self.data, **_options(trained.config))
         images = self.data.test.images if len(self.data.test) else self.data.validation
         layers = tuple(trained.config.evaluate.layers)
-        learned = self._held_out()
-        scores |= faithful.evaluate(trained.config, explainer, images, learned, layers=layers)
+        held_out = self._held_out()
+        scores |= faithful.evaluate(trained.config, explainer, images, held_out, layers=layers)
+        if trained.config.evaluate.select:
+            scores |= self._drawn_scores(trained, scores)
+            _LOG.info("%s", selection.told(scores))
         curves.save(trained.workdir / EVALUATION / "curves.json")  # last, as the scores are written
         return scores
+
+    def _drawn_scores(self, trained: Trained, scores: Mapping[str, float]) -> dict[str, float]:
+        """Of the first seed, which chose: the scores on drawn anomalies, of the maps scored."""
+        found = selection.Selection.load(trained.workdir / selection.FILE)
+        names = {key.rpartition("/")[0] for key in scores}
+        kept = {} if found is None else found.scores
+        return {key: value for key, value in kept.items() if key.rpartition("/")[0] in names}
 
     def score_checkpoint(
         self, config: ml_collections.ConfigDict, variables: PyTree
@@ -99,7 +142,11 @@ class AnomalyExperiment(Experiment):
         """The main scores of a checkpoint, with a calibration of its own."""
         # Of the other styles no score is shown; the run's own is scored in any case.
         options = _options(config) | {"styles": ("paper",)}
-        scores, _ = evaluation.evaluate(self._calibrated(variables), self.data, **options)
+        head = None
+        if variant_of(config.attention).is_learned:  # a head of its own
+            head = self._trained_head(variables, self._head_settings(config))
+        explainer = self._calibrated(variables, head)
+        scores, _ = evaluation.evaluate(explainer, self.data, **options)
         return summary.main_scores(config, scores)
 
     def tables(self, scores: Mapping[str, float], config: ml_collections.ConfigDict) -> list[Table]:
@@ -118,11 +165,13 @@ class AnomalyExperiment(Experiment):
         """The trained model, with its calibration kept beside its checkpoints."""
         config = self.config
         path = trained.workdir / loading.CALIBRATION
-        wanted = (digest(trained.variables), variant_of(config.attention))
+        parameters, variant = digest(trained.variables), variant_of(config.attention)
+        head = self._head(trained) if config.learned.steps else None
         if (kept := Calibration.load(path)) is not None:
-            found = (kept.parameters, kept.variant)
+            found = (kept.parameters, kept.variant, kept.head)
             found += (kept.projection_steps, kept.images.images)
-            wanted = (*wanted, config.attention.projection_steps, len(self._held_out()))
+            wanted = (parameters, variant, head.digest if variant.is_learned else "")
+            wanted += (config.attention.projection_steps, len(self._held_out()))
             if found == wanted:
                 model = objectives.build_model(config)
                 return Explainer.of(
@@ -130,14 +179,41 @@ class AnomalyExperiment(Experiment):
                     trained.variables,
                     kept,
                     **loading.batches(config),
-                    known=self._known(wanted[0]),
+                    known=self._known(parameters),
+                    head=head,
                 )
-        explainer = self._calibrated(trained.variables)
+        explainer = self._calibrated(trained.variables, head)
         explainer.calibration.save(path)
         summary.log(explainer.calibration, explainer.model.latents)
         return explainer
 
-    def _calibrated(self, variables: PyTree) -> Explainer:
+    def _head(self, trained: Trained) -> learned.Head:
+        """The head of a trained model, kept beside its checkpoints once it is trained."""
+        settings = self._head_settings(trained.config)
+        origin = {"parameters": digest(trained.variables), **settings._asdict()}
+        origin = json.loads(json.dumps(origin))
+        path = trained.workdir / learned.FILE
+        kept = learned.Head.load(path)
+        if kept is not None and kept[1] == origin:
+            return kept[0]
+        head = self._trained_head(trained.variables, settings)
+        head.save(path, origin)
+        return head
+
+    def _trained_head(self, variables: PyTree, settings: learned_training.Settings) -> learned.Head:
+        model, augment = objectives.build_model(self.config), objectives.augmentation(self.config)
+        return learned_training.train(model, variables, self.data.train, settings, augment)
+
+    @staticmethod
+    def _head_settings(config: ml_collections.ConfigDict) -> learned_training.Settings:
+        return learned_training.Settings(
+            **config.learned,
+            layers=fused_layers(config),
+            projection_steps=config.attention.projection_steps,
+            seed=config.seed,
+        )
+
+    def _calibrated(self, variables: PyTree, head: learned.Head | None) -> Explainer:
         return calibrate(
             objectives.build_model(self.config),
             variables,
@@ -147,6 +223,7 @@ class AnomalyExperiment(Experiment):
             projection_steps=self.config.attention.projection_steps,
             **loading.batches(self.config),
             known=self._known(digest(variables)),
+            head=head,
             caveat=self.data.caveat,
         )
 
@@ -176,4 +253,5 @@ def _options(config: ml_collections.ConfigDict) -> dict:
         "max_images": config.evaluate.max_images,
         "mask_size": config.evaluate.mask_size,
         "seed": config.seed,
+        "smooth_frames": config.evaluate.smooth_frames,
     }

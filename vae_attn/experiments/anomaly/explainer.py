@@ -5,14 +5,17 @@ import dataclasses
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped, UInt8
 
-from vae_attn import attention, backend
+from vae_attn import backend
 from vae_attn.batching import map_batches
 from vae_attn.data.dataset import to_unit
 from vae_attn.data.images import fit_images
+from vae_attn.experiments import learned
 from vae_attn.experiments.anomaly import calibration as calibration_lib
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
 from vae_attn.experiments.counterpart_cache import CounterpartCache
 from vae_attn.experiments.maps import (
+    IMAGE,
+    LEARNED,
     Mapper,
     NormalLatents,
     layer_maps,
@@ -39,7 +42,7 @@ class Explainer(Mapper):
         model: Model,
         variables: PyTree,
         calibration: Calibration,
-        **options: int | CounterpartCache | None,
+        **options: int | CounterpartCache | learned.Head | None,
     ) -> "Explainer":
         """The explainer of a model with its calibration.
 
@@ -47,7 +50,7 @@ class Explainer(Mapper):
           model: the VAE.
           variables: its parameters and batch statistics.
           calibration: of this model and these parameters.
-          **options: `batch_size`, `latent_batch_size` and `known` of `Mapper`.
+          **options: `batch_size`, `latent_batch_size`, `known` and `head` of `Mapper`.
         """
         return cls(
             model=model,
@@ -87,8 +90,7 @@ class Explainer(Mapper):
         images = fit_images(images, shape)
         if not len(images):
             return np.zeros((0, *shape[:2]), np.float32), np.zeros(0, np.float32)
-        needed = attention.needs_counterparts(self.variant.style)
-        if needed and counterparts is None and self.known is not None:
+        if self.variant.needs_counterparts and counterparts is None and self.known is not None:
             counterparts = self.counterparts(images)
         inputs = (images,) if counterparts is None else (images, counterparts)
         options = {"variant": self.variant, "projection_steps": self.projection_steps}
@@ -97,7 +99,7 @@ class Explainer(Mapper):
         def explain(batch: tuple) -> tuple[Array, Array]:
             statistics = self.calibration.statistics
             return _explain_jit(
-                self.model, self.variables, self.normal, statistics, *batch, **options
+                self.model, self.variables, self.normal, statistics, self.head, *batch, **options
             )
 
         return map_batches(explain, inputs, self.batch_size)
@@ -111,6 +113,7 @@ class Explainer(Mapper):
             self.variables,
             self.normal,
             self.calibration.statistics,
+            self.head,
             images,
             variant=self.variant,
             projection_steps=self.projection_steps,
@@ -123,6 +126,7 @@ def explain(
     variables: PyTree,
     normal: NormalLatents,
     statistics: calibration_lib.Statistics,
+    head: learned.Head | None,
     images: UInt8[Array, "n height width channels"],
     counterparts: Float[Array, "n height width channels"] | None = None,
     *,
@@ -137,6 +141,7 @@ def explain(
       variables: its parameters and batch statistics.
       normal: the latents of normal images.
       statistics: of the raw maps of normal images, by style and layer.
+      head: of the learned contrast, for variants that take it.
       images: to explain.
       counterparts: of the images, where they are at hand.
       variant: of the maps.
@@ -144,13 +149,16 @@ def explain(
       latent_batch_size: see `attention.channel_weights`.
     """
     x = to_unit(images)
-    if counterparts is None and attention.needs_counterparts(variant.style):
+    if counterparts is None and variant.needs_counterparts:
         counterparts = project(model, variables, x, projection_steps)
     raw = {}
-    for layer in variant.layers:
-        options = {"styles": (variant.style,), "latent_batch_size": latent_batch_size}
+    for style, layer in variant.keys:
+        if style == LEARNED:
+            raw[LEARNED, IMAGE] = learned.maps(model, variables, head, x, counterparts)
+            continue
+        options = {"styles": (style,), "latent_batch_size": latent_batch_size}
         maps = layer_maps(model, variables, normal, x, counterparts, layer=layer, **options)
-        raw[variant.style, layer] = maps[variant.style]
+        raw[style, layer] = maps[style]
     maps = variant.maps(raw, statistics)
     return maps, calibration_lib.image_score(maps)
 
@@ -171,6 +179,7 @@ def calibrate(
     batch_size: int = 64,
     latent_batch_size: int | None = None,
     known: CounterpartCache | None = None,
+    head: learned.Head | None = None,
     caveat: str = "",
 ) -> Explainer:
     """An explainer whose calibration is measured on normal images.
@@ -185,9 +194,11 @@ def calibrate(
       batch_size: images at once.
       latent_batch_size: latents differentiated at once; None is all.
       known: see `Mapper`.
+      head: see `Mapper`; for a variant that takes it.
       caveat: see `calibration.normal_thresholds`.
     """
     options = {"batch_size": batch_size, "latent_batch_size": latent_batch_size, "known": known}
+    options["head"] = head
     mapper = Mapper(model=model, variables=variables, projection_steps=projection_steps, **options)
     normal = mapper.normal_latents(normal_images)
     mapper = dataclasses.replace(mapper, normal=normal)
@@ -195,7 +206,7 @@ def calibrate(
     with Progress("calibrating", total=len(validation)) as progress:
         for start in range(0, len(validation), batch_size):
             batch = validation[start : start + batch_size]
-            parts.append(mapper.maps(batch, styles=(variant.style,), layers=variant.layers))
+            parts.append(mapper.maps(batch, styles=tuple(variant.parts), layers=variant.layers))
             progress.add(len(batch))
     raw = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     active = calibration_lib.active_latents(*mapper.encode(validation))
@@ -212,5 +223,6 @@ def calibrate(
         pixels=pixels,
         images=images,
         active_latents=active,
+        head=head.digest if head is not None and variant.is_learned else "",
     )
     return Explainer.of(model, variables, calibration, **options)

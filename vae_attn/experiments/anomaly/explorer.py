@@ -21,6 +21,7 @@ from vae_attn.experiments.anomaly.calibration import (
     image_score,
     measure,
     normal_thresholds,
+    raw_styles,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.thresholds import Threshold
@@ -105,7 +106,7 @@ class Explorer:
         self._scale = scale
         own = explainer.variant
         # The very styles of `map_figures.Painter`, so that nothing is compiled twice.
-        self._styles = tuple(dict.fromkeys(("paper", own.style)))
+        self._styles = raw_styles("paper", own.style, own.attention_style)
         self._layers = tuple(dict.fromkeys((*config.evaluate.layers, *own.layers)))
         self.shown = self._measure()
 
@@ -180,7 +181,7 @@ class Explorer:
         statistics = measure(normal)
         calibration = explainer.calibration
         calibrated = Shown(own, calibration.statistics, calibration.pixels)
-        others = [Variant(own.style, (layer,)) for layer in self._layers]
+        others = [Variant(own.attention_style, (layer,)) for layer in self._layers]
         others += [Variant("paper", fused_layers(self._config))]
         others += [Variant("paper", (layer,)) for layer in self._layers]
         others += [Variant(RECONSTRUCTION_ERROR, (IMAGE,))]

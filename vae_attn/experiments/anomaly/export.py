@@ -135,7 +135,7 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
             "shape": ["batch", height, width, channels],
             "dtype": "uint8",
             "range": [0, 255],
-            "channels": "grey (ITU-R 601 luma)" if channels == 1 else "RGB",
+            "channels": _channels(channels, config.data.frames),
             "resizing": "to the square, by antialiased Lanczos (Pillow's LANCZOS)",
             "normalisation": "inside the function: divided by 255"
             + _normalisation(explainer.model),
@@ -157,6 +157,7 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
             "layers": list(variant.layers),
             "calibration": variant.calibration,
             "projection_steps": calibration.projection_steps,
+            **({"head": calibration.head} if calibration.head else {}),
         },
         "data": {
             key: config.data[key] for key in ("name", "dir", "category", "digit", "image_size")
@@ -174,6 +175,12 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
         "calling_convention_version": exported.calling_convention_version,
         "versions": {name: _version(name) for name in ("vae_attn", "jax", "jaxlib", "flax")},
     }
+
+
+def _channels(channels: int, frames: int) -> str:
+    if frames > 1:
+        return f"a grey frame, and its absolute differences to the {frames - 1} before it"
+    return "grey (ITU-R 601 luma)" if channels == 1 else "RGB"
 
 
 def _told(threshold: Threshold) -> dict:

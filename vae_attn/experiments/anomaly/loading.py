@@ -8,7 +8,7 @@ import ml_collections
 from vae_attn import workdir as workdir_lib
 from vae_attn.data import mvtec_ad, sources
 from vae_attn.errors import UserError
-from vae_attn.experiments import validation
+from vae_attn.experiments import learned, validation
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant, variant_of
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.training import loop, objectives
@@ -48,6 +48,8 @@ def load_with(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Expla
     _check_is_a_run(workdir, config)
     workdir_lib.compare(config, workdir)
     explainer = _load(config, workdir, which_checkpoint(config))
+    if config.evaluate.select:  # the run chose
+        return explainer
     steps = explainer.calibration.projection_steps
     if (found := _told(explainer.variant, steps)) != (asked := _asked(config)):
         raise UserError(
@@ -72,7 +74,19 @@ def _load(config: ml_collections.ConfigDict, workdir: pathlib.Path, which: str) 
             f"{path} {lacks} (wanted: the {which} checkpoint's): run --mode=train or "
             "--mode=evaluate on the run first, which measure it on the data."
         )
-    return Explainer.of(objectives.build_model(config), variables, calibration, **batches(config))
+    head = _head(workdir, calibration.head) if calibration.head else None
+    model = objectives.build_model(config)
+    return Explainer.of(model, variables, calibration, **batches(config), head=head)
+
+
+def _head(workdir: pathlib.Path, wanted: str) -> learned.Head:
+    """The head that a run's maps take."""
+    path = workdir / learned.FILE
+    kept = learned.Head.load(path)
+    if kept is None or kept[0].digest != wanted:
+        lacks = "is missing or broken" if kept is None else "is another than the calibration's"
+        raise UserError(f"{path} {lacks}: run --mode=evaluate on the run first, which trains it.")
+    return kept[0]
 
 
 def batches(config: ml_collections.ConfigDict) -> dict[str, int | None]:

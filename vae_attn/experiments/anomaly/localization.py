@@ -106,6 +106,8 @@ class LocalizationState:
         Returns:
           `pixel_auroc`: area under the ROC curve; ties count half, as in scikit-learn.
           `average_precision`: as `sklearn.metrics.average_precision_score`.
+          `best_f1_test`: the highest F1 of any threshold, picked on the test set as for
+            `best_iou_test`, from which it follows: 2 IoU / (1 + IoU).
           `best_iou_test`: the highest IoU of any threshold. The threshold is picked on the
             test set, as in Liu et al. 2020, so it flatters; `iou` takes one picked before.
           `best_threshold_test`: that threshold; pixels `score >= threshold` are predicted.
@@ -239,6 +241,50 @@ def image_auroc(*, scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]
     score_histogram.refuse_non_finite(scores, "scores")
     auroc = _auroc(negatives=scores[~labels], positives=scores[labels])
     return None if np.isnan(auroc) else auroc
+
+
+def image_average_precision(
+    *, scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]
+) -> float | None:
+    """Average precision of one score per image, as in scikit-learn; None as `image_auroc`.
+
+    Images of one score count together. The arguments are those of `image_auroc`.
+
+    Raises:
+      UserError: a score is NaN or infinite.
+    """
+    counts = _above(scores, labels)
+    if counts is None:
+        return None
+    found, called = counts
+    return float(np.diff(found, prepend=0) @ (found / called) / found[-1])
+
+
+def image_best_f1(*, scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]) -> float | None:
+    """The highest F1 of any threshold of one score per image; None as `image_auroc`.
+
+    The threshold is picked on these very images, so that it flatters.
+
+    Raises:
+      UserError: a score is NaN or infinite.
+    """
+    counts = _above(scores, labels)
+    if counts is None:
+        return None
+    found, called = counts
+    return float((2 * found / (called + found[-1])).max())
+
+
+def _above(
+    scores: Float[np.ndarray, "n"], labels: Bool[np.ndarray, "n"]
+) -> tuple[Int64[np.ndarray, "thresholds"], Int64[np.ndarray, "thresholds"]] | None:
+    """Anomalous images, and all images, that reach each score, from the highest down."""
+    score_histogram.refuse_non_finite(scores, "scores")
+    if labels.all() or not labels.any():
+        return None
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of those that tie
+    return np.cumsum(labels[order], dtype=np.int64)[last], last + 1
 
 
 def _auroc(

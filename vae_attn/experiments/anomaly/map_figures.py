@@ -69,7 +69,7 @@ class Painter:
 
     def layer_rows(self, images: UInt8[np.ndarray, "n height width channels"]) -> Rows:
         """Overlays of the paper's raw maps and of those of the config's style, a row per layer."""
-        styles = tuple(dict.fromkeys(("paper", self.explainer.variant.style)))
+        styles = tuple(dict.fromkeys(("paper", self.explainer.variant.attention_style)))
         rows = {f"{style}\n{layer}": None for style in styles for layer in self._layers}
         for layer in self._layers:  # one at a time, for the memory of the sample's maps
             sample = self.explainer.maps(self._sample, styles=styles, layers=(layer,))
@@ -177,7 +177,7 @@ def sheet(config: ml_collections.ConfigDict, categories: dict[str, Rows]) -> pag
 def latent_captions(deviating: Deviations, exact: ExactMaps, n: int) -> list[str]:
     """Of an image's latents: how far each deviates, and its map's sum beside its change."""
 
-    def signed(value: float, digits: int) -> str:
+    def signed(value: float | np.floating, digits: int) -> str:
         return f"{round(float(value), digits) + 0.0:+.{digits}f}"  # a 0 is not negative
 
     change = exact.z[n] - exact.z_counterpart[n]

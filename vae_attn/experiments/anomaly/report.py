@@ -109,6 +109,7 @@ def _facts(name: str, metrics: dict[str, float], scored: curves.Curves | None) -
     told = {
         "image_auroc_max": ("Image AUROC", "which images are abnormal, by the map's maximum"),
         "pixel_auroc": ("Pixel AUROC", "where; 0.5 is chance"),
+        "average_precision": ("Pixel AP", "average precision; chance is the share of such pixels"),
         "aupro": ("AUPRO", "where, each defect counting alike"),
         "iou": ("IoU", "of all images together, at the threshold that normal images give"),
         "share_missed": ("Looks elsewhere", "share of maps that peak outside of the defect"),

@@ -134,7 +134,7 @@ def scores_of_histogram(
     """Pixel scores of ascending bins, and the index of the bin where the IoU is best.
 
     Both kinds of pixel must be present. The keys are `pixel_auroc`, `average_precision`,
-    `best_iou_test` and `aupro`; `LocalizationState.compute` describes them.
+    `best_f1_test`, `best_iou_test` and `aupro`; `LocalizationState.compute` describes them.
     """
     true_positives = np.cumsum(positives[::-1], dtype=np.float64)
     false_positives = np.cumsum(negatives[::-1], dtype=np.float64)
@@ -150,6 +150,7 @@ def scores_of_histogram(
     scores = {
         "pixel_auroc": float(negatives[::-1] @ higher / (num_negatives * num_positives)),
         "average_precision": float(positives[::-1] @ precision / num_positives),
+        "best_f1_test": float(2 * iou[best] / (1 + iou[best])),
         "best_iou_test": float(iou[best]),
         "aupro": float(np.trapezoid(overlap, fpr) / AUPRO_MAX_FPR),
     }

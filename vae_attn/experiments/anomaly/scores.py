@@ -14,10 +14,15 @@ from vae_attn.experiments.anomaly.own_size import Truth
 from vae_attn.experiments.anomaly.thresholds import FALSE_ALARM_RATE, PIXEL_SHARE
 from vae_attn.experiments.scores import Interval, Score
 
+# Needs that few runs meet; columns of their scores stand in tables only where there are any.
+CLIPS, SELECTION = OPTIONAL = ("clips", "selection")
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageScores:
-    """One score per test image, by each of two ways, and the truth. The need `labels`.
+    """One score per test image, by each of two ways, and the truth.
+
+    The need `labels`; of frames, smoothed over time, the need `clips`.
 
     Attributes:
       mass: the map's mean.
@@ -104,14 +109,26 @@ def _pooled(name: str, heading: str = "", note: str = "", *, interval: bool = Tr
     )
 
 
-def _image_auroc(name: str, way: str, heading: str, note: str = "") -> Score:
+def _of_images(
+    name: str,
+    score: bootstrap.ImageScore,
+    way: str,
+    heading: str = "",
+    note: str = "",
+    *,
+    needs: str = "labels",
+) -> Score:
+    """A score of one number per image."""
+
     def function(found: ImageScores) -> float | None:
-        return localization.image_auroc(scores=getattr(found, way), labels=found.abnormal)
+        return score(scores=getattr(found, way), labels=found.abnormal)
 
     def interval(found: ImageScores) -> Interval | None:
-        return bootstrap.bootstrap_image_auroc(scores=getattr(found, way), labels=found.abnormal)
+        return bootstrap.bootstrap_image_score(
+            score, scores=getattr(found, way), labels=found.abnormal
+        )
 
-    return Score(name, "labels", function, heading, note, interval=interval)
+    return Score(name, needs, function, heading, note, interval=interval)
 
 
 def _iou(found: Located) -> float | None:
@@ -131,7 +148,11 @@ def _false_alarm_interval(found: ImageScores) -> Interval | None:
 
 
 # Of scores that an image has without a map, such as its likelihood.
-IMAGE_SCORES = (_image_auroc("image_auroc", "mass", "image AUROC (mass)"),)
+IMAGE_SCORES = (
+    _of_images("image_auroc", localization.image_auroc, "mass", "image AUROC (mass)"),
+    _of_images("image_average_precision", localization.image_average_precision, "mass"),
+    _of_images("image_best_f1_test", localization.image_best_f1, "mass"),
+)
 
 # Of maps; those with a heading are columns of the table of scores, in this order.
 MAP_SCORES = (
@@ -143,6 +164,7 @@ MAP_SCORES = (
         f"at most {FALSE_ALARM_RATE:.0%} of normal images are expected to exceed on more than "
         f"{PIXEL_SHARE:.0%} of their pixels.",
     ),
+    _pooled("best_f1_test", "best F1*"),
     Score("iou", "masks", _iou, heading="IoU"),
     _pooled("aupro", "AUPRO"),
     _pooled("average_precision", "pixel AP"),
@@ -163,13 +185,24 @@ MAP_SCORES = (
         "Maps < 0.5: share of maps whose own pixel AUROC is below chance.",
     ),
     *IMAGE_SCORES,
-    _image_auroc(
+    _of_images(
         "image_auroc_max",
+        localization.image_auroc,
         "peak",
         "image AUROC (max)",
         "Image AUROC: normal against abnormal, by the map's mean or its maximum "
         "(reconstruction_error: by the likelihood). In brackets: 95% bootstrap interval over "
         "images.",
+    ),
+    _of_images(
+        "image_average_precision_max",
+        localization.image_average_precision,
+        "peak",
+        "image AP (max)",
+        "AP: average precision, which falls with the share of what is abnormal.",
+    ),
+    _of_images(
+        "image_best_f1_max_test", localization.image_best_f1, "peak", "image best F1* (max)"
     ),
     Score(
         "false_alarm_rate",
@@ -179,5 +212,27 @@ MAP_SCORES = (
         f"False alarms: share of normal test images over the threshold that at most "
         f"{FALSE_ALARM_RATE:.0%} of normal images are expected to exceed.",
         interval=_false_alarm_interval,
+    ),
+    _of_images(
+        "frame_auroc_smoothed",
+        localization.image_auroc,
+        "peak",
+        "frame AUROC (max, smoothed)",
+        "Smoothed: scores of frames over time (evaluate.smooth_frames).",
+        needs=CLIPS,
+    ),
+    _of_images(
+        "frame_average_precision_smoothed",
+        localization.image_average_precision,
+        "peak",
+        "frame AP (max, smoothed)",
+        needs=CLIPS,
+    ),
+    Score(  # measured before the test set is opened, by `evaluate.select`
+        "drawn_average_precision",
+        SELECTION,
+        lambda found: found,
+        heading="AP, drawn",
+        note="AP, drawn: of pixels of anomalies drawn on held-out normal images.",
     ),
 )

@@ -9,6 +9,7 @@ from jaxtyping import PyTree, UInt8
 from vae_attn import attention
 from vae_attn.data.dataset import AnomalyData, LabelledImages
 from vae_attn.experiments.anomaly import map_figures
+from vae_attn.experiments.anomaly.calibration import variant_of
 from vae_attn.experiments.maps import Mapper
 from vae_attn.experiments.protocol import Picture
 from vae_attn.reporting import figures, pictures
@@ -31,7 +32,9 @@ class MapSnapshots:
         num_normal = min(_NORMAL_IMAGES, config.evaluate.batch_size, len(data.train))
         spread = np.linspace(0, len(data.train) - 1, num_normal).astype(int)
         self._normal = np.stack([data.train[n] for n in spread])
-        self._style, self._layer = config.attention.style, config.attention.layer
+        # A head is trained after the model: its maps are not there yet.
+        self._style = variant_of(config.attention).attention_style
+        self._layer = config.attention.layer
         needed = attention.needs_counterparts(self._style)
         self._mapper = Mapper(
             model=objectives.build_model(config),

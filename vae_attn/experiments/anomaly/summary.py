@@ -8,17 +8,17 @@ import ml_collections
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.experiments import faithful
 from vae_attn.experiments import scores as scores_lib
-from vae_attn.experiments.anomaly import comparison
+from vae_attn.experiments.anomaly import comparison, selection
 from vae_attn.experiments.anomaly.calibration import ACTIVE_NATS, Calibration, variant_of
 from vae_attn.experiments.anomaly.evaluation import ACTIVE, OWN
-from vae_attn.experiments.anomaly.scores import MAP_SCORES
+from vae_attn.experiments.anomaly.scores import MAP_SCORES, OPTIONAL
 from vae_attn.reporting.tables import Table
 
 _LOG = logging.getLogger("vae_attn")
 
 _FEW_LATENTS = 2  # with fewer, a model that has more is taken for collapsed
 
-MAIN_SCORES = ("pixel_auroc", "aupro", "image_auroc_max")
+MAIN_SCORES = ("pixel_auroc", "average_precision", "aupro", "image_auroc_max")
 
 
 def of_run(
@@ -39,7 +39,8 @@ def of_run(
     active = active_note(scores, config.model.latents)
     missing = [f"Not scored: {sentence}." for sentence in data.missing]
     some = some_note(config, data)
-    notes = filter(None, (data.scores_note, some, size, active, *missing))
+    chosen = selection.told(scores) if config.evaluate.select else ""
+    notes = filter(None, (data.scores_note, some, size, active, chosen, *missing))
     where = scores_table(scores, note=" ".join(notes))
     return [*compared, where, *faithful.table(scores)]
 
@@ -101,7 +102,9 @@ def scores_table(scores: Mapping[str, float], *, note: str = "") -> Table:
       scores: of `evaluation.evaluate`.
       note: `AnomalyData.scores_note`.
     """
+    had = {key.rpartition("/")[2] for key in scores}
     columns = [row for row in MAP_SCORES if row.heading]
+    columns = [row for row in columns if row.needs not in OPTIONAL or row.name in had]
     cells = [["style", "layer", *(column.heading for column in columns)]]
     kept = (key for key in faithful.others(scores) if not _is_active(key))
     for name in dict.fromkeys(key.rsplit("/", 1)[0] for key in kept):

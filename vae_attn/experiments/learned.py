@@ -1,0 +1,179 @@
+"""The learned contrast: a small network that tells which differences to a counterpart matter.
+
+`contrast` weighs all differences between the features A of an image and B of its normal
+counterpart alike. This head has seen anomalies drawn on normal images (`data.drawn_anomalies`) and
+says of each pixel how likely it is one of them. From pixels and from several layers it takes
+
+    d = log(1 + |A - B| / mean of |A - B| over normal images at that place and channel)
+
+brings them to half the image's size by a 1 x 1 convolution each, and adds two of 3 x 3. Single
+latents have no part in it: why an image deviates is told by their exact maps (`attributions`).
+"""
+
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+
+import flax.linen as nn
+import flax.struct
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from vae_attn import whole_files
+from vae_attn.models.model import Model
+from vae_attn.training.checkpoints import digest
+
+FILE = "learned.npz"  # in the workdir, beside the checkpoints that it belongs to
+
+IMAGE = "image"  # stands for the pixels among the layers
+_PARAMS, _SCALES = "params", "scales"  # in that file
+_WIDTH = 64
+_FLOOR = 0.1  # of a channel's mean over all places, added to that of each
+
+Differences = Mapping[str, Float[Array | np.ndarray, "n _h _w _k"]]
+
+
+class Network(nn.Module):
+    """From differences, by layer, to the logits of anomalous pixels at half the image's size."""
+
+    @nn.compact
+    def __call__(self, differences: Differences) -> Float[Array, "n half_height half_width"]:
+        """The logits; see the module's docstring."""
+        n, height, width, _ = differences[IMAGE].shape
+        size = (-(-height // 2), -(-width // 2))
+
+        def resized(x: Array) -> Array:
+            return jax.image.resize(x, (n, *size, x.shape[3]), "bilinear")
+
+        total = self.param("bias", nn.initializers.zeros_init(), (_WIDTH,))
+        for number, layer in enumerate(sorted(differences)):
+            x = jnp.asarray(differences[layer])
+            # Resizing and a 1 x 1 convolution commute; where pixels are fewer the latter is first.
+            dense = nn.Dense(_WIDTH, use_bias=False, name=f"layer_{number}")
+            larger = x.shape[1] > size[0]
+            total = total + (dense(resized(x)) if larger else resized(dense(x)))
+        x = nn.relu(nn.Conv(_WIDTH, (3, 3), name="hidden")(nn.relu(total)))
+        return nn.Conv(1, (3, 3), name="last")(x)[..., 0]
+
+
+@flax.struct.dataclass
+class Head:
+    """The network's weights, for one model. A pytree: it may be traced.
+
+    Attributes:
+      params: of `Network`.
+      scales: by layer and `IMAGE`, what differences of normal images are, with a floor.
+    """
+
+    params: PyTree
+    scales: dict[str, Float[np.ndarray | Array, "_h _w _k"]]
+
+    def save(self, path: pathlib.Path, origin: Mapping[str, object]) -> None:
+        """Writes it, whole or not at all.
+
+        Args:
+          path: of the file.
+          origin: what it was made from, for `load`; JSON's types alone.
+        """
+        arrays = _flat(self)
+        told = {"origin": dict(origin), "checksum": digest(arrays)}
+        with whole_files.writing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, told=np.array(json.dumps(told)), **arrays)
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "tuple[Head, dict] | None":
+        """The head in a file and its origin; None where there is none that is whole."""
+        try:
+            # Opened here: np.load leaves a file open that it finds broken.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.zip.infolist()):
+                    return None
+                arrays = dict(file)
+            told = json.loads(str(arrays.pop("told")))
+            if told["checksum"] != digest(arrays):
+                return None
+            kinds = {_PARAMS: {}, _SCALES: {}}
+            for name, array in arrays.items():
+                kind, _, rest = name.partition("/")
+                kinds[kind][rest] = array
+            params = flax.traverse_util.unflatten_dict(kinds[_PARAMS], sep="/")
+            return cls(params, kinds[_SCALES]), dict(told["origin"])
+        except Exception:  # zipfile and numpy raise nearly everything
+            return None
+
+    @property
+    def digest(self) -> str:
+        """What tells it from other heads."""
+        return digest(_flat(self))
+
+
+def _flat(head: Head) -> dict[str, np.ndarray]:
+    params = flax.traverse_util.flatten_dict(dict(head.params), sep="/")
+    arrays = {f"{_PARAMS}/{name}": leaf for name, leaf in params.items()}
+    arrays |= {f"{_SCALES}/{layer}": of for layer, of in head.scales.items()}
+    return {name: np.asarray(leaf) for name, leaf in arrays.items()}
+
+
+def raw_differences(
+    model: Model,
+    variables: PyTree,
+    x: Float[Array, "n height width channels"],
+    counterparts: Float[Array, "n height width channels"],
+    layers: tuple[str, ...],
+) -> Differences:
+    """|A - B| by layer, and under `IMAGE` that of the pixels.
+
+    Args:
+      model: the VAE.
+      variables: its parameters and batch statistics.
+      x: images in [0, 1].
+      counterparts: of the images.
+      layers: of the encoder.
+    """
+    found = {IMAGE: jnp.abs(x - counterparts)}
+    for layer in layers:
+        a, b = (model.apply(variables, of, layer, method="features") for of in (x, counterparts))
+        found[layer] = jnp.abs(a - b)
+    return found
+
+
+def scale_of(mean: Float[np.ndarray, "_h _w _k"]) -> Float[np.ndarray, "_h _w _k"]:
+    """What normal differences are at each place, from their mean over images, with a floor."""
+    typical = mean.mean(axis=(0, 1))
+    return (mean + _FLOOR * np.where(typical > 0, typical, 1)).astype(np.float32)
+
+
+def logits(
+    params: PyTree, scales: Mapping[str, Array | np.ndarray], differences: Differences
+) -> Float[Array, "n half_height half_width"]:
+    """Of anomalous pixels, at half the image's size."""
+    return Network().apply(
+        {"params": params},
+        {layer: jnp.log1p(differences[layer] / scales[layer]) for layer in scales},
+    )
+
+
+def maps(
+    model: Model,
+    variables: PyTree,
+    head: Head,
+    x: Float[Array, "n height width channels"],
+    counterparts: Float[Array, "n height width channels"],
+) -> Float[Array, "n height width"]:
+    """How likely each pixel is anomalous, from 0 to 1: a pure function.
+
+    Args:
+      model: the VAE that the head was made for.
+      variables: its parameters and batch statistics.
+      head: the trained one.
+      x: images in [0, 1].
+      counterparts: of the images.
+    """
+    layers = tuple(layer for layer in sorted(head.scales) if layer != IMAGE)
+    differences = raw_differences(model, variables, x, counterparts, layers)
+    found = jax.nn.sigmoid(logits(head.params, head.scales, differences))
+    return jax.image.resize(found, x.shape[:3], "bilinear")
