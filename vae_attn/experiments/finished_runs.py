@@ -48,7 +48,7 @@ class Run:
     missing: str = ""
 
     @property
-    def data(self) -> tuple:
+    def data(self) -> tuple[object, ...]:
         """What tells its data from that of other runs."""
         own = ("dir",) if self.keys["data.name"] == "folder" else ()
         return tuple(self.keys[f"data.{key}"] for key in ("name", "digit", "category", *own))

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any as PyTree
 
 import flax
 import jax
@@ -12,7 +13,7 @@ import ml_collections
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key
 
 from vae_attn import attention, losses
 from vae_attn.config import require, require_each

@@ -3,11 +3,11 @@
 import logging
 import pathlib
 from collections.abc import Mapping
+from typing import Any as PyTree
 from typing import ClassVar
 
 import ml_collections
 import numpy as np
-from jaxtyping import PyTree
 
 from vae_attn.data import sources
 from vae_attn.data.dataset import AnomalyData
@@ -39,9 +39,9 @@ _LOG = logging.getLogger("vae_attn")
 class AnomalyExperiment(Experiment):
     """A VAE of normal images; see `protocol.Experiment`."""
 
-    panels: ClassVar = figures.LOSSES
-    y_label: ClassVar = "nats per image"
-    curves_caption = (
+    panels: ClassVar[Mapping[str, Mapping[str, str]]] = figures.LOSSES
+    y_label: ClassVar[str] = "nats per image"
+    curves_caption: ClassVar[str] = (
         "Losses of the training steps (means between two points; z sampled) and of the validation "
         "images (at z = mean), in nats per image."
     )

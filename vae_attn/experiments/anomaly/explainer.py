@@ -1,9 +1,10 @@
 """A trained VAE as an explainer: calibrated maps and scores of uint8 images."""
 
 import dataclasses
+from typing import Any as PyTree
 
 import numpy as np
-from jaxtyping import Array, Float, PyTree, Shaped, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from vae_attn import attention, backend
 from vae_attn.batching import map_batches

@@ -2,10 +2,10 @@
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any as PyTree
 from typing import ClassVar
 
 import ml_collections
-from jaxtyping import PyTree
 
 from vae_attn.data import sources
 from vae_attn.data.factor_grid import FactorData
@@ -21,7 +21,7 @@ from vae_attn.training import objectives
 class DisentanglementExperiment(Experiment):
     """A VAE of images with known factors; see `protocol.Experiment`."""
 
-    panels: ClassVar = {
+    panels: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "disentanglement": {representation.QUICK_SCORE: ""},
         "total correlation (nats)": {"total_correlation": ""},
         "discriminator's loss (nats)": {"discriminator_loss": ""},
@@ -29,7 +29,7 @@ class DisentanglementExperiment(Experiment):
         "reconstruction (nats)": {"reconstruction": ""},
         "KL (nats)": {"kl": ""},
     }
-    curves_caption = (
+    curves_caption: ClassVar[str] = (
         f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than the "
         "table's, at the checkpoints. The others: means of the training steps."
     )
