@@ -18,7 +18,9 @@ _MODULES = {
     "integrated_gradients": "vae_attn.attributions",
     "make_attribution_fn": "vae_attn.attributions",
 }
-__all__ = [*_MODULES]
+__all__ = ["__version__", *_MODULES]
+
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
