@@ -52,6 +52,10 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "images", None, "With --mode=explain: own images, a file, a folder or a quoted pattern."
 )
+flags.DEFINE_enum(
+    *("tiles", None, ("place", "free")),
+    "With --images: tiles of the model's size, calibrated per place of a tile or free of place.",
+)
 flags.DEFINE_string(
     "workdirs", None, "With --mode=report: the runs, folders or quoted patterns; default runs/*."
 )
@@ -139,6 +143,8 @@ def _check_together(values: flags.FlagValues) -> None:
         raise UserError(_NO_CONFIG)
     if values.images is not None and values.mode != "explain":
         raise UserError(f"--images is for --mode=explain, and not for --mode={values.mode}.")
+    if values.tiles is not None and values.images is None:
+        raise UserError("--tiles is for images of one's own: give --mode=explain --images=FILES.")
     if values.workdirs is not None and values.mode != "report":
         raise UserError(f"--workdirs is for --mode=report, and not for --mode={values.mode}.")
 

@@ -29,6 +29,7 @@ def run(
     *,
     mode: str,
     images: str | None = None,
+    tiles: str | None = None,
 ) -> None:
     """Trains, evaluates, explains, or all of it; or exports.
 
@@ -43,6 +44,7 @@ def run(
         main one evaluates, explains and exports.
       images: for `explain`: the user's image files, a folder of them or a pattern, which are
         explained in place of the data set (`own_images`).
+      tiles: how those that are larger than the model's are explained, or None to resize them.
 
     Raises:
       preemption.Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
@@ -53,7 +55,7 @@ def run(
             validation.validate(config)
             kind = kinds.of(config)
             if mode == "export" or images is not None:
-                _use(kind, config, workdir, images, lock)
+                _use(kind, config, workdir, images, tiles, lock)
             elif members := kind.members(config):
                 _run_members(kind, config, members, workdir, mode, lock)
             else:
@@ -70,6 +72,7 @@ def _use(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     images: str | None,
+    tiles: str | None,
     lock: WorkdirLock,
 ) -> None:
     """What needs the trained run alone: explains the user's images, or exports without any."""
@@ -80,7 +83,7 @@ def _use(
         if images is None:
             _LOG.info("exported: %s", export.write(config, workdir, explainer))
         else:
-            own_images.explain(explainer, paths, workdir)
+            own_images.explain(explainer, paths, workdir, tiles=tiles)
     distributed.barrier("used")
 
 
