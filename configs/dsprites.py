@@ -10,6 +10,8 @@ the official ones give the folder of their `.npz`, or of tensorflow-datasets' `d
 at everything in minutes: `--config.train.steps=500`.
 """
 
+import ml_collections
+
 from vae_attn.config import default_config
 from vae_attn.errors import UserError, shown
 
@@ -26,7 +28,7 @@ _VARIANTS = {
 }
 
 
-def get_config(variant: str = "factor_vae"):
+def get_config(variant: str = "factor_vae") -> ml_collections.ConfigDict:
     """The config; `variant` is an objective, a number of latents, or both with a comma between."""
     config = default_config()
     config.data.name = "dsprites"

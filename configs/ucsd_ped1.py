@@ -9,10 +9,12 @@ pixels on the ten clips with masks, all of them among the 29.
 The report's 300 epochs took it 1 h 23 min on its GPU; ours is not measured.
 """
 
+import ml_collections
+
 from vae_attn.config import default_config
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     """The config."""
     config = default_config()
     config.data.name = "ucsd_ped1"
