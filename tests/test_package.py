@@ -38,7 +38,7 @@ def test_only_the_upload_gets_a_token():
 
 
 def test_contributors_are_told_commands_that_exist():
-    block = re.search(r"```\n(.*?)```", read("CONTRIBUTING.md"), flags=re.S).group(1)
+    block = re.search(r"```sh\n(.*?)```", read("CONTRIBUTING.md"), flags=re.S).group(1)
     targets = re.search(r"^\.PHONY: (.*)$", read("Makefile"), flags=re.M).group(1).split()
     for line in block.splitlines():
         command = line.partition("#")[0].split()
