@@ -55,7 +55,10 @@ def made(tmp_path_factory):
 def test_every_block_says_what_it_is():
     executed = [blocks for page, blocks in BLOCKS.items() if page.stem not in ELSEWHERE]
     kinds = {kind for blocks in executed for kind, _ in blocks}
-    named = {f"python data={name}" for name in ("own_vae", "photographs", "run", "export")}
+    named = {
+        f"python data={name}"
+        for name in ("own_vae", "photographs", "run", "run_and_images", "export")
+    }
     assert kinds == {"python", "sh", "text"} | named
 
 

@@ -63,6 +63,7 @@ def run(tmp_path_factory):
         scores = {"contrast/fused.upper/pixel_auroc": 0.75, "paper/conv1/pixel_auroc": 0.5}
         parameters = vae_attn.load(workdir).calibration.parameters
         workdir_scores.write(workdir, scores, Scored.of([3], [parameters], config))
+        (workdir / "card.md").write_text("# Model card", encoding="utf-8")
         experiment.run(config, workdir, mode="export")
         yield config, workdir
 
@@ -101,8 +102,9 @@ def test_in_an_environment_without_this_package(run, tmp_path):
 def test_the_card_tells_how_to_use_it(run):
     _, workdir = run
     folder = workdir / "export"
-    names = ["attention.stablehlo", "card.json", "latent_maps.stablehlo"]
+    names = ["attention.stablehlo", "card.json", "card.md", "latent_maps.stablehlo"]
     assert sorted(path.name for path in folder.iterdir()) == names
+    assert (folder / "card.md").read_text(encoding="utf-8") == "# Model card"
     card, explainer = (
         json.loads((folder / "card.json").read_text(encoding="utf-8")),
         vae_attn.load(workdir),

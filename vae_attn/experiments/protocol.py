@@ -128,6 +128,16 @@ class Experiment(abc.ABC):
     def tables(self, scores: Mapping[str, float], config: ml_collections.ConfigDict) -> list[Table]:
         """The tables of a run's scores, which were computed with a config."""
 
+    def card_tables(
+        self, scores: Mapping[str, float], config: ml_collections.ConfigDict
+    ) -> list[Table]:
+        """Those of `tables` that stand in the run's card."""
+        return self.tables(scores, config)
+
+    @abc.abstractmethod
+    def limits(self, workdir: pathlib.Path) -> Sequence[str]:
+        """What whoever uses a trained model has to keep in mind, a sentence each, for the card."""
+
     @abc.abstractmethod
     def content(
         self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path

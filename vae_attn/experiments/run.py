@@ -9,7 +9,7 @@ import ml_collections
 from vae_attn import workdir as workdir_lib
 from vae_attn import workdir_scores
 from vae_attn.errors import UserError
-from vae_attn.experiments import checkpoint_report, kinds, titles, validation
+from vae_attn.experiments import checkpoint_report, kinds, model_card, titles, validation
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import export, own_images
 from vae_attn.experiments.protocol import Experiment, Trained
@@ -190,7 +190,7 @@ def _write_scores(
     scores: dict[str, float],
     trained: Sequence[Trained],
 ) -> None:
-    """TensorBoard's scores, `evaluation/metrics.json` and `evaluation/table.md`."""
+    """TensorBoard's scores, `evaluation/metrics.json` and `table.md`, and `card.md`."""
     steps = [one.step for one in trained]
     telemetry.write_scores(workdir, {max(steps): experiment.main_scores(config, scores)})
     scored = workdir_scores.Scored.of(steps, _digests(trained), config)
@@ -200,6 +200,7 @@ def _write_scores(
     path = workdir / workdir_scores.EVALUATION / "table.md"
     made = experiment.tables(scores, config)
     _LOG.info("scores: %s", tables.write_markdown(made, path, title=title))
+    model_card.write(experiment, config, workdir, scores, at)
 
 
 def _digests(trained: Sequence[Trained]) -> list[str]:

@@ -82,6 +82,16 @@ class DisentanglementExperiment(Experiment):
         maps = (*faithful.table(scores), *factor_maps.table(scores))
         return [representation.table(scores), *maps]
 
+    def limits(self, workdir: pathlib.Path) -> list[str]:
+        """Of scores of disentanglement."""
+        del workdir
+        return [
+            "All images were trained on: nothing here says how the model does on others.",
+            "A random rotation of the true factors scores high on some of these scores: compare "
+            "with the column of the true factors, and look at several.",
+            "That a map is true of a latent does not say that the latent means anything.",
+        ]
+
     def content(
         self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path
     ) -> Content:
