@@ -24,6 +24,7 @@ def test_there_are_three():
     assert [path.stem for path in NOTEBOOKS] == ["defects", "disentanglement", "own_vae"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path, tmp_path):
     """Each cell, in a kernel of its own: their assertions hold."""

@@ -20,6 +20,12 @@ def test_version_is_the_same_everywhere():
     assert yaml.safe_load(read("CITATION.cff"))["version"] == vae_attn.__version__
 
 
+def test_names_at_the_top():
+    assert {"__version__", *vae_attn._MODULES} == set(vae_attn.__all__)
+    for name in vae_attn.__all__:
+        assert getattr(vae_attn, name)
+
+
 def test_tag_of_a_release_is_compared_with_the_version():
     """By the very line that the workflow looks for."""
     release = yaml.safe_load(read(".github/workflows/release.yml"))

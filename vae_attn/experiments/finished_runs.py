@@ -54,7 +54,7 @@ class Run:
         return tuple(self.keys[f"data.{key}"] for key in ("name", "digit", "category", *own))
 
     @property
-    def scored_on(self) -> tuple:
+    def scored_on(self) -> tuple[object, ...]:
         """Its data and how much of it is scored at which size: scores compare within the same."""
         return (*self.data, *(self.keys[key] for key in SCORED_ON))
 
