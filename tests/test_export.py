@@ -177,6 +177,7 @@ def test_scores_of_another_model_are_not_on_the_card(run, caplog):
     experiment.run(config, workdir, mode="export")
     card = json.loads((workdir / "export" / "card.json").read_text(encoding="utf-8"))
     assert card["metrics"] == {}
+    assert not (workdir / "export" / "card.md").exists()
     assert "are of another model, that of step 3: --mode=eval" in card["metrics_missing"]
     assert card["metrics_missing"] in caplog.text
     workdir_scores.write(workdir, before.scores, before.scored)
@@ -206,5 +207,6 @@ def test_latent_maps_are_written_only_where_they_are_wanted(run):
     config.attention.export_latents = False
     experiment.run(config, workdir, mode="export")
     folder = workdir / "export"
-    assert sorted(path.name for path in folder.iterdir()) == ["attention.stablehlo", "card.json"]
+    names = ["attention.stablehlo", "card.json", "card.md"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     assert "latent_maps" not in json.loads((folder / "card.json").read_text(encoding="utf-8"))

@@ -92,7 +92,7 @@ def test_of_a_run_on_normal_images(bottle):
     truth = card["Is the map true of its latent?"]
     assert re.search(r"^\| deeplift \| image \| 0.990 ", truth, flags=re.M)
     limits = card["Limits"]
-    assert "An image counts as abnormal above 1.25, which at most 5% of normal ones" in limits
+    assert "An image counts as abnormal above 1.25, which at most 5% of normal images" in limits
     assert "A pixel gets no decision: 5 images are too few." in limits
     assert "Not scored: masks are missing." in limits
 

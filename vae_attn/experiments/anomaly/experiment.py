@@ -119,7 +119,7 @@ class AnomalyExperiment(Experiment):
         if (kept := Calibration.load(workdir / loading.CALIBRATION)) is not None:
             counted = {"An image": kept.images, "A pixel": kept.pixels}
             decided = [
-                f"{what} counts as abnormal above {of.told('normal ones')}."
+                f"{what} counts as abnormal above {of.told()}."
                 if of.value is not None
                 else f"{what} gets no decision: {of.missing}."
                 for what, of in counted.items()
