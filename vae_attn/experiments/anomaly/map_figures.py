@@ -181,7 +181,7 @@ def sheet(config: ml_collections.ConfigDict, categories: dict[str, Rows]) -> pag
 def latent_captions(deviating: Deviations, exact: ExactMaps, n: int) -> list[str]:
     """Of an image's latents: how far each deviates, and its map's sum beside its change."""
 
-    def signed(value: float, digits: int) -> str:
+    def signed(value: float | np.floating, digits: int) -> str:
         return f"{round(float(value), digits) + 0.0:+.{digits}f}"  # a 0 is not negative
 
     change = exact.z[n] - exact.z_counterpart[n]
