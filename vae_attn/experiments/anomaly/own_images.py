@@ -117,7 +117,7 @@ def explain(
     _write(folder / RESULTS, lambda file: file.write(text.encode()))
     threshold = explainer.calibration.images
     if tiles is not None or threshold.value is None:
-        why = _of_tiles(tiles) if tiles is not None else threshold.missing
+        why = threshold.missing or _of_tiles(tiles)
         _LOG.warning("%s, so no image is called abnormal or not", why)
         _LOG.info("%d images explained: %s", len(rows), folder / RESULTS)
     else:
@@ -217,8 +217,9 @@ class _Writer:
         (latents,) = self._latents(tile, explainer.counterparts(tile))
         row = self._write_one(path, original, found.map, found.score, latents)
         threshold = explainer.calibration.image_threshold if self._tiles == PLACE else None
+        why = explainer.calibration.images.missing or _of_tiles(self._tiles)
         above = None if threshold is None else found.corners[found.scores > threshold].tolist()
-        told = {"threshold": threshold, "abnormal": None, "not_decided": _of_tiles(self._tiles)}
+        told = {"threshold": threshold, "abnormal": None, "not_decided": why}
         if self._tiles != PLACE:
             told |= {"pixel_threshold": None, "false_alarm_rate": None}
             told |= {"false_alarm_rate_interval": None}
