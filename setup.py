@@ -1,5 +1,10 @@
-"""Entry point for tools that call setup.py; all metadata stands in pyproject.toml."""
+"""The recipes of `configs/` go into the wheel, as `vae_attn/configs`; all else: pyproject.toml."""
 
-from setuptools import setup
+from setuptools import find_namespace_packages, setup
 
-setup()
+RECIPES = "vae_attn.configs"
+
+setup(
+    packages=[*find_namespace_packages(include=["vae_attn*"]), RECIPES],
+    package_dir={RECIPES: "configs"},
+)

@@ -4,10 +4,12 @@ python -m vae_attn.main --config=configs/digits.py        # normal: 3
 python -m vae_attn.main --config=configs/digits.py:1      # normal: 1
 """
 
+import ml_collections
+
 from vae_attn.config import default_config, known_variant
 
 
-def get_config(digit: str = "3"):
+def get_config(digit: str = "3") -> ml_collections.ConfigDict:
     """The config; `digit` is the normal class."""
     config = default_config()
     config.data.name = "digits"

@@ -11,6 +11,8 @@ folder of their `.npz`, or of tensorflow-datasets' `dsprites/`. A look at everyt
 `--config.train.steps=500`. What came out: `docs/disentanglement.md`.
 """
 
+import ml_collections
+
 from vae_attn.config import default_config
 from vae_attn.errors import UserError, shown
 
@@ -47,7 +49,7 @@ VARIANTS = {
 }
 
 
-def get_config(variant: str = "factor_vae"):
+def get_config(variant: str = "factor_vae") -> ml_collections.ConfigDict:
     """The config; `variant` is an objective, a number of latents, or both with a comma between."""
     config = default_config()
     config.data.name = "dsprites"

@@ -7,10 +7,12 @@ digit 1 and 31 for digit 3, on two cores that were shared with other work. Expec
 .99 and .96 for contrast at conv1, where the reconstruction error has .97 and .91 (docs/results.md).
 """
 
+import ml_collections
+
 from vae_attn.config import default_config, known_variant
 
 
-def get_config(digit: str = "3"):
+def get_config(digit: str = "3") -> ml_collections.ConfigDict:
     """The config; `digit` is the normal class."""
     config = default_config()
     config.data.name = "mnist"

@@ -12,11 +12,13 @@ The report's 300 epochs took it 8 hours on its GPU; ours is not measured. For a 
 accelerator there is configs/mvtec_ad_light.py.
 """
 
+import ml_collections
+
 from vae_attn.config import default_config
 from vae_attn.data import mvtec_ad
 
 
-def get_config(category: str = "bottle"):
+def get_config(category: str = "bottle") -> ml_collections.ConfigDict:
     """The config; `category` is one of the fifteen, `all` or `table4`."""
     config = default_config()
     config.data.name = "mvtec_ad"

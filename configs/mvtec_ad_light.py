@@ -8,11 +8,13 @@ of .98 (docs/results.md). Learning rate, beta and calibration were chosen on tha
 set, the augmentation and the number of steps by the loss of its held-out normal images.
 """
 
+import ml_collections
+
 from vae_attn.config import default_config
 from vae_attn.data import mvtec_ad
 
 
-def get_config(category: str = "bottle"):
+def get_config(category: str = "bottle") -> ml_collections.ConfigDict:
     """The config; `category` is one of the fifteen, `all` or `table4`."""
     config = default_config()
     config.data.name = "mvtec_ad"

@@ -14,10 +14,12 @@ smoothed over a second, which was set before any was seen.
 The report's 300 epochs took it 1 h 23 min on its GPU; ours is not measured.
 """
 
+import ml_collections
+
 from vae_attn.config import default_config, known_variant
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """The config; `variant` is empty or `stacks`."""
     config = default_config()
     config.data.name = "ucsd_ped1"

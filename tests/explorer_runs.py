@@ -158,14 +158,14 @@ def config_of(**report_options):
     return config
 
 
-def write(folder, data, config=None):
+def write(folder, data, config=None, drawn=None, tables=()):
     """Writes a page with an explorer; returns its path, what it knows, and the explainer."""
     config, explainer = config or config_of(), Maps(data.validation)
     made = explorer.Explorer(config, explainer, data, scale=12.0, scores=SCORES)
     known = made.write(folder / "report")
     curves = report._plots(config, None, explainer, known["images"])
     path = page.write(
-        config, folder, title=data.name, summary="A run.", drawn={}, tables=[],
+        config, folder, title=data.name, summary="A run.", drawn=drawn or {}, tables=tables,
         explorer=known | {"note": ""}, plots=curves,
     )  # fmt: skip
     assert all(isinstance(plot, svg_plots.Plot) for plot in curves)

@@ -49,6 +49,21 @@ def test_a_given_config_counts_also_in_the_folder_of_a_run(kept, monkeypatch):
     assert (found.seed, found.model.latents) == (7, 3)
 
 
+def test_recipes_are_there_in_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, workdir = parsed(monkeypatch, ["--config=configs/digits.py:5"])
+    assert (found.data.name, found.data.digit, str(workdir)) == ("digits", 5, "runs/digits_5")
+    (tmp_path / "configs").mkdir()
+    own = "from vae_attn.config import default_config\n\n\ndef get_config():\n"
+    own += "    config = default_config()\n    config.seed = 9\n    return config\n"
+    (tmp_path / "configs" / "digits.py").write_text(own, encoding="utf-8")
+    found, _ = parsed(monkeypatch, ["--config=configs/digits.py"])  # the user's own comes first
+    assert found.seed == 9
+    for missing in ("configs/none.py", "digits.py", "other/digits.py"):
+        with pytest.raises(UserError, match=r"cannot be loaded: .*No such file"):
+            parsed(monkeypatch, [f"--config={missing}"])
+
+
 def test_a_group_of_runs_knows_its_config(tmp_path, monkeypatch):
     config = default_config()
     config.data.name, config.data.category = "mvtec_ad", "table4"

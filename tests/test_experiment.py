@@ -64,7 +64,7 @@ def raw(explainer, images, style, layer):
 
 def test_workdir_holds_what_the_readme_says(finished):
     _, workdir = finished
-    written = ("evaluation/table.md", "evaluation/scored.json", "report/index.html")
+    written = ("evaluation/table.md", "evaluation/scored.json", "card.md", "report/index.html")
     for name in ("config.json", "metrics.jsonl", *written):
         assert (workdir / name).stat().st_size > 0, name
     assert list((workdir / "tensorboard").iterdir())

@@ -11,8 +11,10 @@ from PIL import Image
 
 from vae_attn.reporting import figures, page
 from vae_attn.reporting.explorer import files as explorer_files
+from vae_attn.reporting.tables import Table
 
 sync_api = pytest.importorskip("playwright.sync_api")
+axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
@@ -371,6 +373,34 @@ def test_every_control_has_a_name(opened):
     assert unlabelled == []
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A page with all that a page has; its figure and its table are wider than a phone."""
+    figure = figures.grid({"row": np.zeros((2, 8, 8, 1), np.uint8)}, ["a", "b"], title="t", note="")
+    table = Table("Scores", [["a long heading"] * 12, ["1"] * 12], "A note.")
+    folder = tmp_path_factory.mktemp("whole")
+    drawn = {"one": (figure, "A figure", "A caption.")}
+    return explorer_runs.write(folder, explorer_runs.data_of(), drawn=drawn, tables=[table])[0]
+
+
+@pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["wide", "narrow"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_violation_of_accessibility(browser, whole, scheme, viewport):
+    """axe-core's rules: names, roles and their tree as a screen reader has them, keys, contrast."""
+    made = Opened(browser, whole, color_scheme=scheme, viewport=viewport)
+    axe = axe_playwright.Axe()
+    found = axe.run(made.page)
+    assert found.violations_count == 0, found.generate_report()
+    made.open(made.cards()[0])
+    found = axe.run(made.page)
+    assert found.violations_count == 0, found.generate_report()
+    # What axe looks for it finds.
+    made.page.evaluate("document.querySelector('#viewer').append(document.createElement('button'))")
+    spoiled = {one["id"] for one in axe.run(made.page).response["violations"]}
+    assert "button-name" in spoiled
+    made.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_phone_dark_and_light(browser, written, scheme):
     path, known = written
@@ -428,6 +458,13 @@ def test_many_images_are_loaded_as_they_are_seen(browser, tmp_path):
     def pictures():
         return {request for request in made.requests if request.endswith(".png")}
 
+    paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    times = [made.page.evaluate(paint)]  # ms, of which the best tells the page from the machine
+    for _ in range(2):
+        made.page.reload()
+        made.page.wait_for_timeout(1000)
+        times.append(made.page.evaluate(paint))
+    assert min(times) < 1000, times
     assert len(made.cards()) == count
     assert 0 < len(pictures()) < 200
     made.page.select_option('[name="class"]', "b")

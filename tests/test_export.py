@@ -63,6 +63,7 @@ def run(tmp_path_factory):
         scores = {"contrast/fused.upper/pixel_auroc": 0.75, "paper/conv1/pixel_auroc": 0.5}
         parameters = vae_attn.load(workdir).calibration.parameters
         workdir_scores.write(workdir, scores, Scored.of([3], [parameters], config))
+        (workdir / "card.md").write_text("# Model card", encoding="utf-8")
         experiment.run(config, workdir, mode="export")
         yield config, workdir
 
@@ -101,8 +102,9 @@ def test_in_an_environment_without_this_package(run, tmp_path):
 def test_the_card_tells_how_to_use_it(run):
     _, workdir = run
     folder = workdir / "export"
-    names = ["attention.stablehlo", "card.json", "latent_maps.stablehlo"]
+    names = ["attention.stablehlo", "card.json", "card.md", "latent_maps.stablehlo"]
     assert sorted(path.name for path in folder.iterdir()) == names
+    assert (folder / "card.md").read_text(encoding="utf-8") == "# Model card"
     card, explainer = (
         json.loads((folder / "card.json").read_text(encoding="utf-8")),
         vae_attn.load(workdir),
@@ -175,6 +177,7 @@ def test_scores_of_another_model_are_not_on_the_card(run, caplog):
     experiment.run(config, workdir, mode="export")
     card = json.loads((workdir / "export" / "card.json").read_text(encoding="utf-8"))
     assert card["metrics"] == {}
+    assert not (workdir / "export" / "card.md").exists()
     assert "are of another model, that of step 3: --mode=eval" in card["metrics_missing"]
     assert card["metrics_missing"] in caplog.text
     workdir_scores.write(workdir, before.scores, before.scored)
@@ -204,5 +207,6 @@ def test_latent_maps_are_written_only_where_they_are_wanted(run):
     config.attention.export_latents = False
     experiment.run(config, workdir, mode="export")
     folder = workdir / "export"
-    assert sorted(path.name for path in folder.iterdir()) == ["attention.stablehlo", "card.json"]
+    names = ["attention.stablehlo", "card.json", "card.md"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     assert "latent_maps" not in json.loads((folder / "card.json").read_text(encoding="utf-8"))

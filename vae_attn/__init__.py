@@ -7,7 +7,17 @@ latent: `vae_attn.faithfulness`.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vae_attn.attention import make_attention_fn
+    from vae_attn.attributions import (
+        deeplift,
+        explain_score,
+        integrated_gradients,
+        make_attribution_fn,
+    )
+    from vae_attn.experiments.anomaly.loading import load
 
 # The module of each name, imported when the name is asked for: attention needs jax and no more.
 _MODULES = {
@@ -18,7 +28,17 @@ _MODULES = {
     "integrated_gradients": "vae_attn.attributions",
     "make_attribution_fn": "vae_attn.attributions",
 }
-__all__ = [*_MODULES]
+__all__ = [
+    "__version__",
+    "deeplift",
+    "explain_score",
+    "integrated_gradients",
+    "load",
+    "make_attention_fn",
+    "make_attribution_fn",
+]
+
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -31,10 +31,11 @@ Signed maps in pixels that add up to z_i(x) - z_i(x') are in `vae_attn.attributi
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any as PyTree
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 Mean = Callable[[Float[Array, "batch h w k"]], Float[Array, "batch latents"]]
 Head = Callable[[Float[Array, "batch h w k"]], tuple[Array, Array]]

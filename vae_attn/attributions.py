@@ -18,10 +18,11 @@ operation by operation, so jit what calls them, or use `make_attribution_fn`.
 """
 
 from collections.abc import Callable
+from typing import Any as PyTree
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from vae_attn.secants import secant_vjp
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.experimental import xla_metadata
@@ -16,7 +17,7 @@ _CPU_OPTIONS = {
 }
 
 
-def jit(fn: Callable, **options) -> Callable:
+def jit(fn: Callable, **options: Any) -> Callable:
     """`jax.jit` with the compiler's options for this backend.
 
     The backend is first asked for when the function is called, so that a module may jit at import.

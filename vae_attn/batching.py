@@ -2,15 +2,15 @@
 
 import operator
 from collections.abc import Callable
+from typing import Any as PyTree
 
 import jax
 import numpy as np
-from jaxtyping import PyTree, Shaped
 
 
 def map_batches(
-    fn: Callable[[PyTree[Shaped[np.ndarray, "batch ..."]]], PyTree],
-    inputs: PyTree[Shaped[np.ndarray, "n ..."]],
+    fn: Callable[[PyTree], PyTree],
+    inputs: PyTree,
     batch_size: int,
 ) -> PyTree:
     """`fn(inputs)`, one batch at a time; the last batch is filled up and cut again.

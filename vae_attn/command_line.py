@@ -20,6 +20,13 @@ _NO_CONFIG = (
     "that exists."
 )
 
+# The recipes: configs/ of a checkout, which a wheel holds as vae_attn/configs (setup.py).
+_PACKAGE = pathlib.Path(__file__).parent
+_RECIPES = next(
+    (folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()),
+    None,
+)
+
 MODES = ("all", "train", "evaluate", "explain", "export", "report")
 _LONGEST = 1000  # characters of a message that is not ours
 
@@ -44,6 +51,10 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string(
     "images", None, "With --mode=explain: own images, a file, a folder or a quoted pattern."
+)
+flags.DEFINE_enum(
+    *("tiles", None, ("place", "free")),
+    "With --images: tiles of the model's size, calibrated per place of a tile or free of place.",
 )
 flags.DEFINE_string(
     "workdirs", None, "With --mode=report: the runs, folders or quoted patterns; default runs/*."
@@ -132,6 +143,8 @@ def _check_together(values: flags.FlagValues) -> None:
         raise UserError(_NO_CONFIG)
     if values.images is not None and values.mode != "explain":
         raise UserError(f"--images is for --mode=explain, and not for --mode={values.mode}.")
+    if values.tiles is not None and values.images is None:
+        raise UserError("--tiles is for images of one's own: give --mode=explain --images=FILES.")
     if values.workdirs is not None and values.mode != "report":
         raise UserError(f"--workdirs is for --mode=report, and not for --mode={values.mode}.")
 
@@ -144,7 +157,7 @@ def _load(name: str) -> ml_collections.ConfigDict:
         return workdir.read(pathlib.Path(name).parent)
     path, *variant = name.split(":", 1)
     try:
-        loader = importlib.machinery.SourceFileLoader("vae_attn_config", path)
+        loader = importlib.machinery.SourceFileLoader("vae_attn_config", _file_or_recipe(path))
         module = importlib.util.module_from_spec(
             importlib.util.spec_from_loader(loader.name, loader)
         )
@@ -160,6 +173,15 @@ def _load(name: str) -> ml_collections.ConfigDict:
         raise UserError(
             f"--config={shown(name)} cannot be loaded: {_on_one_line(error)}"
         ) from error
+
+
+def _file_or_recipe(path: str) -> str:
+    """The file, or, where there is none, the recipe that came with the package."""
+    given = pathlib.Path(path)
+    if _RECIPES and given.parts[:-1] == ("configs",) and not given.exists():
+        recipe = _RECIPES / given.name
+        return str(recipe) if recipe.exists() else path
+    return path
 
 
 def _check_keys(config: ml_collections.ConfigDict, argv: Sequence[str]) -> None:

@@ -204,9 +204,9 @@ def known_variant(variant: str, known: Iterable[str]) -> str:
     return variant
 
 
-def flat(tree: dict, prefix: str = "") -> dict:
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys joined by dots."""
-    flattened = {}
+    flattened: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
         flattened |= flat(value, f"{path}.") if isinstance(value, dict) else {path: value}

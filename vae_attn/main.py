@@ -1,7 +1,7 @@
 """Trains a VAE, scores its attention maps and shows them.
 
     python -m vae_attn.main --config=configs/mnist.py:3 [--workdir=DIR] [--mode=MODE]
-        [--config.KEY=VALUE ...] [--images=FILES] [--distributed]
+        [--config.KEY=VALUE ...] [--images=FILES [--tiles=place|free]] [--distributed]
     python -m vae_attn.main --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]
     python -m vae_attn.main --mode=report [--workdirs='runs/*'] [--workdir=runs/report]
 
@@ -11,8 +11,9 @@ Without --workdir it is runs/<config>_<variant>, such as runs/mnist_3; if --conf
 other images than the config file does, the name of their folder is appended: runs/folder_photos.
 
 SIGTERM and SIGINT stop a training with a checkpoint. A trained run is used without its data:
---mode=explain --images='photos/*.png' explains one's own images, --mode=export writes its maps as a
-file that jax alone can load. --mode=report compares runs in one table and page.
+--mode=explain --images='photos/*.png' explains one's own images, with --tiles those larger than the
+model's tile by tile; --mode=export writes its maps as a file that jax alone can load. --mode=report
+compares runs in one table and page.
 """
 
 import logging
@@ -52,7 +53,9 @@ def main(argv: list[str]) -> None:
             _LOG.setLevel(logging.WARNING)
     workdir = pathlib.Path(given.workdir) if given.workdir else command_line.default_workdir()
     try:
-        experiment.run(given.config, workdir, mode=given.mode, images=given.images)
+        experiment.run(
+            given.config, workdir, mode=given.mode, images=given.images, tiles=given.tiles
+        )
     except preemption.Stopped as stopped:
         _LOG.info("%s", stopped)
         sys.exit(given.stopped_exit_code)

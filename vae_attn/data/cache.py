@@ -82,7 +82,7 @@ def load_or_build(
     specs: dict[str, Spec],
     build: Callable[[Keep], None],
     *,
-    cache_dir: str | os.PathLike | None,
+    cache_dir: str | os.PathLike[str] | None,
 ) -> dict[str, np.ndarray]:
     """Maps the arrays of an entry into memory; builds and keeps them where there is none.
 

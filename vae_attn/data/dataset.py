@@ -146,7 +146,10 @@ class AnomalyData:
         )
 
     # As `FactorData.pixels`, so that the training loop uses both kinds of data alike.
-    pixels = staticmethod(to_unit)
+    @staticmethod
+    def pixels(images: UInt8[Array | np.ndarray, "*shape"]) -> Float32[Array, "*shape"]:
+        """See `to_unit`."""
+        return to_unit(images)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -30,13 +30,13 @@ _LOG = logging.getLogger("vae_attn")
 
 
 def load(
-    data_dir: str | os.PathLike,
+    data_dir: str | os.PathLike[str],
     *,
     image_size: int = 256,
     channels: int = 3,
     validation_fraction: float = 0.2,
     seed: int = 0,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> AnomalyData:
     """Loads a folder in the MVTec-AD layout (see `LAYOUT`), of any size and format.
 
@@ -150,7 +150,7 @@ def _arrays(
     *,
     image_size: int,
     channels: int,
-    cache_dir: str | os.PathLike | None,
+    cache_dir: str | os.PathLike[str] | None,
 ) -> dict[str, np.ndarray]:
     """What is kept of the files, decoded now or before; see `cache`.
 

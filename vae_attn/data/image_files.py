@@ -29,7 +29,7 @@ _EXTENSIONS = {
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpx"),
     "AVIF": (".avif",),
 }
-EXTENSIONS = tuple(ending for endings in _EXTENSIONS.values() for ending in endings)
+EXTENSIONS: tuple[str, ...] = tuple(end for ends in _EXTENSIONS.values() for end in ends)
 KINDS = "png, jpeg, bmp, tiff, webp, gif, ppm, jp2 or avif"  # for messages
 
 # Where a file has more than 8 bits per channel: the levels that become 0 and 255.

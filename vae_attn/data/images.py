@@ -13,7 +13,7 @@ from vae_attn.data import image_files
 from vae_attn.data.image_files import ALL_LEVELS, Levels
 from vae_attn.errors import UserError
 
-EXTENSIONS = image_files.EXTENSIONS
+EXTENSIONS: tuple[str, ...] = image_files.EXTENSIONS
 KINDS = image_files.KINDS
 MAX_PIXELS = image_files.MAX_PIXELS
 

@@ -109,7 +109,7 @@ def augmentation(category: str, *, keep_pose: bool) -> dict[str, bool | float]:
     return {"mirror_horizontal": mirror.horizontal, "mirror_vertical": mirror.vertical}
 
 
-def present(data_dir: str | os.PathLike, group: str) -> tuple[str, ...]:
+def present(data_dir: str | os.PathLike[str], group: str) -> tuple[str, ...]:
     """The categories of a group (a key of `GROUPS`) whose folders are in `data_dir`.
 
     Raises:
@@ -125,13 +125,13 @@ def present(data_dir: str | os.PathLike, group: str) -> tuple[str, ...]:
 
 
 def load(
-    data_dir: str | os.PathLike,
+    data_dir: str | os.PathLike[str],
     category: str,
     *,
     image_size: int = 256,
     validation_fraction: float = 0.2,
     seed: int = 0,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> AnomalyData:
     """Loads one category in the official layout, always as RGB.
 

@@ -40,13 +40,13 @@ _LOG = logging.getLogger("vae_attn")
 
 
 def load(
-    data_dir: str | os.PathLike,
+    data_dir: str | os.PathLike[str],
     *,
     image_size: int = 100,
     frames: int = 1,
     validation_fraction: float = 0.2,
     seed: int = 0,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> AnomalyData:
     """Loads the official layout (see `LAYOUT`), grey, one label per frame.
 
@@ -189,7 +189,7 @@ def _arrays(
     scored: list[_Frame],
     decode: Callable[..., list[str]],
     image_size: int,
-    cache_dir: str | os.PathLike | None,
+    cache_dir: str | os.PathLike[str] | None,
 ) -> dict[str, np.ndarray]:
     """What is kept of the files, decoded now or before; see `cache`.
 

@@ -4,10 +4,10 @@ import json
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any as PyTree
 from typing import NamedTuple
 
 import ml_collections
-from jaxtyping import PyTree
 
 from vae_attn import whole_files
 from vae_attn.experiments import scores as scores_lib

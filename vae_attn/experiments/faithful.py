@@ -7,13 +7,14 @@ answer for the first; here each kind of map is asked the second (`vae_attn.faith
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
+from typing import Any as PyTree
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vae_attn import attention, faithfulness, losses
 from vae_attn.experiments import scores as scores_lib

@@ -48,13 +48,13 @@ class Run:
     missing: str = ""
 
     @property
-    def data(self) -> tuple:
+    def data(self) -> tuple[object, ...]:
         """What tells its data from that of other runs."""
         own = ("dir",) if self.keys["data.name"] == "folder" else ()
         return tuple(self.keys[f"data.{key}"] for key in ("name", "digit", "category", *own))
 
     @property
-    def scored_on(self) -> tuple:
+    def scored_on(self) -> tuple[object, ...]:
         """Its data and how much of it is scored at which size: scores compare within the same."""
         return (*self.data, *(self.keys[key] for key in SCORED_ON))
 

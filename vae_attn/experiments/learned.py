@@ -14,6 +14,7 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Mapping
+from typing import Any as PyTree
 
 import flax.linen as nn
 import flax.struct
@@ -21,7 +22,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from vae_attn import whole_files
 from vae_attn.models.model import Model

@@ -1,6 +1,7 @@
 """Trains the head of the learned contrast on anomalies drawn anew in every step."""
 
 import math
+from typing import Any as PyTree
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from vae_attn import backend
 from vae_attn.batching import map_batches

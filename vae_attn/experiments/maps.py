@@ -7,12 +7,13 @@ nothing anew. `Mapper` binds them to variables and runs them in batches.
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any as PyTree
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from vae_attn import attention, attributions, backend, faithfulness
 from vae_attn import counterparts as counterparts_lib

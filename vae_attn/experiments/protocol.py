@@ -8,10 +8,11 @@ import abc
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
+from typing import Any as PyTree
 
 import ml_collections
 import numpy as np
-from jaxtyping import PyTree, UInt8
+from jaxtyping import UInt8
 
 from vae_attn.reporting import page
 from vae_attn.reporting.svg_plots import Plot
@@ -43,7 +44,7 @@ class Content(NamedTuple):
     summary: str
     drawn: Mapping[str, page.Drawn | Callable[[], page.Drawn]]
     facts: Sequence[page.Fact] = ()
-    explorer: dict | None = None
+    explorer: dict[str, Any] | None = None
     plots: Sequence[Plot] = ()
 
 
@@ -131,6 +132,16 @@ class Experiment(abc.ABC):
     @abc.abstractmethod
     def tables(self, scores: Mapping[str, float], config: ml_collections.ConfigDict) -> list[Table]:
         """The tables of a run's scores, which were computed with a config."""
+
+    def card_tables(
+        self, scores: Mapping[str, float], config: ml_collections.ConfigDict
+    ) -> list[Table]:
+        """Those of `tables` that stand in the run's card."""
+        return self.tables(scores, config)
+
+    @abc.abstractmethod
+    def limits(self, workdir: pathlib.Path) -> Sequence[str]:
+        """What whoever uses a trained model has to keep in mind, a sentence each, for the card."""
 
     @abc.abstractmethod
     def content(

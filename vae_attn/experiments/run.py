@@ -10,7 +10,7 @@ import ml_collections
 from vae_attn import workdir as workdir_lib
 from vae_attn import workdir_scores
 from vae_attn.errors import UserError
-from vae_attn.experiments import checkpoint_report, kinds, titles, validation
+from vae_attn.experiments import checkpoint_report, kinds, model_card, titles, validation
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import export, own_images
 from vae_attn.experiments.protocol import Experiment, Trained
@@ -30,6 +30,7 @@ def run(
     *,
     mode: str,
     images: str | None = None,
+    tiles: str | None = None,
 ) -> None:
     """Trains, evaluates, explains, or all of it; or exports.
 
@@ -44,6 +45,7 @@ def run(
         main one evaluates, explains and exports.
       images: for `explain`: the user's image files, a folder of them or a pattern, which are
         explained in place of the data set (`own_images`).
+      tiles: how those that are larger than the model's are explained, or None to resize them.
 
     Raises:
       preemption.Stopped: after SIGTERM or SIGINT, with a checkpoint saved.
@@ -54,7 +56,7 @@ def run(
             validation.validate(config)
             kind = kinds.of(config)
             if mode == "export" or images is not None:
-                _use(kind, config, workdir, images, lock)
+                _use(kind, config, workdir, images, tiles, lock)
             elif members := kind.members(config):
                 _run_members(kind, config, members, workdir, mode, lock)
             else:
@@ -71,6 +73,7 @@ def _use(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     images: str | None,
+    tiles: str | None,
     lock: WorkdirLock,
 ) -> None:
     """What needs the trained run alone: explains the user's images, or exports without any."""
@@ -87,7 +90,7 @@ def _use(
         if images is None:
             _LOG.info("exported: %s", export.write(config, workdir, explainer))
         else:
-            own_images.explain(explainer, paths, workdir)
+            own_images.explain(explainer, paths, workdir, tiles=tiles)
     distributed.barrier("used")
 
 
@@ -205,7 +208,7 @@ def _write_scores(
     scores: dict[str, float],
     trained: Sequence[Trained],
 ) -> None:
-    """TensorBoard's scores, `evaluation/metrics.json` and `evaluation/table.md`."""
+    """TensorBoard's scores, `evaluation/metrics.json` and `table.md`, and `card.md`."""
     steps = [one.step for one in trained]
     telemetry.write_scores(workdir, {max(steps): experiment.main_scores(config, scores)})
     scored = workdir_scores.Scored.of(steps, _digests(trained), config)
@@ -215,6 +218,7 @@ def _write_scores(
     path = workdir / workdir_scores.EVALUATION / "table.md"
     made = experiment.tables(scores, config)
     _LOG.info("scores: %s", tables.write_markdown(made, path, title=title))
+    model_card.write(experiment, config, workdir, scores, at)
 
 
 def _digests(trained: Sequence[Trained]) -> list[str]:

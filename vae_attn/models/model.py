@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
+from typing import Any as PyTree
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from vae_attn import attention
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
@@ -31,7 +32,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _NAMES = (FILE_NAME, "model.safetensors")  # in a folder: ours, and the one it has at its source
 _MOST = 250  # of mismatches in a message: each of the trunk's tensors may be missing and renamed
 
-Variables = dict[str, dict]
+Variables = dict[str, dict[str, Any]]
 
 
 def load_resnet18(path: str | os.PathLike[str]) -> Variables:

@@ -1,11 +1,12 @@
 """The variational autoencoder, its encoder split at any named layer into features and head."""
 
 from collections.abc import Callable
+from typing import Any as PyTree
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from vae_attn import attention
 from vae_attn.models import layers
@@ -39,8 +40,8 @@ class VAE(Sampling):
 
     def setup(self) -> None:
         """Builds the heads; encoder and decoder are there."""
-        self.mean = Dense(self.latents, self.initialization)
-        self.logvar = Dense(self.latents, self.initialization)
+        self.mean: nn.Module = Dense(self.latents, self.initialization)
+        self.logvar: nn.Module = Dense(self.latents, self.initialization)
 
     @property
     def layers(self) -> tuple[str, ...]:

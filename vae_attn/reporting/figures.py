@@ -3,9 +3,10 @@
 They are matplotlib's objects, drawn without a display and without `pyplot`.
 """
 
+import contextlib
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from vae_attn import whole_files
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": 120,
     "figure.titlesize": 10,
     "axes.titlesize": 9,
@@ -58,7 +59,7 @@ _LEGEND_ROWS = 24  # in one column of a legend beside the panels
 _CAPTION_HEIGHT = 16  # pixels, of a line over tiles
 
 
-def styled():
+def styled() -> contextlib.AbstractContextManager[None]:
     """What draws within it, or decorated with it, draws in `STYLE`."""
     return matplotlib.rc_context(STYLE)
 

@@ -5,7 +5,7 @@ import hashlib
 import importlib.resources
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import markupsafe
@@ -54,7 +54,7 @@ def write(
     tables: Sequence[Table],
     facts: Sequence[Fact] = (),
     links: Sequence[tuple[str, str]] = (),
-    explorer: dict | None = None,
+    explorer: dict[str, Any] | None = None,
     plots: Sequence[Plot] = (),
     file: str = "report/index.html",
 ) -> pathlib.Path:

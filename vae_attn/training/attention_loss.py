@@ -3,10 +3,11 @@
 import dataclasses
 import types
 from collections.abc import Callable, Mapping
+from typing import Any as PyTree
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from vae_attn import attention, attributions, losses
 from vae_attn.errors import UserError

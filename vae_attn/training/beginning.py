@@ -2,10 +2,10 @@
 
 import logging
 import pathlib
+from typing import Any as PyTree
 
 import jax
 import ml_collections
-from jaxtyping import PyTree
 
 from vae_attn.errors import UserError
 from vae_attn.training import checkpoints as checkpoints_lib

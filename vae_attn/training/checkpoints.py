@@ -7,12 +7,13 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any as PyTree
 
 import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
-from jaxtyping import Float, PyTree
+from jaxtyping import Float
 
 from vae_attn.errors import UserError
 from vae_attn.training import distributed, orbax_errors, seeds

@@ -3,12 +3,12 @@
 import json
 import pathlib
 import zlib
+from typing import Any as PyTree
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-from jaxtyping import PyTree
 from safetensors.flax import load_file, save_file
 
 from vae_attn import whole_files

@@ -5,12 +5,12 @@ import pathlib
 import signal
 import time
 import zlib
+from typing import Any as PyTree
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jaxtyping import PyTree
 
 from vae_attn.errors import UnreachableError, UserError
 

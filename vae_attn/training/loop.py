@@ -5,11 +5,12 @@ import logging
 import math
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any as PyTree
 
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from vae_attn.batching import map_batches
 from vae_attn.config import require, require_each

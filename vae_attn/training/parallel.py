@@ -1,11 +1,12 @@
 """Runs a per-device update on all devices at once."""
 
 from collections.abc import Callable, Sequence
+from typing import Any as PyTree
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int, PyTree, Shaped
+from jaxtyping import Int, Shaped
 
 from vae_attn import backend
 from vae_attn.errors import UserError

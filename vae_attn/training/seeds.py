@@ -6,13 +6,14 @@ One seed has no such axis. Several are trained together, and each keeps its own 
 
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any as PyTree
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from vae_attn import backend
 from vae_attn.training.task import Task

@@ -1,10 +1,12 @@
 """What a run is at one step: everything a checkpoint holds."""
 
+from typing import Any as PyTree
+
 import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int
 
 from vae_attn.models.model import Model
 

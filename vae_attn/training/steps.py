@@ -1,6 +1,7 @@
 """One update of the VAE on one device's share of a batch."""
 
 from collections.abc import Callable
+from typing import Any as PyTree
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vae_attn import losses
 from vae_attn.data.augment import Augmentation

@@ -1,9 +1,10 @@
 """The trunk, all of an encoder before its flatten: weights put into it, updates kept out."""
 
+from typing import Any as PyTree
+
 import jax
 import ml_collections
 import optax
-from jaxtyping import PyTree
 
 from vae_attn.data import cache
 from vae_attn.errors import UserError

@@ -261,7 +261,7 @@ class Collected:
     """
 
     def __init__(self, *, pixels: Threshold, images: Threshold) -> None:
-        self.located = Located(threshold=pixels.value)
+        self.located: Located = Located(threshold=pixels.value)
         self._threshold = images.value
         self._mass: list[np.ndarray] = [np.zeros(0, np.float32)]
         self._peak: list[np.ndarray] = [np.zeros(0, np.float32)]

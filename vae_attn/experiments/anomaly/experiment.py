@@ -4,11 +4,11 @@ import json
 import logging
 import pathlib
 from collections.abc import Mapping
+from typing import Any as PyTree
 from typing import ClassVar
 
 import ml_collections
 import numpy as np
-from jaxtyping import PyTree
 
 from vae_attn.data import sources
 from vae_attn.data.dataset import AnomalyData
@@ -41,9 +41,9 @@ _LOG = logging.getLogger("vae_attn")
 class AnomalyExperiment(Experiment):
     """A VAE of normal images; see `protocol.Experiment`."""
 
-    panels: ClassVar = figures.LOSSES
-    y_label: ClassVar = "nats per image"
-    curves_caption = (
+    panels: ClassVar[Mapping[str, Mapping[str, str]]] = figures.LOSSES
+    y_label: ClassVar[str] = "nats per image"
+    curves_caption: ClassVar[str] = (
         "Losses of the training steps (means between two points; z sampled) and of the validation "
         "images (at z = mean), in nats per image."
     )
@@ -152,6 +152,37 @@ class AnomalyExperiment(Experiment):
     def tables(self, scores: Mapping[str, float], config: ml_collections.ConfigDict) -> list[Table]:
         """Beside the numbers of others, where there are any; and all scores."""
         return summary.of_run(config, scores, self.data)
+
+    def card_tables(
+        self, scores: Mapping[str, float], config: ml_collections.ConfigDict
+    ) -> list[Table]:
+        """Beside the numbers of others, and which maps are true."""
+        compared = comparison.compare(config, {config.data.category: scores})
+        return [*compared, *faithful.table(scores)]
+
+    def limits(self, workdir: pathlib.Path) -> list[str]:
+        """Of a model of one kind of normal images, and of its thresholds."""
+        known, decided = self.data.name, []
+        if (kept := Calibration.load(workdir / loading.CALIBRATION)) is not None:
+            counted = {"An image": kept.images, "A pixel": kept.pixels}
+            decided = [
+                f"{what} counts as abnormal above {of.told()}."
+                if of.value is not None
+                else f"{what} gets no decision: {of.missing}."
+                for what, of in counted.items()
+            ]
+        return [
+            f"It has seen normal images of {known} alone, and calls whatever differs abnormal: "
+            "another camera, light or framing too.",
+            "An image is resized to the model's size: what is smaller than a pixel of it is lost.",
+            "contrast says where an image is abnormal, and not which latent says so; the signed "
+            "maps of deeplift say why, and are not scored by where.",
+            "The maps explain the difference from the model's own normal counterpart, which may be "
+            "a poor one.",
+            *decided,
+            "A threshold's rate of false alarms holds for normal images like the held-out ones.",
+            *(f"Not scored: {sentence}." for sentence in self.data.missing),
+        ]
 
     def content(
         self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path

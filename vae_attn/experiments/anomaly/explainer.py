@@ -1,16 +1,19 @@
 """A trained VAE as an explainer: calibrated maps and scores of uint8 images."""
 
 import dataclasses
+from typing import Any as PyTree
 
 import numpy as np
-from jaxtyping import Array, Float, PyTree, Shaped, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from vae_attn import backend
 from vae_attn.batching import map_batches
 from vae_attn.data.dataset import to_unit
 from vae_attn.data.images import fit_images
+from vae_attn.errors import UserError
 from vae_attn.experiments import learned
 from vae_attn.experiments.anomaly import calibration as calibration_lib
+from vae_attn.experiments.anomaly import tiles as tiles_lib
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
 from vae_attn.experiments.counterpart_cache import CounterpartCache
 from vae_attn.experiments.maps import (
@@ -103,6 +106,43 @@ class Explainer(Mapper):
             )
 
         return map_batches(explain, inputs, self.batch_size)
+
+    def tiled(
+        self,
+        image: UInt8[np.ndarray, "height width channels"],
+        *,
+        calibrated: str = tiles_lib.PLACE,
+        overlap: float = tiles_lib.OVERLAP,
+    ) -> tiles_lib.Tiled:
+        """The map of one image that is larger than the model's, from overlapping tiles.
+
+        Tiles have the model's size and are not resized: the model has to be trained on such.
+
+        Args:
+          image: grey or RGB, 0 to 255, no side smaller than the model's.
+          calibrated: `place`: by what normal images give at the same place of a tile, edges and
+            corners among them; `free`: by what they give anywhere, for textures, of which no place
+            of a tile is like no other. The calibration's thresholds are for `place` alone.
+          overlap: of neighbouring tiles, at least this share of a tile's side.
+
+        Returns:
+          The map in the image's own size, its score, and those of the tiles. A threshold promises
+          its rate of false alarms for a tile, and not for the maximum of many.
+
+        Raises:
+          UserError: for an image smaller than a tile, or options that cannot be.
+        """
+        if calibrated not in tiles_lib.KINDS:
+            raise UserError(f"calibrated={calibrated!r} must be place or free.")
+        statistics = self.calibration.statistics
+        if calibrated == tiles_lib.FREE:
+            statistics = tiles_lib.free_of_place(statistics)
+        calibration = dataclasses.replace(self.calibration, statistics=statistics)
+        attend = dataclasses.replace(self, calibration=calibration, known=None)
+        side = self.model.image_shape[0]
+        return tiles_lib.blend(
+            attend, image, side=side, batch_size=self.batch_size, overlap=overlap
+        )
 
     def explain(
         self, images: UInt8[Array, "n height width channels"]

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -108,9 +109,9 @@ class Explorer:
         # The very styles of `map_figures.Painter`, so that nothing is compiled twice.
         self._styles = raw_styles("paper", own.style, own.attention_style)
         self._layers = tuple(dict.fromkeys((*config.evaluate.layers, *own.layers)))
-        self.shown = self._measure()
+        self.shown: list[Shown] = self._measure()
 
-    def write(self, folder: pathlib.Path) -> dict:
+    def write(self, folder: pathlib.Path) -> dict[str, Any]:
         """Writes the images' files into a new folder in `folder`.
 
         Args:

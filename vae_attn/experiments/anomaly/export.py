@@ -15,6 +15,7 @@ import numpy as np
 
 from vae_attn import attributions, whole_files, workdir_scores
 from vae_attn.data.dataset import to_unit
+from vae_attn.experiments import model_card
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.experiments.maps import DEEPLIFT, INTEGRATED_GRADIENTS, INTEGRATION_STEPS, project
@@ -91,10 +92,10 @@ def _exported(fn: Callable, explainer: Explainer) -> jax.export.Exported:
 def write(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, explainer: Explainer
 ) -> pathlib.Path:
-    """Writes `export/attention.stablehlo` and `export/card.json`; returns the first's path.
+    """Writes `export/attention.stablehlo` and `card.json`; returns the first's path.
 
-    With `attention.export_latents` also `export/latent_maps.stablehlo`; otherwise an earlier one is
-    removed, as the card would not be of it.
+    With `attention.export_latents` also `export/latent_maps.stablehlo`, and with scores of this
+    model `export/card.md`; otherwise an earlier one is removed, as the card would not be of it.
 
     Args:
       config: the run's.
@@ -112,12 +113,14 @@ def write(
         card["latent_maps"] = {"file": LATENT_MAPS, "sha256": digest, **_told_latents(explainer)}
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    if card["metrics"] and (told := workdir / model_card.CARD).exists():  # of this very model
+        files[model_card.CARD] = told.read_bytes()
     # The card last: where there is one, the functions that it tells of are whole.
     for name, data in (files | {CARD: json.dumps(card, indent=2).encode() + b"\n"}).items():
         with whole_files.writing(folder / name) as temporary:
             temporary.write_bytes(data)
-    if LATENT_MAPS not in files:
-        (folder / LATENT_MAPS).unlink(missing_ok=True)
+    for name in {LATENT_MAPS, model_card.CARD} - set(files):
+        (folder / name).unlink(missing_ok=True)
     return folder / FUNCTION
 
 

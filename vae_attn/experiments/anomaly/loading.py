@@ -17,7 +17,7 @@ from vae_attn.training.checkpoints import digest, which_checkpoint
 CALIBRATION = "calibration.npz"  # in the workdir, beside the checkpoints that it belongs to
 
 
-def load(workdir: str | os.PathLike, which: str = "best") -> Explainer:
+def load(workdir: str | os.PathLike[str], which: str = "best") -> Explainer:
     """The explainer of a trained run: `explainer(images)` gives maps and scores.
 
     Args:

@@ -49,7 +49,7 @@ class Painter:
         self._scales = {
             name: quantile(np.concatenate([part[name] for part in parts])) for name in parts[0]
         }
-        self.scale = next(iter(self._scales.values()))
+        self.scale: float = next(iter(self._scales.values()))
 
     def _maps(self, images: np.ndarray) -> dict[str, Float[np.ndarray, "n h w"]]:
         layer = self._layer
@@ -80,7 +80,7 @@ class Painter:
         return rows
 
 
-def classes(config, painter: Painter, data: AnomalyData) -> page.Drawn:
+def classes(config: ml_collections.ConfigDict, painter: Painter, data: AnomalyData) -> page.Drawn:
     """The report's Figure 1: a random image of every class."""
     rng = np.random.default_rng(config.seed)
     labels = sorted(set(data.test.labels.tolist()))
@@ -98,7 +98,9 @@ def classes(config, painter: Painter, data: AnomalyData) -> page.Drawn:
     return figure, "What looks abnormal in each class", caption
 
 
-def defects(config, painter: Painter, data: AnomalyData, located: LabelledImages) -> page.Drawn:
+def defects(
+    config: ml_collections.ConfigDict, painter: Painter, data: AnomalyData, located: LabelledImages
+) -> page.Drawn:
     """The report's Figure 4: maps beside the truth, on random images whose defects are known."""
     shown = _some_defects(config, located, _COLUMNS)
     rows = _truth_rows(shown) | {"counterpart": painter.explainer.counterparts(shown.images)}
@@ -111,7 +113,9 @@ def defects(config, painter: Painter, data: AnomalyData, located: LabelledImages
     return figure, "Where the defect is", caption
 
 
-def layers(config, painter: Painter, data: AnomalyData, located: LabelledImages) -> page.Drawn:
+def layers(
+    config: ml_collections.ConfigDict, painter: Painter, data: AnomalyData, located: LabelledImages
+) -> page.Drawn:
     """The report's Figure 2, for every layer: the images, the truth, the maps."""
     shown = _some_defects(config, located, _COLUMNS)
     rows = _truth_rows(shown) | painter.layer_rows(shown.images)
@@ -125,7 +129,7 @@ def layers(config, painter: Painter, data: AnomalyData, located: LabelledImages)
     )
 
 
-def normal(config, painter: Painter, data: AnomalyData) -> page.Drawn:
+def normal(config: ml_collections.ConfigDict, painter: Painter, data: AnomalyData) -> page.Drawn:
     """The report's Figure 3: random images without anything abnormal."""
     shown = _pick(data.test, data.test.labels == 0, _NORMAL_COLUMNS, config.seed)
     rows = {INPUT: shown.images, "counterpart": painter.explainer.counterparts(shown.images)}
@@ -139,7 +143,7 @@ def normal(config, painter: Painter, data: AnomalyData) -> page.Drawn:
     return figure, "Normal images", f"{caption}{_scale_note()}{titles.first_seed(config)}"
 
 
-def examples(config, painter: Painter, located: LabelledImages) -> Rows:
+def examples(config: ml_collections.ConfigDict, painter: Painter, located: LabelledImages) -> Rows:
     """What a group's sheet shows of one data set: rows of RGB images, and their `names`."""
     shown = _some_defects(config, located, _EXAMPLES)
     rows = _truth_rows(shown) | painter.rows(shown.images)

@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -20,6 +20,7 @@ from vae_attn.errors import UserError, shown
 from vae_attn.experiments.anomaly import map_figures
 from vae_attn.experiments.anomaly.calibration import Calibration
 from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.anomaly.tiles import PLACE
 from vae_attn.experiments.maps import Deviations, ExactMaps
 from vae_attn.progress import Progress
 from vae_attn.reporting import figures
@@ -73,7 +74,11 @@ def find(pattern: str) -> list[pathlib.Path]:
 
 
 def explain(
-    explainer: Explainer, paths: Sequence[pathlib.Path], workdir: pathlib.Path
+    explainer: Explainer,
+    paths: Sequence[pathlib.Path],
+    workdir: pathlib.Path,
+    *,
+    tiles: str | None = None,
 ) -> pathlib.Path:
     """Writes what the model makes of each image, and `explained/results.jsonl` of all.
 
@@ -88,6 +93,8 @@ def explain(
       explainer: of the trained model.
       paths: of the images; they are resized and converted as a data set's are.
       workdir: of the run.
+      tiles: `place` or `free` (`Explainer.tiled`) for images larger than the model's, whose maps
+        then have the image's own size; the latents are those of the tile of the highest score.
 
     Returns:
       Path of `results.jsonl`.
@@ -96,7 +103,7 @@ def explain(
       UserError: naming the files that could not be read, when all others are done.
     """
     folder = workdir / FOLDER
-    writer = _Writer(explainer, folder, _names(paths), DataRecord.read(workdir).levels)
+    writer = _Writer(explainer, folder, _names(paths), DataRecord.read(workdir).levels, tiles)
     rows, problems = [], []
     with Progress("explaining", total=len(paths)) as progress:
         for start in range(0, len(paths), explainer.batch_size):
@@ -109,8 +116,9 @@ def explain(
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     _write(folder / RESULTS, lambda file: file.write(text.encode()))
     threshold = explainer.calibration.images
-    if threshold.value is None:
-        _LOG.warning("%s, so no image is called abnormal or not", threshold.missing)
+    if tiles is not None or threshold.value is None:
+        why = threshold.missing or _of_tiles(tiles)
+        _LOG.warning("%s, so no image is called abnormal or not", why)
         _LOG.info("%d images explained: %s", len(rows), folder / RESULTS)
     else:
         abnormal = sum(row["abnormal"] for row in rows)
@@ -146,8 +154,10 @@ class _Writer:
         folder: pathlib.Path,
         names: dict[pathlib.Path, str],
         levels: tuple[int, int],
+        tiles: str | None,
     ) -> None:
         self._explainer = explainer
+        self._tiles = tiles
         self._levels = levels  # of deep files, as the training images had them
         self._folder = folder
         self._names = names
@@ -157,6 +167,8 @@ class _Writer:
 
     def explain(self, paths: Sequence[pathlib.Path]) -> tuple[list[dict], list[str]]:
         """Writes the images' files; the rows of those done, and what was wrong with the rest."""
+        if self._tiles is not None:
+            return self._explain_tiled(paths)
         explainer = self._explainer
         side, _, channels = explainer.model.image_shape
 
@@ -171,36 +183,82 @@ class _Writer:
         images = np.stack([image for image in found if image is not None])
         counterparts = explainer.counterparts(images)
         maps, scores = explainer(images, counterparts)
-        found = explainer.deviating_latents(images, count=_LATENTS_SHOWN)
-        exact = explainer.exact_maps(images, counterparts, found.latents)
+        latents = self._latents(images, counterparts)
         place = {path: n for n, path in enumerate(kept)}
 
         def write(path: pathlib.Path) -> dict:
             n = place[path]
-            pictures = {"latents": _latents_row(images, counterparts, found, exact, n)}
-            arrays = {"map": maps[n], "latent_maps": exact.maps[n]}
-            latents = _latent_rows(found, exact, n)
-            return self._write_one(path, scores[n], latents, arrays, pictures)
+            # Again: a batch of photographs would fill memory.
+            original = images_lib.read_image(path, levels=self._levels)
+            return self._write_one(path, original, maps[n], float(scores[n]), latents[n])
 
         rows, unwritable = images_lib.read_many(write, kept)
         return [row for row in rows if row is not None], problems + unwritable
 
+    def _explain_tiled(self, paths: Sequence[pathlib.Path]) -> tuple[list[dict], list[str]]:
+        """As `explain`, one image at a time, for the memory of large ones."""
+        rows, problems = [], []
+        for path in paths:
+            try:
+                rows.append(self._explain_one_tiled(path))
+            except UserError as error:
+                told = str(error)
+                problems.append(told if str(path) in told else f"{path}: {told}")
+        return rows, problems
+
+    def _explain_one_tiled(self, path: pathlib.Path) -> dict:
+        explainer = self._explainer
+        original = images_lib.read_image(path, levels=self._levels)
+        found = explainer.tiled(original, calibrated=self._tiles)
+        side = explainer.model.image_shape[0]
+        top, left = found.corners[np.argmax(found.scores)]
+        tile = original[None, top : top + side, left : left + side]
+        tile = images_lib.fit_images(tile, explainer.model.image_shape)
+        (latents,) = self._latents(tile, explainer.counterparts(tile))
+        row = self._write_one(path, original, found.map, found.score, latents)
+        threshold = explainer.calibration.image_threshold if self._tiles == PLACE else None
+        why = explainer.calibration.images.missing or _of_tiles(self._tiles)
+        above = None if threshold is None else found.corners[found.scores > threshold].tolist()
+        told = {"threshold": threshold, "abnormal": None, "not_decided": why}
+        if self._tiles != PLACE:
+            told |= {"pixel_threshold": None, "false_alarm_rate": None}
+            told |= {"false_alarm_rate_interval": None}
+        tiles = {"side": side, "count": len(found.scores), "calibrated": self._tiles}
+        tiles |= {"above_threshold": above, "explained": [int(top), int(left)]}
+        return row | told | {"tiles": tiles}
+
+    def _latents(
+        self,
+        images: UInt8[np.ndarray, "n h w c"],
+        counterparts: Float[np.ndarray, "n h w c"],
+    ) -> "list[_Latents]":
+        """Of each image, the latents that deviate most and their signed maps."""
+        found = self._explainer.deviating_latents(images, count=_LATENTS_SHOWN)
+        exact = self._explainer.exact_maps(images, counterparts, found.latents)
+        return [
+            _Latents(
+                rows=_latent_rows(found, exact, n),
+                maps=exact.maps[n],
+                picture=_latents_row(images, counterparts, found, exact, n),
+            )
+            for n in range(len(images))
+        ]
+
     def _write_one(
         self,
         path: pathlib.Path,
-        score: np.floating,
-        latents: list[dict],
-        arrays: dict[str, np.ndarray],
-        pictures: dict[str, np.ndarray],
+        original: UInt8[np.ndarray, "height width channels"],
+        map_: Float[np.ndarray, "h w"],
+        score: float,
+        latents: "_Latents",
     ) -> dict:
-        """Writes an image's files, `pictures` and `arrays` among them; its row."""
-        map_ = arrays["map"]
-        # Again: a batch of photographs would fill memory.
-        original = images_lib.read_image(path, levels=self._levels)
+        """Writes an image's files; its row."""
         # Never cut, and for all but the most abnormal images the same.
         map_scale = max(self._scale, float(map_.max()))
         grey = np.rint(np.clip(map_ / map_scale, 0, 1) * 65535).astype(np.uint16)
-        pictures = {"overlay": _overlay(original, map_, self._scale), "map": grey} | pictures
+        pictures = {"overlay": _overlay(original, map_, self._scale), "map": grey}
+        pictures["latents"] = latents.picture
+        arrays = {"map": map_, "latent_maps": latents.maps}
         name = self._names[path]
         files = {kind: f"{name}_{kind}.png" for kind in pictures}
         (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -214,16 +272,31 @@ class _Writer:
         decided = calibration.image_threshold
         return {
             "image": str(path),
-            "score": float(score),
+            "score": score,
             "threshold": decided,
             "abnormal": None if decided is None else bool(score > decided),
             **_sureness(calibration),
             "pixel_threshold": calibration.threshold,
             "pixel_threshold_share": calibration.pixels.share,
             "map_scale": map_scale,
-            "latents": latents,
+            "latents": latents.rows,
             "files": files,
         }
+
+
+class _Latents(NamedTuple):
+    """What is shown of an image's latents."""
+
+    rows: list[dict]
+    maps: Float[np.ndarray, "count h w"]
+    picture: UInt8[np.ndarray, "height width 3"]
+
+
+def _of_tiles(tiles: str) -> str:
+    """Why an image in tiles gets no decision."""
+    if tiles == PLACE:
+        return "a threshold keeps its rate of false alarms for a tile, and an image has many"
+    return "thresholds are of maps calibrated per place, and not free of it"
 
 
 def _sureness(calibration: Calibration) -> dict:

@@ -1,10 +1,11 @@
 """The few pictures that TensorBoard shows of a run: of the same images at every checkpoint."""
 
 import dataclasses
+from typing import Any as PyTree
 
 import ml_collections
 import numpy as np
-from jaxtyping import PyTree, UInt8
+from jaxtyping import UInt8
 
 from vae_attn import attention
 from vae_attn.data.dataset import AnomalyData, LabelledImages

@@ -3,9 +3,10 @@
 import logging
 import pathlib
 from collections.abc import Mapping
+from typing import Any as PyTree
+from typing import ClassVar
 
 import ml_collections
-from jaxtyping import PyTree
 
 from vae_attn.data import sources
 from vae_attn.data.factor_grid import FactorData
@@ -30,7 +31,7 @@ _REMEDY = "With --config.factor.discriminator_input=standardized it does not dep
 class DisentanglementExperiment(Experiment):
     """A VAE of images with known factors; see `protocol.Experiment`."""
 
-    curves_caption = (
+    curves_caption: ClassVar[str] = (
         f"{representation.QUICK_SCORE}: Kim & Mnih's score from fewer votes and images than the "
         "table's. It, the Gaussian part of the total correlation (what the codes' covariance "
         "accounts for), the latents' deviations and the active latents: at the checkpoints. The "
@@ -85,6 +86,16 @@ class DisentanglementExperiment(Experiment):
         del config
         maps = (*faithful.table(scores), *factor_maps.table(scores))
         return [representation.table(scores), *maps]
+
+    def limits(self, workdir: pathlib.Path) -> list[str]:
+        """Of scores of disentanglement."""
+        del workdir
+        return [
+            "All images were trained on: nothing here says how the model does on others.",
+            "A random rotation of the true factors scores high on some of these scores: compare "
+            "with the column of the true factors, and look at several.",
+            "That a map is true of a latent does not say that the latent means anything.",
+        ]
 
     def content(
         self, trained: Trained, scores: Mapping[str, float], workdir: pathlib.Path

@@ -3,11 +3,12 @@
 import functools
 import itertools
 from collections.abc import Callable
+from typing import Any as PyTree
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from vae_attn import backend
 from vae_attn.data.factor_grid import FactorData

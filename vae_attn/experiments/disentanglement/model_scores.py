@@ -1,7 +1,8 @@
 """All that is measured of a model to compare it with others, with and without labels."""
 
+from typing import Any as PyTree
+
 import ml_collections
-from jaxtyping import PyTree
 
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.experiments import faithful

@@ -8,12 +8,12 @@ import math
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any as PyTree
 from typing import NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import PyTree
 
 from vae_attn import whole_files
 from vae_attn.data.factor_grid import FactorData

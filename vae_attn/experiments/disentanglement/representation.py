@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any as PyTree
 
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from vae_attn import backend, losses
 from vae_attn.batching import map_batches

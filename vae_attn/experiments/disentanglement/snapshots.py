@@ -1,9 +1,9 @@
 """What TensorBoard shows of a run on factors: traversals of the same images at every checkpoint."""
 
 import dataclasses
+from typing import Any as PyTree
 
 import ml_collections
-from jaxtyping import PyTree
 
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.experiments.disentanglement import report

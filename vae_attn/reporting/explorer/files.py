@@ -14,6 +14,7 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -134,7 +135,7 @@ def suffix_of(image: UInt8[np.ndarray, "height width channels"]) -> str:
     return ".png" if max(image.shape[:2]) <= _SHARP else ".jpg"
 
 
-def save_script(identifier: str, record: dict, folder: pathlib.Path) -> pathlib.Path:
+def save_script(identifier: str, record: dict[str, Any], folder: pathlib.Path) -> pathlib.Path:
     """Writes the script that hands an image's record to the page; returns its path."""
     path = folder / f"{identifier}.js"
     # Whatever a record may hold, JSON is JavaScript, and ASCII whatever the page's encoding.

@@ -1,0 +1,122 @@
+"""Every code block of README and docs: Python is executed, and commands are what they can be."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+
+import doc_stand_ins
+import pytest
+from command_lines import parsed
+from tiny_run import tiny_config, trained
+
+from vae_attn import workdir as workdir_lib
+from vae_attn.config import default_config
+from vae_attn.experiments import validation
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", flags=re.M | re.S)
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+ELSEWHERE = ("extending", "faithfulness")  # whose Python test_docs and test_faithfulness run
+BLOCKS = {page: FENCE.findall(page.read_text(encoding="utf-8")) for page in PAGES}
+COMMANDS = sorted(
+    {
+        line
+        for blocks in BLOCKS.values()
+        for kind, text in blocks
+        if kind == "sh"
+        for line in text.replace("\\\n", " ").splitlines()
+        if line
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A function that gives the folder of a trained and calibrated run, made when it is needed."""
+    found = []
+
+    def run():
+        if not found:
+            folder = tmp_path_factory.mktemp("docs") / "run"
+            with pytest.MonkeyPatch.context() as patch:
+                trained(patch, folder, config=tiny_config())
+            found.append(folder)
+        return found[0]
+
+    return run
+
+
+def test_every_block_says_what_it_is():
+    executed = [blocks for page, blocks in BLOCKS.items() if page.stem not in ELSEWHERE]
+    kinds = {kind for blocks in executed for kind, _ in blocks}
+    named = {
+        f"python data={name}"
+        for name in ("own_vae", "photographs", "run", "run_and_images", "export")
+    }
+    assert kinds == {"python", "sh", "text"} | named
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        page
+        for page, blocks in BLOCKS.items()
+        if any(kind.startswith("python") for kind, _ in blocks) and page.stem not in ELSEWHERE
+    ],
+    ids=lambda page: page.stem,
+)
+def test_python(page, made, tmp_path, monkeypatch):
+    """All blocks of a page, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "docs"}
+    for kind, text in BLOCKS[page]:
+        if kind.startswith("python data="):
+            names |= getattr(doc_stand_ins, kind.partition("=")[2])(made)
+        if kind.startswith("python"):
+            exec(compile(text, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, tmp_path, monkeypatch):
+    words = shlex.split(command, comments=True)
+    if words[0] == "vae-attn":
+        words = ["python", "-m", "vae_attn.main", *words[1:]]
+    match words:
+        case ["make", target]:
+            makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+            assert target in re.search(r"^\.PHONY: (.*)$", makefile, flags=re.M)[1].split()
+        case ["pip", "install", *arguments]:
+            known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+            extras = re.findall(r"\[(.*?)\]", " ".join(arguments))
+            assert set(extras) <= set(known["optional-dependencies"])
+        case ["python", "-m", "vae_attn.main", *arguments]:
+            check_run(arguments, tmp_path, monkeypatch)
+        case ["python", "-m", "benchmarks.run"]:  # with PyTorch, which no test needs
+            assert (ROOT / "benchmarks" / "run.py").is_file()
+        case ["python", "launch/sweep.py", *arguments]:
+            script = [sys.executable, str(ROOT / "launch" / "sweep.py"), *arguments, "--dry_run"]
+            done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True)
+            assert done.stdout.count("vae_attn.main") == 8
+        case ["python", "launch/local.py", *_, "--", first]:
+            check_run([first], tmp_path, monkeypatch)
+        case [script] if (ROOT / script).is_file():
+            pass
+        case _:
+            pytest.fail(f"nothing here says how to check {command!r}")
+
+
+def check_run(arguments, tmp_path, monkeypatch):
+    """The flags are known and the config can be run; a run that is only named is a new one."""
+    monkeypatch.chdir(tmp_path)
+    for argument in arguments:
+        if argument.startswith("--workdir=") and not any("--config=" in a for a in arguments):
+            workdir_lib.keep_or_compare(default_config(), pathlib.Path(argument.partition("=")[2]))
+    config, _ = parsed(monkeypatch, arguments)
+    if config is not None:
+        validation.validate(config)
