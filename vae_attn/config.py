@@ -126,6 +126,8 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.parallel = ml_collections.ConfigDict()
     config.parallel.mode = "pmap"  # pmap or shard_map
+    # Whether compiled programs are kept in data.cache_dir: on accelerators alone, with one process.
+    config.parallel.compilation_cache = True
     return config
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from vae_attn import compilation_cache
 from vae_attn import workdir as workdir_lib
 from vae_attn import workdir_scores
 from vae_attn.errors import UserError
@@ -51,6 +52,7 @@ def run(
     try:
         with WorkdirLock() as lock:
             validation.validate(config)
+            compilation_cache.keep(config)
             kind = kinds.of(config)
             if mode == "export" or images is not None:
                 _use(kind, config, workdir, images, lock)
