@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from vae_attn import compilation_cache
+from vae_attn import compilation_cache, workdir_scores
 from vae_attn import workdir as workdir_lib
-from vae_attn import workdir_scores
 from vae_attn.errors import UserError
 from vae_attn.experiments import checkpoint_report, kinds, titles, validation
 from vae_attn.experiments import scores as scores_lib
