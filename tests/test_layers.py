@@ -1,5 +1,7 @@
 """Convolutions, pools and layers against XLA's and Flax's own; gradients by finite differences."""
 
+import contextlib
+
 import flax.linen as nn
 import jax
 import jax.export
@@ -25,10 +27,12 @@ CASES = [  # side, stride, padding, height, width: all that the four tables use,
 ]
 
 
-@pytest.fixture(params=["cpu", "gpu"])
+@pytest.fixture(params=["cpu", "gpu", "gpu, several seeds"])
 def chosen(request, monkeypatch):
     """What is chosen for a backend, on this machine's."""
     monkeypatch.setattr(backend, "slow_windows", lambda: request.param == "cpu")
+    with backend.products() if "seeds" in request.param else contextlib.nullcontext():
+        yield
 
 
 def random_arrays(*shapes):
