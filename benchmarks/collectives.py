@@ -2,7 +2,8 @@
 
     python -m benchmarks.collectives [--model=NAME ...] [--devices=8]
 
-Compiles for simulated devices of the CPU and runs nothing, so that it needs no accelerator.
+Compiles for simulated devices of the CPU and runs nothing, so that it needs no accelerator. From
+the bytes, and link rates that the makers publish, it computes how long they take at the least.
 """
 
 import argparse
@@ -13,6 +14,13 @@ import re
 from collections.abc import Callable
 
 MODELS = {"mnist": (28, 1), "ucsd_ped1": (100, 1), "mvtec_ad": (256, 3), "factor_vae": (64, 1)}
+
+# Bytes a second that one device sends: to others of its node (NVLink of H100 and H200: 900 GB/s
+# both ways together), to other nodes (InfiniBand of 400 Gb/s per GPU), to other chips of a slice
+# (TPU v5e: 1,600 Gb/s).
+NVLINK, NETWORK, ICI = 450e9, 50e9, 200e9
+GPUS_PER_NODE = 8
+_SCALES = (8, 32, 256)
 
 _KINDS = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
 _INSTRUCTION = re.compile(rf" = (.*?) ({_KINDS})(?:-start)?\(")
@@ -36,6 +44,19 @@ def _bytes(bits: str, shape: str) -> int:
     return elements * int(bits or 8) // 8
 
 
+def gpu_seconds(size: int, devices: int) -> float:
+    """Least seconds of an all-reduce: within each node, and a share per GPU between the nodes."""
+    here = min(devices, GPUS_PER_NODE)
+    nodes = devices // here
+    within = 2 * (here - 1) / here * size / NVLINK
+    return within + 2 * (nodes - 1) / nodes * size / here / NETWORK
+
+
+def tpu_seconds(size: int, devices: int) -> float:
+    """Least seconds of an all-reduce over a slice whose chips send on all of their links."""
+    return 2 * (devices - 1) / devices * size / ICI
+
+
 def compiled(run: Callable, *arguments) -> str:
     """The text of the program that an update of `parallel.parallelize` compiles to."""
     return run.lower(*arguments).compile().as_text()
@@ -50,8 +71,12 @@ def main() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={arguments.devices}"
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of arithmetic, of which there is none here
-    print(f"| model | parameters | collectives of a step on {arguments.devices} devices |")
-    print("|---|---|---|")
+    scales = " / ".join(map(str, _SCALES))
+    print(
+        f"| model | parameters | collectives of a step on {arguments.devices} devices | "
+        f"{scales} GPUs | {scales} chips of a TPU |"
+    )
+    print("|---|---|---|---|---|")
     for name in arguments.model or MODELS:
         print(_row(name, arguments.devices), flush=True)
 
@@ -74,7 +99,13 @@ def _row(name: str, devices: int) -> str:
     told = [f"{len(of)} {kind}, {sum(of) / 1e6:,.3f} MB" for kind, of in by_kind.items()]
     learnt = [start.params] if not columns else [start.vae.params, start.discriminator]
     count = sum(leaf.size for leaf in jax.tree.leaves(learnt))
-    return f"| {name} | {count:,} | {'; '.join(told)} |"
+    # What is gathered is small, and is left out.
+    reduced = sum(by_kind["all-reduce"])
+    times = [
+        " / ".join(f"{1e3 * seconds(reduced, devices):.2f}" for devices in _SCALES) + " ms"
+        for seconds in (gpu_seconds, tpu_seconds)
+    ]
+    return f"| {name} | {count:,} | {'; '.join(told)} | {' | '.join(times)} |"
 
 
 def _step(name: str) -> tuple:

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.collectives import collectives, compiled
+from benchmarks.collectives import collectives, compiled, gpu_seconds, tpu_seconds
 from vae_attn.training import parallel
 
 
@@ -62,3 +62,10 @@ def test_bytes_by_hand():
   %c = f32[7]{0} add(%all-reduce, %d)
 """
     assert collectives(program) == [("all-reduce", 24 + 8), ("all-gather", 160)]
+
+
+def test_least_times_by_hand():
+    assert gpu_seconds(450, 8) == pytest.approx(2 * 7 / 8 * 450 / 450e9)
+    between = 2 * 3 / 4 * (450 / 8) / 50e9
+    assert gpu_seconds(450, 32) == pytest.approx(2 * 7 / 8 * 1e-9 + between)
+    assert tpu_seconds(200, 4) == pytest.approx(1.5e-9)
