@@ -101,8 +101,8 @@ def append(path: pathlib.Path, row: Row) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def _all_rows(out: pathlib.Path) -> list[Row]:
-    path = out / _MEASURED
+def measured(path: pathlib.Path) -> list[Row]:
+    """All rows of a file."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = []
     for line in lines:
@@ -114,14 +114,14 @@ def _all_rows(out: pathlib.Path) -> list[Row]:
 
 
 def _done(out: pathlib.Path) -> set[str]:
-    return {row["case"] for row in _all_rows(out) if row["side"] == _DONE}
+    return {row["case"] for row in measured(out / _MEASURED) if row["side"] == _DONE}
 
 
 def _rows(out: pathlib.Path) -> list[Row]:
     """What was measured, of cases begun twice the later; and why a case has no more."""
     latest = {
         (row["case"], row["side"]): row
-        for row in _all_rows(out)
+        for row in measured(out / _MEASURED)
         if row["side"] != _DONE or row["note"]
     }
     order = list(CASES)

@@ -1,6 +1,7 @@
 """The benchmark of accelerators: it keeps to its minutes, resumes, and measures every case."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ def program(monkeypatch, tmp_path):
 
     def run(cases=("chip", "seeds", "run"), *, minutes=10, fault=None):
         def measure(command, *, timeout, **options):
-            name, path = command[3:5]
+            name, path = command[3], pathlib.Path(command[4])
             begun.append((name, timeout))
             accelerator.append(path, {"case": name, "side": "ours", "value": 2.0, "unit": "ms"})
             if name == "seeds" and fault is not None:
@@ -64,7 +65,8 @@ def test_minutes_bound_all_cases_and_the_next_call_goes_on(program, capsys):
     # One that the end of the minutes cut short is begun again.
     program(("maps_mnist", "seeds"), minutes=0.5, fault=subprocess.TimeoutExpired("", 1))
     program.begun.clear()
-    (program.out / "measured.jsonl").open("a", encoding="utf-8").write('{"case": "half a l\n')
+    with (program.out / "measured.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"case": "half a l\n')
     program(("step_mnist",))
     assert [name for name, _ in program.begun] == ["step_mnist"]
 
