@@ -56,7 +56,8 @@ def _row(side: str, value: float, unit: str, note: str = "") -> Row:
 def _chip(small: bool) -> Iterator[Row]:
     """What the device does in a large product and a large copy, by which others are judged."""
     device = jax.devices()[0]
-    yield _row(f"{len(jax.devices())} x {device.device_kind}", 0, "", f"JAX {jax.__version__}")
+    found = f"{len(jax.devices())} x {device.device_kind}"
+    yield {"side": found, "note": f"JAX {jax.__version__}"}
     size = 256 if small else 8192
     product = jax.jit(jnp.matmul)
     for dtype in (jnp.float32, jnp.bfloat16):

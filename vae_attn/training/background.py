@@ -33,7 +33,7 @@ class Background:
         return self._pool is not None
 
     def keep(self, state: PyTree) -> PyTree:
-        """A state that a job may read; the next update takes the memory of the original."""
+        """A state that a job may read: a copy, as the next update takes the original's memory."""
         return _copied(state) if self.is_beside else state
 
     def run(self, job: Callable[[], object]) -> None:
