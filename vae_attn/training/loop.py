@@ -144,7 +144,8 @@ def train(
         the folders of `seeds.runs`.
       data: its `train` and `validation` images are used, with its `pixels`.
       probe: `probe(variables, seed=...)`, from the VAE's variables to further metrics, taken at
-        every checkpoint.
+        every checkpoint. Both it and `draw` are called in another thread, and once before the
+        first step, so that they are compiled.
       draw: `draw(variables)`, from the VAE's variables (of several seeds the first's) to RGB
         pictures for TensorBoard, taken at every checkpoint.
 

@@ -91,8 +91,8 @@ def each_seed(
     """`jax.vmap(fn, in_axes)`; on the CPU the same written out, one seed after the other.
 
     Under vmap convolutions are traced as products of matrices (`backend.as_products`): with one
-    kernel per seed XLA's would be grouped, which is slow. On the CPU those were measured:
-    A step of two seeds took 4.3 times (configs/mnist.py) and 3.8 times (dsprites.py:factor_vae,10)
+    kernel per seed XLA's would be grouped, which is slow. What was measured of those on the CPU:
+    a step of two seeds took 4.3 times (configs/mnist.py) and 3.8 times (dsprites.py:factor_vae,10)
     as long as one of one seed under vmap; written out 2.4 and 2.2 times; under `lax.map` about 70
     times (mnist). All on two cores shared with another training.
 
