@@ -113,40 +113,41 @@ def _dilated(ad_weight: float) -> Side:
     return _ours(ad_weight)
 
 
-def _torch(ad_weight: float) -> Side:
+def _torch(ad_weight: float, *, device: str = "cpu") -> Side:
     model, images, indices = _setting()
     before = factor.create(**_checked(model), seed=0)
-    vae = TorchVAE(model, jax.device_get(before.variables))
-    psi = TorchDiscriminator(jax.device_get(before.discriminator))
-    images = channels_first(images)
+    vae = TorchVAE(model, jax.device_get(before.variables)).to(device)
+    psi = TorchDiscriminator(jax.device_get(before.discriminator)).to(device)
+    images = channels_first(images).to(device)
 
     def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = indices(step=step)
         return unit(images[chosen[:, 0]]), unit(images[chosen[:, 1]])
 
     # The first step with our random numbers, and descents that keep what is compared.
-    noise = torch.tensor(our_noise(_BATCH, streams=2))
+    noise = torch.tensor(our_noise(_BATCH, streams=2)).to(device)
     keys = factor._shared_keys(jnp.int32(0), jnp.int32(0))
     rows = jnp.broadcast_to(jnp.arange(_BATCH)[:, None], (_BATCH, LATENTS))
     order = jax.random.permutation(keys[1], rows, axis=0, independent=True)
     pair = np.array(factor.draw_pairs(keys[0], latents=LATENTS, pairs=1)).ravel().tolist()
     sgd = torch.optim.SGD(vae.parameters(), lr=_CHECK_RATE)
     still = torch.optim.SGD(psi.parameters(), lr=0.0)
-    draws = (noise[0], noise[1], torch.tensor(np.array(order, np.int64)), pair)
+    order = torch.tensor(np.array(order, np.int64)).to(device)
+    draws = (noise[0], noise[1], order, pair)
     loss, psi_loss = _step(vae, psi, sgd, still, batches(0), draws, ad_weight)
     values = {
         "loss": loss,
         "discriminator's loss": psi_loss,
-        "gradient": thinned(p.grad for p in vae.parameters()),
-        "discriminator's gradient": thinned(p.grad for p in psi.parameters()),
+        "gradient": thinned(p.grad.cpu() for p in vae.parameters()),
+        "discriminator's gradient": thinned(p.grad.cpu() for p in psi.parameters()),
     }
     adam = torch.optim.Adam(vae.parameters(), lr=1e-4)
     psi_adam = torch.optim.Adam(psi.parameters(), lr=1e-4, betas=(0.5, 0.9))
     counter = iter(range(10**9))
 
     def step() -> None:
-        order = torch.stack([torch.randperm(_BATCH) for _ in range(LATENTS)], dim=1)
-        noise = torch.randn(2, _BATCH, LATENTS)
+        order = torch.rand(_BATCH, LATENTS, device=device).argsort(dim=0)
+        noise = torch.randn(2, _BATCH, LATENTS, device=device)
         draws = (noise[0], noise[1], order, torch.randperm(LATENTS)[:2].tolist())
         _step(vae, psi, adam, psi_adam, batches(next(counter)), draws, ad_weight)
 
@@ -175,7 +176,7 @@ def _step(vae, psi, adam, psi_adam, xs, draws, ad_weight: float) -> tuple[float,
         mean, logvar = vae.encode(other_x)
         permuted = (mean + torch.exp(logvar / 2) * other_noise).gather(0, order)
     psi_adam.zero_grad()
-    labels = torch.zeros(len(x), dtype=torch.long)
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
     psi_loss = 0.5 * (
         functional.cross_entropy(psi(z.detach()), labels)
         + functional.cross_entropy(psi(permuted), labels + 1)

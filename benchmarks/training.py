@@ -91,31 +91,39 @@ def _ours(name: str, size: int, batch: int, dtype: str = "float32") -> Side:
     return Side(stepper(update(tx), start, images, indices, batch), values)
 
 
-def _torch(name: str, size: int, batch: int) -> Side:
+def _torch(name: str, size: int, batch: int, *, device: str = "cpu", kind: str = "eager") -> Side:
+    """A plain loop: eager, or `channels_last` with fused Adam, or that `compiled` too."""
     model, _, images = setting(name, size=size)
     start = state.create(model=model, tx=optax.sgd(1.0), seed=0)
-    vae = TorchVAE(model, jax.device_get(start.variables))
-    images = channels_first(images)
+    layout = torch.contiguous_format if kind == "eager" else torch.channels_last
+    vae = TorchVAE(model, jax.device_get(start.variables)).to(device, memory_format=layout)
+    images = channels_first(images).to(device)
     indices = functools.partial(
         sampling.batch_indices, seed=0, batch_size=batch, num_examples=len(images)
     )
 
-    def loss(step: int, noise: torch.Tensor) -> torch.Tensor:
-        x = unit(images[indices(step=step)])
-        mean, logvar = vae.encode(x)
+    def loss_of(x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        mean, logvar = vae.encode(x.contiguous(memory_format=layout))
         logits = vae.decode(mean + torch.exp(logvar / 2) * noise)
         reconstruction = functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum()
         return (reconstruction + kl) / len(x)
 
-    value = loss(0, torch.tensor(our_noise(batch, streams=1)))
+    if kind == "compiled":  # with CUDA graphs, where there is CUDA
+        loss_of = torch.compile(loss_of, mode="reduce-overhead")
+
+    def loss(step: int, noise: torch.Tensor) -> torch.Tensor:
+        return loss_of(unit(images[indices(step=step)]), noise)
+
+    value = loss(0, torch.tensor(our_noise(batch, streams=1)).to(device))
     value.backward()
-    values = {"loss": value.item(), "gradient": thinned(p.grad for p in vae.parameters())}
-    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
+    gradient = thinned(p.grad.contiguous().cpu() for p in vae.parameters())
+    values = {"loss": value.item(), "gradient": gradient}
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=kind != "eager")
     counter = iter(range(10**9))
 
     def step() -> None:
-        value = loss(next(counter), torch.randn(batch, LATENTS))
+        value = loss(next(counter), torch.randn(batch, LATENTS, device=device))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -130,6 +131,25 @@ def test_two_processes_train_and_evaluate_with_the_figures_of_one(small, tmp_pat
         rtol=1e-3,
         atol=1e-5,
     )
+
+
+@pytest.mark.slow
+def test_four_processes_resume_as_two(tmp_path):
+    """From the last checkpoint, what came after being lost; as the run would have gone on."""
+    flags = [
+        *("--config=configs/digits.py", "--mode=train", "--config.train.batch_size=8"),
+        *("--config.train.steps=6", "--config.train.checkpoint_every=2"),
+        *("--config.train.log_every=1", *small_models.flags("digits")),
+    ]
+    program = [TESTS / "small_run.py", *flags, f"--workdir={tmp_path / 'four'}"]
+    finish(start_several(program, processes=4, devices=1))
+    two = shutil.copytree(tmp_path / "four", tmp_path / "two")
+    shutil.rmtree(two / "checkpoints" / "6")
+    program = [TESTS / "small_run.py", *flags, f"--workdir={two}"]
+    assert "resuming from step 4" in finish(start_several(program, processes=2, devices=2))
+    found, expected = (read_metrics(tmp_path / name) for name in ("two", "four"))
+    assert found["loss"][0] == expected["loss"][0] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(found["loss"][1], expected["loss"][1], rtol=1e-4)
 
 
 def test_workdirs_that_are_not_shared(small, tmp_path):

@@ -257,6 +257,54 @@ def test_slurm_directives():
     )
 
 
+def dropped(given, kept, path=""):
+    """What a schema's model does not know: it leaves that out of what it was given."""
+    if isinstance(given, dict):
+        return [
+            found
+            for key, value in given.items()
+            for found in (
+                dropped(value, kept[key], f"{path}/{key}") if key in kept else [f"{path}/{key}"]
+            )
+        ]
+    if isinstance(given, list):
+        return [x for n, one in enumerate(given) for x in dropped(one, kept[n], f"{path}/{n}")]
+    return []
+
+
+def test_trainjob():
+    values = {
+        "NAME": "carpet",
+        "IMAGE": "registry/vae_attn",
+        "CONFIG": "configs/digits.py:1",
+        "CLAIM": "shared",
+        "HOSTS": "4",
+        "GPUS": "8",
+    }
+    text = (LAUNCH / "trainjob.yaml").read_text(encoding="utf-8")
+    comments = re.findall(r"^#.*", text, re.MULTILINE)
+    assert all(any(name in line for line in comments) for name in values)
+    # As envsubst does, which leaves $(NAME) alone.
+    job = yaml.safe_load(re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text))
+    trainer = job["spec"]["trainer"]
+    assert job["spec"]["runtimeRef"]["name"] == "jax-distributed"
+    assert (trainer["numNodes"], trainer["resourcesPerNode"]["limits"]) == (
+        4,
+        {"nvidia.com/gpu": 8},
+    )
+    assert trainer["command"][:3] == ["python", "-m", "vae_attn.main"]
+    assert "--config=configs/digits.py:1" in trainer["command"]
+    for word in trainer["command"][3:]:
+        name = word.removeprefix("--").partition("=")[0]
+        assert name.startswith("config.") or name in main.flags.FLAGS
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    kept = models.TrainerV1alpha1TrainJob.from_dict(job).to_dict()
+    assert dropped(job, kept) == []
+    job["spec"]["trainer"]["numNode"] = 4
+    kept = models.TrainerV1alpha1TrainJob.from_dict(job).to_dict()
+    assert dropped(job, kept) == ["/spec/trainer/numNode"]
+
+
 def test_jobset():
     values = {
         "NAME": "carpet",
@@ -291,3 +339,6 @@ def test_jobset():
         assert name.startswith("config.") or name in main.flags.FLAGS
     volumes = {volume["name"] for volume in pod["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    kept = models.JobsetV1alpha2JobSetSpec.from_dict(jobset["spec"]).to_dict()
+    assert dropped(jobset["spec"], kept) == []

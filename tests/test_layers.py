@@ -1,5 +1,7 @@
 """Convolutions, pools and layers against XLA's and Flax's own; gradients by finite differences."""
 
+import contextlib
+
 import flax.linen as nn
 import jax
 import jax.export
@@ -25,10 +27,12 @@ CASES = [  # side, stride, padding, height, width: all that the four tables use,
 ]
 
 
-@pytest.fixture(params=["cpu", "gpu"])
+@pytest.fixture(params=["cpu", "gpu", "gpu, several seeds"])
 def chosen(request, monkeypatch):
     """What is chosen for a backend, on this machine's."""
     monkeypatch.setattr(backend, "slow_windows", lambda: request.param == "cpu")
+    with backend.products() if "seeds" in request.param else contextlib.nullcontext():
+        yield
 
 
 def random_arrays(*shapes):
@@ -188,6 +192,21 @@ def test_batch_norm_and_its_gradients_equal_flax(train):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_statistics_of_bfloat16_are_in_float32():
+    """Far from 0, where bfloat16 would keep nothing of the variance."""
+    (noise,) = random_arrays((16, 5, 5, 3))
+    x = (20 + noise).astype(jnp.bfloat16)
+    module = layers.BatchNorm()
+    variables = module.init(jax.random.key(0), x)
+    y, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    exact = np.asarray(x, np.float64)
+    stats = updated["batch_stats"]
+    np.testing.assert_allclose(10 * stats["mean"], exact.mean(axis=(0, 1, 2)), rtol=1e-5)
+    var = 10 * (stats["var"] - 0.9)
+    np.testing.assert_allclose(var, exact.var(axis=(0, 1, 2)), rtol=1e-4)
+    assert (y.dtype, stats["var"].dtype) == (jnp.bfloat16, jnp.float32)
 
 
 def test_second_order_gradients_of_batch_norm():

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from vae_attn.errors import UserError
-from vae_attn.experiments.anomaly import localization, score_histogram
+from vae_attn.experiments.anomaly import localization, pixel_counts, score_histogram
 from vae_attn.experiments.anomaly.localization import LocalizationState
 
 SHAPE = (5, 12, 14)
@@ -264,7 +264,7 @@ def test_per_image_auroc_is_exact_and_nan_where_undefined(batch):
     scores, masks = batch
     masks = masks.copy()
     masks[4] = True
-    aurocs = localization.per_image_auroc(scores=scores, masks=masks)
+    aurocs = pixel_counts.count(scores=scores, masks=masks).aurocs
     assert np.isnan(aurocs).tolist() == [True, False, False, False, True]
     for i in (1, 2, 3):
         expected = metrics.roc_auc_score(masks[i].ravel(), scores[i].ravel())
@@ -319,7 +319,7 @@ def test_scores_without_an_order_are_refused(bad):
     scores[0, 1, 2] = bad
     with pytest.raises(UserError, match="scores: 1 of 16 values are NaN or infinite"):
         LocalizationState.empty().add(scores=scores, masks=masks)
-    for function in (localization.per_image_auroc, localization.pointing_game):
+    for function in (pixel_counts.count, localization.pointing_game):
         with pytest.raises(UserError, match="NaN or infinite"):
             function(scores=scores, masks=masks)
     with pytest.raises(UserError, match="NaN or infinite"):

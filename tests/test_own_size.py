@@ -18,6 +18,7 @@ from vae_attn.experiments.anomaly.calibration import Variant
 from vae_attn.experiments.anomaly.explainer import calibrate
 from vae_attn.experiments.anomaly.localization import LocalizationState
 from vae_attn.experiments.anomaly.own_size import Truth, enlarged
+from vae_attn.experiments.anomaly.pixel_counts import Counted
 from vae_attn.experiments.validation import validate
 from vae_attn.training import objectives
 
@@ -46,7 +47,7 @@ def test_scores_are_those_of_the_whole_enlarged_map(monkeypatch, strip):
     state, whole = LocalizationState.empty(), at(60, 50)
     for mask in masks:
         scored = own_size.score(MAP, Truth.of(mask))
-        state = state.add_histograms([scored.histogram])
+        state = state.add_counted(Counted.of([scored.histogram], [scored.auroc]))
         hit = localization.pointing_game(scores=whole[None], masks=mask[None])[0]
         np.testing.assert_allclose(scored.hit, hit)
         if mask.any():

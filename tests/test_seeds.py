@@ -12,6 +12,7 @@ import pytest
 import small_models
 from small_data import small_data
 
+from vae_attn import backend
 from vae_attn.config import default_config
 from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
@@ -110,6 +111,19 @@ def test_each_seed_is_its_single_run(kind, vectorized, mode, num_devices, monkey
         assert_close({name: value[n] for name, value in metrics.items()}, expected_metrics)
         by_itself = make_task(kind).loss(expected.variables, IMAGES)
         np.testing.assert_allclose(loss[:, n], by_itself, rtol=1e-3)
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_convolutions_are_products_under_vmap_alone(vectorized, monkeypatch):
+    """In all of a step: its forward pass, gradients, and the gradients of attention's."""
+    each_seed = functools.partial(seeds.each_seed, vectorized=vectorized)
+    monkeypatch.setattr(seeds, "each_seed", each_seed)
+    task = seeds.together(make_task("ad_factor_vae"), 2)
+    update = jax.vmap(task.update, in_axes=(None, None, 0), axis_name=steps.AXIS)
+    indices = task.batch_indices(seed=SEED, step=0, batch_size=8, num_examples=len(IMAGES))
+    jaxpr = jax.make_jaxpr(update)(task.create(seed=SEED), IMAGES, indices[None])
+    assert ("conv_general_dilated" in str(jaxpr)) != vectorized
+    assert not backend.as_products()
 
 
 def test_one_seed_has_no_axis_of_seeds():

@@ -58,5 +58,9 @@ def test_as_many_as_divide_what_the_loop_looks_at(monkeypatch):
     assert feed.steps_at_once(config, resident=False) == 1
     config.train.steps_at_once = 0
     assert feed.steps_at_once(config, resident=True) == 1  # on the CPU
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config.train.steps_at_once = 10**9
     assert feed.steps_at_once(config, resident=True) == 10
+    config.train.steps_at_once = 0
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config.train.checkpoint_every = 1000
+    assert feed.steps_at_once(config, resident=True) == 50

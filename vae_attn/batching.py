@@ -29,11 +29,16 @@ def map_batches(
         # compiler can only be called.
         batch = jax.tree.map(lambda x: np.zeros((batch_size, *x.shape[1:]), x.dtype), inputs)
         return jax.tree.map(lambda x: np.asarray(x)[:0], jax.device_get(fn(batch)))
-    parts = []
+    parts, waiting = [], None
     for start in range(0, num_examples, batch_size):
         # The last example again and again, where there are too few.
         indices = np.minimum(np.arange(start, start + batch_size), num_examples - 1)
         batch = jax.tree.map(lambda x, i=indices: np.asarray(x[i]), inputs)
-        kept = slice(min(batch_size, num_examples - start))
-        parts.append(jax.tree.map(operator.itemgetter(kept), jax.device_get(fn(batch))))
+        following = fn(batch)
+        # Fetched while the device has the next batch to work on.
+        if waiting is not None:
+            parts.append(jax.device_get(waiting))
+        waiting = following
+    kept = slice(num_examples - start)
+    parts.append(jax.tree.map(operator.itemgetter(kept), jax.device_get(waiting)))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)

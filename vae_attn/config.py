@@ -68,7 +68,7 @@ def default_config() -> ml_collections.ConfigDict:
     # with a discriminator, whose density ratio needs full precision); parameters stay in float32.
     config.train.dtype = "float32"
     config.train.log_every = 50  # steps
-    # Steps per call of the accelerator; 0: one on the CPU, elsewhere 10 (`feed.steps_at_once`).
+    # Steps per call of the device; 0: one on the CPU, elsewhere all up to the next log line.
     config.train.steps_at_once = 0
     config.train.checkpoint_every = 1000  # steps; each one also measures the validation loss
     # Beside the two latest and the best by validation loss, checkpoints at multiples of so many
@@ -152,6 +152,8 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.parallel = ml_collections.ConfigDict()
     config.parallel.mode = "pmap"  # pmap or shard_map
+    # Whether compiled programs are kept in data.cache_dir: on accelerators alone, with one process.
+    config.parallel.compilation_cache = True
     return config
 
 

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from vae_attn.data.dataset import LabelledImages
 from vae_attn.errors import UserError
@@ -169,10 +169,11 @@ def _distance_to(
     points: Float[np.ndarray, "points 2"], shape: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
     """Each pixel's distance to the nearest of the points."""
-    grid: Shaped[np.ndarray, "height width 1 2"] = np.stack(
-        np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1
-    )[:, :, None]
-    return np.sqrt(np.sum((grid - points) ** 2, axis=-1)).min(axis=-1)
+    rows, columns = (
+        (np.arange(length) - along[:, None]) ** 2
+        for length, along in zip(shape, points.T, strict=True)
+    )
+    return np.sqrt((rows[:, :, None] + columns[:, None]).min(axis=0))
 
 
 _DRAW: dict[str, Callable[..., Float[np.ndarray, "height width"]]] = {

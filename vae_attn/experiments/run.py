@@ -7,8 +7,8 @@ from typing import Any
 
 import ml_collections
 
+from vae_attn import compilation_cache, workdir_scores
 from vae_attn import workdir as workdir_lib
-from vae_attn import workdir_scores
 from vae_attn.errors import UserError
 from vae_attn.experiments import checkpoint_report, kinds, model_card, titles, validation
 from vae_attn.experiments import scores as scores_lib
@@ -54,6 +54,7 @@ def run(
     try:
         with WorkdirLock() as lock:
             validation.validate(config)
+            compilation_cache.keep(config)
             kind = kinds.of(config)
             if mode == "export" or images is not None:
                 _use(kind, config, workdir, images, tiles, lock)

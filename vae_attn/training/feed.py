@@ -104,13 +104,13 @@ def steps_at_once(config: ml_collections.ConfigDict, *, resident: bool) -> int:
 
     No more than divide the steps between two log lines and between two checkpoints, after which
     the loop looks at the state. 0 leaves it to the backend: one on the CPU, where XLA runs
-    convolutions in a loop ten times as slowly.
+    convolutions in a loop ten times as slowly, elsewhere as many as there may be.
     """
     if not resident:
         return 1
-    wanted = config.train.steps_at_once or (1 if jax.default_backend() == "cpu" else 10)
-    common = math.gcd(config.train.log_every, config.train.checkpoint_every)
-    return max(n for n in range(1, wanted + 1) if common % n == 0)
+    most = math.gcd(config.train.log_every, config.train.checkpoint_every)
+    wanted = config.train.steps_at_once or (1 if jax.default_backend() == "cpu" else most)
+    return max(n for n in range(1, min(wanted, most) + 1) if most % n == 0)
 
 
 def grouped(

@@ -1,18 +1,14 @@
 """Trains a VAE from config and data, resuming where the workdir stands."""
 
 import functools
-import logging
 import math
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any as PyTree
+from collections.abc import Iterator
 
 import jax
 import ml_collections
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from vae_attn.batching import map_batches
 from vae_attn.config import require, require_each
 from vae_attn.data.dataset import to_unit
 from vae_attn.errors import UserError
@@ -24,19 +20,17 @@ from vae_attn.training import (
     objectives,
     parallel,
     preemption,
+    records,
     seeds,
     state,
     steps,
 )
+from vae_attn.training.background import Background
 from vae_attn.training.checkpoints import Checkpoints, SeedCheckpoints, which_checkpoint
-from vae_attn.training.task import Data, Task
+from vae_attn.training.task import Data
 from vae_attn.training.telemetry import Telemetry
 
-_LOG = logging.getLogger("vae_attn")
-
 State = state.TrainState | factor.FactorState
-
-SeedMetrics = dict[str, Float[np.ndarray, "seeds"]]
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -139,8 +133,8 @@ def train(
     workdir: pathlib.Path,
     data: Data,
     *,
-    probe: Callable[..., dict[str, float]] | None = None,
-    draw: Callable[[PyTree], dict[str, np.ndarray]] | None = None,
+    probe: records.Probe | None = None,
+    draw: records.Draw | None = None,
 ) -> State:
     """Trains up to the config's number of steps, from the newest checkpoint if there is one.
 
@@ -150,7 +144,8 @@ def train(
         the folders of `seeds.runs`.
       data: its `train` and `validation` images are used, with its `pixels`.
       probe: `probe(variables, seed=...)`, from the VAE's variables to further metrics, taken at
-        every checkpoint.
+        every checkpoint. Both it and `draw` are called in another thread, and once before the
+        first step, so that they are compiled.
       draw: `draw(variables)`, from the VAE's variables (of several seeds the first's) to RGB
         pictures for TensorBoard, taken at every checkpoint.
 
@@ -170,8 +165,8 @@ def _train(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     data: Data,
-    probe: Callable[..., dict[str, float]] | None,
-    draw: Callable[[PyTree], dict[str, np.ndarray]] | None,
+    probe: records.Probe | None,
+    draw: records.Draw | None,
     watch: preemption.Watch,
 ) -> State:
     task = seeds.together(objectives.make_task(config, data.pixels), config.num_seeds)
@@ -191,7 +186,9 @@ def _train(
     train_state = parallel.replicate(train_state)
     total = total_steps(config, len(data.train))
     telemetry = Telemetry(workdir, start_step=start, total_steps=total)
-    pending: list[dict[str, Array]] = []
+    recorder = records.Recorder(
+        config, task, data.validation, probe, draw, telemetry=telemetry, checkpoints=checkpoints
+    )
     indices_of = functools.partial(
         task.batch_indices,
         seed=config.seed,
@@ -199,33 +196,31 @@ def _train(
         num_examples=len(data.train),
     )
     batches = feed.batches(data.train, indices_of, resident=resident, start=start, stop=total)
+    pending: list[dict[str, Array]] = []
     stopping, done = False, start
-    for images, indices, made in feed.grouped(batches, at_once=at_once, start=start):
-        train_state, metrics = update(train_state, images, indices)
-        pending.append(metrics)
-        done += made
-        at_checkpoint = done % config.train.checkpoint_every == 0 or done == total
-        stopping = watch.stopping()
-        if not (at_checkpoint or stopping) and done % config.train.log_every:
-            continue
-        means = _finite_means(config, pending, last_step=done, at_once=at_once)
-        pending.clear()
-        if at_checkpoint:
-            variables = parallel.as_local(train_state.variables)
-            means |= _validate(config, task, variables, data.validation, step=done)
-            if probe is not None:
-                means |= _probe(config, probe, variables)
-        # Before the save: a resumed run drops what comes after its checkpoint, and would never
-        # write what a kill kept it from writing before it.
-        drawn = _draw(config, draw, variables) if at_checkpoint and telemetry.shows_pictures else {}
-        telemetry.write(done, _flat(config, means), drawn)
-        if at_checkpoint or stopping:
-            # Where the run happened to be stopped is never its best checkpoint.
-            losses = means.get("validation_loss", np.full(config.num_seeds, math.inf))
-            train_state = parallel.as_global(train_state)
-            checkpoints.save(train_state, step=done, validation_losses=losses)
-        if stopping:
-            break
+    with Background() as background:
+        if background.is_beside and start < total:
+            background.run(functools.partial(recorder.compile, background.keep(train_state)))
+        for images, indices, made in feed.grouped(batches, at_once=at_once, start=start):
+            train_state, metrics = update(train_state, images, indices)
+            pending.append(metrics)
+            done += made
+            at_checkpoint = done % config.train.checkpoint_every == 0 or done == total
+            stopping = watch.stopping()
+            if not (at_checkpoint or stopping) and done % config.train.log_every:
+                continue
+            saved = None
+            if at_checkpoint or stopping:
+                train_state = parallel.as_global(train_state)
+                saved = background.keep(train_state)
+            background.run(
+                functools.partial(
+                    recorder.record, pending, saved, step=done, at_checkpoint=at_checkpoint
+                )
+            )
+            pending = []
+            if stopping:
+                break
     telemetry.close()
     checkpoints.close()
     if stopping or watch.stopping(now=True):
@@ -244,61 +239,3 @@ def _require_same_run(config, workdir: pathlib.Path, data) -> None:
             "whether they see the workdir's config.json": distributed.sees(workdir / "config.json"),
         }
     )
-
-
-def _finite_means(
-    config, pending: list[dict[str, Array]], *, last_step: int, at_once: int
-) -> SeedMetrics:
-    """Means over the steps since the last call; stops the run where a loss is not finite."""
-    rows = jax.device_get(pending)
-    combine = np.stack if at_once == 1 else np.concatenate
-    each = {name: combine([row[name] for row in rows]) for name in rows[0]}
-    each = {name: values.reshape(len(values), -1) for name, values in each.items()}  # steps, seeds
-    first_step = last_step - len(each["loss"]) + 1
-    for step, losses in enumerate(each["loss"], first_step):
-        _check_finite(config, losses, step=step)
-    return {name: values.mean(axis=0) for name, values in each.items()}
-
-
-def _validate(config, task: Task, variables: PyTree, images: np.ndarray, *, step: int):
-    """The validation loss of every seed; stops the run where one is not finite."""
-    losses = map_batches(lambda x: task.loss(variables, x), images, config.evaluate.batch_size)
-    means = np.atleast_1d(losses.mean(axis=0, dtype=np.float64))
-    _check_finite(config, means, step=step)
-    return {"validation_loss": means}
-
-
-def _probe(config, probe: Callable[..., dict[str, float]], variables: PyTree) -> SeedMetrics:
-    each = seeds.split(jax.device_get(variables), config.num_seeds)
-    found = [probe(one, seed=config.seed + n) for n, one in enumerate(each)]
-    return {name: np.array([metrics[name] for metrics in found]) for name in found[0]}
-
-
-def _draw(config, draw: Callable[[PyTree], dict[str, np.ndarray]] | None, variables: PyTree):
-    """Pictures of the first seed's model: an extra, whose failure does not end a training."""
-    if draw is None:
-        return {}
-    try:
-        return draw(seeds.split(jax.device_get(variables), config.num_seeds)[0])
-    except Exception as error:  # such as too little memory
-        _LOG.warning("no pictures for TensorBoard at this checkpoint: %s", error)
-        return {}
-
-
-def _check_finite(config, losses: np.ndarray, *, step: int) -> None:
-    for n, loss in enumerate(np.atleast_1d(losses)):
-        if not np.isfinite(loss):
-            whose = f" of seed {config.seed + n}" if config.num_seeds > 1 else ""
-            raise UserError(
-                f"the loss{whose} is {loss} at step {step}: lower train.learning_rate (or fix the "
-                "data) in a new --workdir; the checkpoints before that step are kept."
-            )
-
-
-def _flat(config, metrics: SeedMetrics) -> dict[str, float]:
-    """The means over the seeds and, where there are several, each seed's `name/seed_<seed>`."""
-    flat = {name: float(values.mean()) for name, values in metrics.items()}
-    if config.num_seeds > 1:
-        for name, values in metrics.items():
-            flat |= {f"{name}/seed_{config.seed + n}": float(v) for n, v in enumerate(values)}
-    return flat

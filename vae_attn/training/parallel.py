@@ -38,7 +38,7 @@ def parallelize(
       `update(state, images, indices)` with the whole batch's indices, of which each process takes
       its devices' share. Where images are split, it is given those of its devices alone, as many
       for each. The state that goes in is donated: do not use it again. It is unstacked, one copy
-      on every device.
+      on every device. Its `lower`, of the same arguments, is that of `jax.jit`.
 
     Raises:
       UserError: for an unknown mode, or a batch that the devices cannot share evenly.
@@ -53,9 +53,15 @@ def parallelize(
         raise UserError(f"parallel.mode={mode!r} is unknown; choose one of {', '.join(MODES)}.")
     make = _make_pmap if mode == "pmap" else _make_shard_map
     mapped, put = make(update, devices, split_images=split_images)
-    return lambda state, images, indices: mapped(
-        state, put(images) if split_images else images, put(share(indices, devices))
-    )
+
+    def arguments(state: PyTree, images: Images, indices: np.ndarray) -> tuple:
+        return state, put(images) if split_images else images, put(share(indices, devices))
+
+    def run(*given) -> tuple:
+        return mapped(*arguments(*given))
+
+    run.lower = lambda *given: mapped.lower(*arguments(*given))
+    return run
 
 
 def _make_pmap(

@@ -91,8 +91,9 @@ def each_seed(
 ) -> Callable[..., PyTree]:
     """`jax.vmap(fn, in_axes)`; on the CPU the same written out, one seed after the other.
 
-    With one kernel per seed XLA's convolutions are grouped, and its CPU backend does those slowly.
-    A step of two seeds took 4.3 times (configs/mnist.py) and 3.8 times (configs/dsprites.py:
+    Under vmap convolutions are traced as products of matrices (`backend.as_products`): with one
+    kernel per seed XLA's would be grouped, which is slow. What was measured of those on the CPU:
+    a step of two seeds took 4.3 times (configs/mnist.py) and 3.8 times (configs/dsprites.py:
     factor_vae_published,10) as long as one of one seed under vmap; written out 2.4 and 2.2 times;
     under `lax.map` about 70 times (mnist). All on two cores shared with another training.
 
@@ -106,7 +107,7 @@ def each_seed(
       The function of all seeds, whose results have a leading axis of seeds.
     """
     if jax.default_backend() != "cpu" if vectorized is None else vectorized:
-        return jax.vmap(fn, in_axes=in_axes)
+        return jax.vmap(backend.products()(fn), in_axes=in_axes)
 
     def written_out(*arguments: PyTree) -> PyTree:
         def part(argument: PyTree, axis: int | None, n: int) -> PyTree:

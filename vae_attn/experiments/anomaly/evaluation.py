@@ -1,7 +1,9 @@
 """Scores a one-class VAE: which images are abnormal, and where."""
 
+import concurrent.futures
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -19,6 +21,7 @@ from vae_attn.experiments.anomaly.calibration import (
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.own_size import Truth
+from vae_attn.experiments.anomaly.pixel_counts import Regions
 from vae_attn.experiments.anomaly.scores import (
     CLIPS,
     IMAGE_SCORES,
@@ -41,6 +44,8 @@ OWN, MODEL = MASK_SIZES = ("own", "model")
 _VALIDATION_PIXELS = 2**22  # of the validation images whose maps are in memory at once
 
 _MASK_PIXELS = 2**24  # of masks at their own size: with more in memory no further one is read
+
+_MOST_THREADS = 8  # each holds the maps of one variant, of a chunk of images
 
 Maps = Float[np.ndarray, "n height width"]
 Mask = Bool[np.ndarray, "_height _width"]
@@ -117,8 +122,7 @@ def evaluate(
             raw |= simple.maps(test.images[chunk])
             for part, masks in _parts(test, chunk, mask_size):
                 raw_part = {key: maps[part] for key, maps in raw.items()}
-                for variant, one in collected.items():
-                    one.add_test(variant.maps(raw_part, statistics), masks)
+                _each(collected, Collected.add_test, raw_part, statistics, masks)
             progress.add(chunk.stop - chunk.start)
     if test.masks is None and data.draws_defects:
         located = defects(data, max_images, seed)
@@ -126,11 +130,11 @@ def evaluate(
             for raw, _, chunk in explainer.chunks(located.images, **of):
                 raw |= simple.maps(located.images[chunk])
                 ((_, masks),) = _parts(located, chunk, MODEL)
-                for variant, one in collected.items():
-                    one.add_located(variant.maps(raw, statistics), masks)
+                _each(collected, Collected.add_located, raw, statistics, masks)
                 progress.add(chunk.stop - chunk.start)
-    for variant, one in collected.items():
-        found = one.scores(abnormal, smooth)
+    with _threads() as pool:
+        every = list(pool.map(lambda one: one.scores(abnormal, smooth), collected.values()))
+    for variant, found in zip(collected, every, strict=True):
         if variant.style == RECONSTRUCTION_ERROR:  # whose image score is the likelihood above
             found = {key: v for key, v in found.items() if key not in _LIKELIHOOD_KEYS}
         metrics |= {f"{variant.name}/{name}": value for name, value in found.items()}
@@ -139,6 +143,28 @@ def evaluate(
     likelihood = {f"{RECONSTRUCTION_ERROR}/{IMAGE}": image_scores[RECONSTRUCTION_ERROR]}
     shown = {name: named[name] for name in order if name in named}
     return metrics, _curves(shown, likelihood, abnormal, own.name)
+
+
+def _each(
+    collected: dict[Variant, "Collected"],
+    add: Callable[["Collected", Maps, "_Masks"], None],
+    raw: calibration.RawMaps,
+    statistics: calibration.Statistics,
+    masks: "_Masks",
+) -> None:
+    """Gives every variant its maps of a chunk of images, several variants at once."""
+
+    def give(item: tuple[Variant, Collected]) -> None:
+        variant, one = item
+        add(one, variant.maps(raw, statistics), masks)
+
+    with _threads() as pool:
+        list(pool.map(give, collected.items()))
+
+
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    """Threads, and not processes: numpy sorts and adds outside of Python's lock."""
+    return concurrent.futures.ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
 
 
 _LIKELIHOOD_KEYS = [
@@ -213,6 +239,11 @@ class _Masks:
     masks: Bool[np.ndarray, "m height width"] | None
     truths: tuple[Truth, ...] = ()
 
+    @functools.cached_property
+    def regions(self) -> Regions:
+        """The regions of `masks`, found once for all variants."""
+        return Regions.of(self.masks)
+
     @classmethod
     def at_own_size(
         cls, known: Bool[np.ndarray, "n"], full: Sequence[Mask], shape: tuple[int, int]
@@ -275,7 +306,7 @@ class Collected:
     def add_located(self, maps: Maps, masks: _Masks) -> None:
         """Maps of images of which only those with a mask count."""
         if masks.masks is not None:
-            self.located = self.located.add(maps[masks.known], masks.masks)
+            self.located = self.located.add(maps[masks.known], masks.masks, masks.regions)
         elif masks.truths:
             self.located = self.located.add_enlarged(maps[masks.known], masks.truths)
 

@@ -7,13 +7,12 @@ constant offset.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from vae_attn.errors import UserError
-from vae_attn.experiments.anomaly import score_histogram
+from vae_attn.experiments.anomaly import pixel_counts, score_histogram
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,27 +67,21 @@ class LocalizationState:
         Raises:
           UserError: a score is NaN or infinite.
         """
-        pairs = zip(scores, masks, strict=True)
-        return self.add_histograms(
-            [score_histogram.image_histogram(scores=image, mask=mask) for image, mask in pairs]
-        )
+        return self.add_counted(pixel_counts.count(scores=scores, masks=masks))
 
-    def add_histograms(
-        self, histograms: Sequence[score_histogram.ImageHistogram]
-    ) -> "LocalizationState":
-        """The state with these images added, which were counted in the fine bins; see `add`."""
-        negatives, positives = self.negatives.copy(), self.positives.copy()
-        region_overlap, num_regions = self.region_overlap.copy(), self.num_regions
-        images = []
-        for image in histograms:
-            negatives[image.bins] += image.negatives
-            positives[image.bins] += image.positives
-            region_overlap[image.bins] += image.region_overlap
-            num_regions += image.num_regions
-            images.append(image.coarse())
-        return LocalizationState(
-            negatives, positives, region_overlap, num_regions, (*self.images, *images)
+    def add_counted(self, counted: pixel_counts.Counted) -> "LocalizationState":
+        """The state with these images added, which were counted together; see `add`."""
+        found = LocalizationState(
+            negatives=self.negatives.copy(),
+            positives=self.positives.copy(),
+            region_overlap=self.region_overlap.copy(),
+            num_regions=self.num_regions + sum(image.num_regions for image in counted.images),
+            images=(*self.images, *counted.images),
         )
+        np.add.at(found.negatives, counted.bins, counted.negatives)
+        np.add.at(found.positives, counted.bins, counted.positives)
+        np.add.at(found.region_overlap, counted.bins, counted.region_overlap)
+        return found
 
     def merge(self, other: "LocalizationState") -> "LocalizationState":
         """The state of both states' images."""
@@ -172,26 +165,6 @@ class LocalizationState:
             )
 
 
-def per_image_auroc(
-    *, scores: Float[np.ndarray, "n height width"], masks: Bool[np.ndarray, "n height width"]
-) -> Float64[np.ndarray, "n"]:
-    """Area under the ROC curve of each image's own pixels; exact, ties count half.
-
-    NaN where an image has only one kind of pixel.
-
-    Raises:
-      UserError: a score is NaN or infinite.
-    """
-    score_histogram.refuse_non_finite(scores, "scores")
-    return np.array(
-        [
-            _auroc(negatives=image[~mask], positives=image[mask])
-            for image, mask in zip(scores, masks, strict=True)
-        ],
-        np.float64,
-    )
-
-
 def share_below_chance(aurocs: Float[np.ndarray, "n"]) -> float:
     """Share of images whose AUROC is below 0.5; NaNs are left out, NaN where all are NaN."""
     defined = aurocs[~np.isnan(aurocs)]
@@ -211,11 +184,9 @@ def pointing_game(
       UserError: a score is NaN or infinite.
     """
     score_histogram.refuse_non_finite(scores, "scores")
-    hits = np.full(len(scores), np.nan)
-    for index, (image, mask) in enumerate(zip(scores, masks, strict=True)):
-        if mask.any():
-            hits[index] = mask[image == image.max()].mean()
-    return hits
+    at_top = scores == scores.max(axis=(1, 2), keepdims=True, initial=-np.inf)
+    hits = (at_top & masks).sum(axis=(1, 2)) / at_top.sum(axis=(1, 2))
+    return np.where(masks.any(axis=(1, 2)), hits, np.nan)
 
 
 def share_missed(hits: Float[np.ndarray, "n"]) -> float:

@@ -11,8 +11,7 @@ scores before they are added.
 import dataclasses
 
 import numpy as np
-import scipy.ndimage
-from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt32
+from jaxtyping import Float32, Float64, Int32, Int64, UInt32
 
 from vae_attn.errors import UserError
 
@@ -21,7 +20,7 @@ NUM_BINS = 1 << BIN_BITS
 MAX_COARSE_BINS = 256
 AUPRO_MAX_FPR = 0.3
 
-_DROPPED_BITS = np.uint32(32 - BIN_BITS)
+DROPPED_BITS = np.uint32(32 - BIN_BITS)
 _SIGN = np.uint32(1 << 31)
 
 
@@ -37,11 +36,16 @@ def refuse_non_finite(scores: np.ndarray, name: str) -> None:
 
 def bins_of(scores: Float32[np.ndarray, "*shape"]) -> UInt32[np.ndarray, "*shape"]:
     """Bin of each score, 0 to NUM_BINS - 1, monotone in the score; -0.0 is binned as 0.0."""
+    return order_of(scores) >> DROPPED_BITS
+
+
+def order_of(scores: Float32[np.ndarray, "*shape"]) -> UInt32[np.ndarray, "*shape"]:
+    """Integers that sort and tie as the scores do; -0.0 is that of 0.0."""
     bits = (np.asarray(scores, np.float32) + np.float32(0)).view(np.uint32)
     # Negative floats sort backwards by their bits, so all of them flip; the others only
     # move above them.
     flips = (bits.view(np.int32) >> 31).view(np.uint32) | _SIGN
-    return (bits ^ flips) >> _DROPPED_BITS
+    return bits ^ flips
 
 
 def bin_of(score: float) -> int:
@@ -53,7 +57,7 @@ def bin_of(score: float) -> int:
 
 def lower_edge(bin_index: int) -> float:
     """Lowest float32 of a bin: as a threshold it splits the scores just below that bin."""
-    ordered = np.array([bin_index], np.uint32) << _DROPPED_BITS
+    ordered = np.array([bin_index], np.uint32) << DROPPED_BITS
     bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered)
     return float(bits.view(np.float32)[0])
 
@@ -79,48 +83,54 @@ class ImageHistogram:
     num_regions: int
 
     def coarse(self) -> "ImageHistogram":
-        """The same image by the narrowest bins of which at most MAX_COARSE_BINS are occupied."""
-        shift, bins = self.shift, self.bins
-        while np.count_nonzero(np.diff(bins)) >= MAX_COARSE_BINS:
-            shift, bins = shift + 1, bins >> 1
-        starts = np.flatnonzero(np.diff(bins, prepend=-1))
-        return ImageHistogram(
-            shift=shift,
-            bins=bins[starts],
-            negatives=np.add.reduceat(self.negatives, starts, dtype=np.int32),
-            positives=np.add.reduceat(self.positives, starts, dtype=np.int32),
-            region_overlap=np.add.reduceat(self.region_overlap, starts),
-            num_regions=self.num_regions,
-        )
+        """The image by the narrowest bins of which at most MAX_COARSE_BINS are occupied."""
+        rows, regions = np.zeros(len(self.bins), np.int64), np.array([self.num_regions])
+        counts = self.negatives, self.positives, self.region_overlap
+        return coarse_histograms(self.bins, rows, *counts, regions)[0]
 
 
-def image_histogram(
-    *, scores: Float32[np.ndarray, "height width"], mask: Bool[np.ndarray, "height width"]
-) -> ImageHistogram:
-    """Counts one image in the fine bins.
+def coarse_histograms(
+    bins: Int32[np.ndarray, "occupied"],
+    rows: Int64[np.ndarray, "occupied"],
+    negatives: Int32[np.ndarray, "occupied"] | Int64[np.ndarray, "occupied"],
+    positives: Int32[np.ndarray, "occupied"] | Int64[np.ndarray, "occupied"],
+    overlap: Float64[np.ndarray, "occupied"],
+    num_regions: Int64[np.ndarray, "n"],
+) -> tuple[ImageHistogram, ...]:
+    """Each image by the narrowest bins of which at most MAX_COARSE_BINS are occupied.
 
-    Raises:
-      UserError: a score is NaN or infinite.
+    Args:
+      bins: occupied ones, ascending within each image, image after image.
+      rows: which image each of them is of.
+      negatives: normal pixels in each bin.
+      positives: anomalous pixels in each bin.
+      overlap: `ImageHistogram.region_overlap` of each bin.
+      num_regions: of each image.
     """
-    refuse_non_finite(scores, "scores")
-    bins = bins_of(scores)
-    # One sort of bin and mask packed together is far cheaper than a dense histogram an image.
-    packed, counts = np.unique((bins << np.uint32(1)) | mask, return_counts=True)
-    starts = np.flatnonzero(np.diff(packed >> np.uint32(1), prepend=np.uint32(NUM_BINS)))
-    occupied = (packed[starts] >> np.uint32(1)).astype(np.int32)
-    anomalous = (packed & np.uint32(1)).astype(bool)
-    regions, num_regions = scipy.ndimage.label(mask, structure=np.ones((3, 3), bool))
-    inside = regions[mask]
-    weights = 1.0 / np.bincount(inside, minlength=num_regions + 1).clip(1)[inside]
-    return ImageHistogram(
-        shift=0,
-        bins=occupied,
-        negatives=np.add.reduceat(np.where(anomalous, 0, counts), starts).astype(np.int32),
-        positives=np.add.reduceat(np.where(anomalous, counts, 0), starts).astype(np.int32),
-        region_overlap=np.bincount(
-            np.searchsorted(occupied, bins[mask].astype(np.int32)), weights, len(occupied)
-        ).astype(np.float64),
-        num_regions=int(num_regions),
+    n = len(num_regions)
+    # Two neighbours fall together when all bits in which they differ are shifted out.
+    _, apart = np.frexp((bins ^ np.roll(bins, 1)).astype(np.float64))
+    apart[np.searchsorted(rows, np.arange(n))] = BIN_BITS + 1  # an image's first bin stays
+    by_shift = np.bincount(rows * (BIN_BITS + 2) + apart, minlength=n * (BIN_BITS + 2))
+    by_shift = by_shift.reshape(n, BIN_BITS + 2)
+    occupied = by_shift.sum(axis=1, keepdims=True) - by_shift.cumsum(axis=1)  # by shift
+    shifts = (occupied > MAX_COARSE_BINS).sum(axis=1)
+    starts = np.flatnonzero(apart > shifts[rows])
+    bins = (bins[starts] >> shifts[rows[starts]]).astype(np.int32)
+    negatives = np.add.reduceat(negatives, starts).astype(np.int32)
+    positives = np.add.reduceat(positives, starts).astype(np.int32)
+    overlap = np.add.reduceat(overlap, starts)
+    ends = np.searchsorted(rows[starts], np.arange(n + 1))
+    return tuple(
+        ImageHistogram(
+            shift=int(shifts[image]),
+            bins=bins[part],
+            negatives=negatives[part],
+            positives=positives[part],
+            region_overlap=overlap[part],
+            num_regions=int(num_regions[image]),
+        )
+        for image, part in enumerate(map(slice, ends[:-1], ends[1:]))
     )
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float
 
-from vae_attn.experiments.anomaly import bootstrap, localization, own_size
+from vae_attn.experiments.anomaly import bootstrap, localization, own_size, pixel_counts
 from vae_attn.experiments.anomaly.localization import LocalizationState
 from vae_attn.experiments.anomaly.own_size import Truth
+from vae_attn.experiments.anomaly.pixel_counts import Counted, Regions
 from vae_attn.experiments.anomaly.thresholds import FALSE_ALARM_RATE, PIXEL_SHARE
 from vae_attn.experiments.scores import Interval, Score
 
@@ -62,28 +63,29 @@ class Located:
     aurocs: tuple[float, ...] = ()
 
     def add(
-        self, maps: Float[np.ndarray, "n height width"], masks: Bool[np.ndarray, "n height width"]
+        self,
+        maps: Float[np.ndarray, "n height width"],
+        masks: Bool[np.ndarray, "n height width"],
+        regions: Regions | None = None,
     ) -> "Located":
-        """The same with these images added."""
-        hits = localization.pointing_game(scores=maps, masks=masks)
-        aurocs = localization.per_image_auroc(scores=maps, masks=masks)
-        return Located(
-            threshold=self.threshold,
-            pixels=self.pixels.add(scores=maps, masks=masks),
-            hits=(*self.hits, *hits.tolist()),
-            aurocs=(*self.aurocs, *aurocs.tolist()),
-        )
+        """The same with these images added; with the masks' regions, where they are at hand."""
+        counted = pixel_counts.count(scores=maps, masks=masks, regions=regions)
+        return self._added(counted, localization.pointing_game(scores=maps, masks=masks).tolist())
 
     def add_enlarged(
         self, maps: Float[np.ndarray, "n height width"], truths: Sequence[Truth]
     ) -> "Located":
         """The same with these images added, their maps enlarged to the masks' own sizes."""
         scored = [own_size.score(one, truth) for one, truth in zip(maps, truths, strict=True)]
+        counted = Counted.of([one.histogram for one in scored], [one.auroc for one in scored])
+        return self._added(counted, [one.hit for one in scored])
+
+    def _added(self, counted: Counted, hits: Sequence[float]) -> "Located":
         return Located(
             threshold=self.threshold,
-            pixels=self.pixels.add_histograms([one.histogram for one in scored]),
-            hits=(*self.hits, *(one.hit for one in scored)),
-            aurocs=(*self.aurocs, *(one.auroc for one in scored)),
+            pixels=self.pixels.add_counted(counted),
+            hits=(*self.hits, *hits),
+            aurocs=(*self.aurocs, *counted.aurocs.tolist()),
         )
 
     @functools.cached_property

@@ -60,8 +60,7 @@ def batch_norm(
 
 
 def _batch_norm(x: Array, scale: Array, bias: Array, axis_name: str | None) -> tuple:
-    mean = _batch_mean(x, axis_name)
-    var = _batch_mean((x - mean) ** 2, axis_name)  # not E[x^2] - E[x]^2, which loses digits
+    mean, var = _moments(x, axis_name)
     return (x - mean) * (scale * lax.rsqrt(var + EPSILON)) + bias, mean, var
 
 
@@ -89,8 +88,22 @@ def _batch_norm_backward(axis_name, residuals, cotangents):
 batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
-def _batch_mean(x: Array, axis_name: str | None) -> Array:
-    return _over_devices(_row_sums(x) / math.prod(x.shape[:-1]), axis_name)
+def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:
+    """Mean and variance over the batch of all devices, which meet once for both.
+
+    Not by E[x^2] - E[x]^2, which loses digits: each device has a mean and a variance of its own.
+    """
+
+    def batch_mean(x: Array) -> Array:
+        return _row_sums(x) / math.prod(x.shape[:-1])
+
+    mean = batch_mean(x)
+    var = batch_mean((x - mean) ** 2)
+    if axis_name is None:
+        return mean, var
+    means, variances = jnp.moveaxis(lax.all_gather(jnp.stack([mean, var]), axis_name), 1, 0)
+    mean = means.mean(axis=0)
+    return mean, (variances + (means - mean) ** 2).mean(axis=0)
 
 
 def _over_devices(x: Array, axis_name: str | None) -> Array:

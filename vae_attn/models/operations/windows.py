@@ -4,7 +4,8 @@ A strided convolution and a transposed one are each other's adjoint. XLA's CPU b
 where it dilates its input (the input gradient of a strided convolution, the forward pass and
 the kernel gradient of a transposed one), so both are written here in terms of two operations
 that it does well: a strided convolution, and stride^2 interleaved stride-1 convolutions. On other
-backends the latter is XLA's own dilated convolution.
+backends the latter is XLA's own dilated convolution; for several seeds all are patches times a
+matrix there (`backend.as_products`).
 """
 
 import functools
@@ -21,14 +22,23 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def _strided(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    if backend.as_products():
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        return _patches(x, kernel.shape[0], stride, padding) @ matrix
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=_DIMENSIONS
     )
 
 
+def _patches(x: Array, side: int, stride: int, padding: int) -> Array:
+    """What lies under each window, in the order of a kernel's entries, along the last axis."""
+    return jnp.concatenate(_taps(x, side, stride, padding, outside=0.0), axis=-1)
+
+
 def _adjoint(x: Array, kernel: Array, stride: int, padding: int, size: tuple) -> Array:
     """Adjoint of `_strided` in its input, by what is faster on this backend."""
-    adjoint = _interleaved if backend.slow_windows() else _dilated
+    interleaves = backend.slow_windows() or backend.as_products()
+    adjoint = _interleaved if interleaves else _dilated
     return adjoint(x, kernel, stride, padding, size)
 
 
@@ -109,6 +119,10 @@ def _shuffle(phases: Array, padding: int, size: tuple) -> Array:
 
 def _kernel_gradient(x: Array, g: Array, kernel: Array, stride: int, padding: int) -> Array:
     """Gradient of `_strided` in its kernel: entry t is the sum over i of x[stride i + t] g[i]."""
+    if backend.as_products():
+        patches = _patches(x, kernel.shape[0], stride, padding)
+        rows, columns = (a.reshape(-1, a.shape[-1]) for a in (patches, g))
+        return (rows.T @ columns).reshape(kernel.shape)
     if not backend.slow_windows():
         return jax.vjp(lambda k: _strided(x, k, stride, padding), kernel)[1](g)[0]
     # As XLA has it, a convolution that sums over the batch, with transpositions that are fast.
@@ -199,10 +213,12 @@ def _max_pool(x: Array, side: int, stride: int, padding: int, size: tuple) -> Ar
     return functools.reduce(jnp.maximum, _taps(x, side, stride, padding))
 
 
-def _taps(x: Array, side: int, stride: int, padding: int) -> list[Array]:
-    """What lies under each place of the window, row after row."""
+def _taps(
+    x: Array, side: int, stride: int, padding: int, *, outside: float = -jnp.inf
+) -> list[Array]:
+    """What lies under each place of the window, row after row; `outside` is beyond the edges."""
     edges = [(0, 0), *[(padding, padding)] * 2, (0, 0)]
-    x = jnp.pad(x, edges, constant_values=-jnp.inf)
+    x = jnp.pad(x, edges, constant_values=outside)
     batch, *size, channels = x.shape
     rows, columns = ((n - side) // stride * stride + 1 for n in size)
     return [
