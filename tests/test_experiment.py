@@ -140,8 +140,8 @@ def test_figures_are_pictures_and_stand_in_the_page(finished):
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     normal = sum(kept["histogram"]["normal"])
     assert f">{kept['num_images']} test images, {normal} of them normal<" in page
-    # Pixel AUROC, AUPRO and misses; 18 held-out images give no threshold for an IoU.
-    assert page.count(f">{kept['num_located']} images with true masks<") == 3
+    # Pixel AUROC, AP, AUPRO and misses; 18 held-out images give no threshold for an IoU.
+    assert page.count(f">{kept['num_located']} images with true masks<") == 4
     assert "18 held-out normal images cannot carry a false-alarm rate of 5% of images" in page
     assert not any(name.endswith("/iou") for name in metrics)
     assert list(kept["roc"]) == [
