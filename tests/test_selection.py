@@ -38,7 +38,7 @@ def test_half_is_drawn_on_and_half_calibrates():
         base = normal.images[same.index(True)]
         assert (np.abs(image.astype(int) - base)[mask] > 6).all()
     many = dataclasses.replace(data, validation=np.concatenate([IMAGES] * 20))
-    assert len(selection.drawn_data(many, seed=1).test) <= 2 * 100
+    assert len(selection.drawn_data(many, seed=1).test) < 3 * 96
     again, other = (selection.drawn_data(data, seed=seed).test.images for seed in (1, 2))
     np.testing.assert_array_equal(again, test.images)
     assert other.shape != again.shape or (other != again).any()
