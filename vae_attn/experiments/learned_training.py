@@ -79,7 +79,8 @@ def train(
     params = _init_jit(key, {layer: of[None] for layer, of in scales.items()})
     state = params, _ADAM.init(params)
     rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
-    with Progress("training the head of the learned contrast", total=settings.steps) as progress:
+    what = "training the head of the learned contrast"
+    with Progress(what, total=settings.steps, unit="steps") as progress:
         for step in range(settings.steps):
             rng = np.random.default_rng((settings.seed, step))
             chosen = rng.integers(len(images), size=(2, settings.batch_size))
