@@ -17,6 +17,15 @@ from vae_attn.training.telemetry import read_metrics
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
 
 
+can_run_beside = background.can_run_beside
+
+
+@pytest.fixture(autouse=True)
+def _beside(monkeypatch):
+    """On simulated devices too, which have threads enough for the few steps of these tests."""
+    monkeypatch.setattr(background, "can_run_beside", lambda: True)
+
+
 @pytest.fixture
 def config():
     config = small_models.use(default_config(), "plain")
@@ -99,10 +108,16 @@ def test_error_of_the_last_job_and_of_the_caller():
         jobs.run(fail) or {}["caller"]
 
 
-def test_several_processes_run_jobs_in_the_caller(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+@pytest.mark.parametrize(
+    ("processes", "devices", "expected"), [(1, 1, True), (2, 1, False), (1, 8, False)]
+)
+def test_where_jobs_run(monkeypatch, processes, devices, expected):
+    monkeypatch.setattr(background, "can_run_beside", can_run_beside)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
     seen = []
     with background.Background() as jobs:
+        assert jobs.is_beside is expected
         jobs.run(lambda: seen.append(threading.current_thread()))
-        assert seen == [threading.main_thread()]
-        assert not jobs.is_beside
+        jobs.wait()
+    assert (seen != [threading.main_thread()]) is expected

@@ -13,17 +13,28 @@ import jax.numpy as jnp
 _copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
+def can_run_beside() -> bool:
+    """Whether jobs may run beside the training here.
+
+    Not with several processes: saving a checkpoint is then collective, and all processes must come
+    to their collectives in one order. Not on several simulated devices of a CPU: they share a pool
+    of threads, and with twice as many steps under way one device of a step may find none, while the
+    others wait for it until XLA ends the process.
+    """
+    simulated = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+    return jax.process_count() == 1 and not simulated
+
+
 class Background:
     """Runs jobs in a thread of its own, while the caller gives the devices their next steps.
 
-    At most one job is unfinished, so that the caller is never more than one job ahead. With several
-    processes each job runs at once in the caller: saving a checkpoint is then collective, and all
-    processes must come to their collectives in one order.
+    At most one job is unfinished, so that the caller is never more than one job ahead. Where
+    `can_run_beside` says no, each job runs at once in the caller.
     """
 
     def __init__(self) -> None:
         self._pool = None
-        if jax.process_count() == 1:
+        if can_run_beside():
             self._pool = concurrent.futures.ThreadPoolExecutor(1, "vae_attn-background")
         self._running: concurrent.futures.Future | None = None
 
