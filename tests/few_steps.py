@@ -18,10 +18,6 @@ from vae_attn.data.augment import Augmentation
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.training import distributed, factor, parallel, state, steps
 
-flags.DEFINE_string("coordinator_address", None, "")
-flags.DEFINE_integer("num_processes", None, "")
-flags.DEFINE_integer("process_id", None, "")
-
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
 BATCH_SIZE, NUM_STEPS = 16, 3
 
@@ -86,4 +82,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("coordinator_address", None, "")
+    flags.DEFINE_integer("num_processes", None, "")
+    flags.DEFINE_integer("process_id", None, "")
     app.run(main)

@@ -300,4 +300,4 @@ def test_the_core_imports_nothing_of_ours():
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
-    assert imported == {"collections", "dataclasses", "jax", "jaxtyping"}
+    assert imported == {"collections", "dataclasses", "jax", "jaxtyping", "typing"}

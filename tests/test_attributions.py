@@ -280,4 +280,5 @@ def test_attributions_import_jax_and_the_walker_alone():
         for node in ast.walk(ast.parse(inspect.getsource(attributions)))
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
-    assert imported == {"collections.abc", "jax", "jax.numpy", "jaxtyping", "vae_attn.secants"}
+    own = {"vae_attn.secants"}
+    assert imported == {"collections.abc", "jax", "jax.numpy", "jaxtyping", "typing"} | own

@@ -59,7 +59,7 @@ def test_the_best_one_is_scored_as_alone(finished):
     best = min(rows, key=lambda row: row["validation_loss"])
     assert content["best_by_validation_loss"] == best["step"]
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    assert len(best["scores"]) == 9
+    assert len(best["scores"]) == 12
     for name, value in best["scores"].items():
         metric, _, variant = name.partition("/")
         assert value == metrics[f"{variant}/{metric}"]

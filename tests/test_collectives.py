@@ -35,7 +35,7 @@ def test_a_discriminator_adds_its_own_gradients_and_the_codes():
     codes = few_steps.BATCH_SIZE * 3 * 4
     assert [kind for kind, _ in found] == ["all-reduce", "all-gather", "all-reduce"]
     assert found[1][1] == codes
-    assert found[0][1] + found[2][1] == vae + psi + 6 * 4  # and the means of the losses
+    assert found[0][1] + found[2][1] == vae + psi + 8 * 4  # and the means of the metrics
 
 
 def test_each_batch_normalisation_meets_once_each_way():

@@ -387,4 +387,4 @@ def test_the_measures_import_jax_alone():
         for node in ast.walk(ast.parse(inspect.getsource(faithfulness)))
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
-    assert imported == {"collections", "dataclasses", "functools", "jax", "jaxtyping"}
+    assert imported == {"collections", "dataclasses", "functools", "jax", "jaxtyping", "typing"}

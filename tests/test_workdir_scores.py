@@ -55,6 +55,9 @@ class Blocks(Experiment):
     def tables(self, scores, config):
         return [Table("Scores", [["mask size", "iou"], [config.evaluate.mask_size, "0.25"]], "")]
 
+    def limits(self, workdir):
+        return ()
+
     def content(self, trained, scores, workdir):
         self.given = scores
         return Content(summary="About.", drawn={})

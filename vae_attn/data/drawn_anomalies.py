@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 SHAPES = BLOBS, PATCHES = ("blobs", "patches")
@@ -25,7 +26,7 @@ _MOST_BLOBS = 3
 _RADII = (0.02, 0.2)  # of a blob, in image sides
 _HALF_SIDES = (0.01, 0.2)  # of a rectangle
 _STRETCH = 4.0  # at most, one radius of a blob against the other
-_WAVES = jnp.arange(2, 8)  # around a blob's edge
+_WAVES = np.arange(2, 8, dtype=np.int32)  # around a blob's edge
 _OPACITY = (0.35, 1.0)
 _GRID = 8  # of the smooth noise, in cells a side
 _CLOUD = (0.02, 0.1)  # of the image that a cloud covers

@@ -6,13 +6,16 @@ from typing import Any as PyTree
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int, Shaped
+from jaxtyping import Array, Int, Shaped, UInt8
 
 from vae_attn import backend
 from vae_attn.errors import UserError
-from vae_attn.training.steps import AXIS, Images, Metrics
+from vae_attn.training.steps import AXIS, Metrics
 
 MODES = ("pmap", "shard_map")
+
+# On the host where each device is given its own.
+Images = UInt8[np.ndarray | Array, "n ..."]
 
 GlobalUpdateFn = Callable[[PyTree, Images, Int[np.ndarray, "batch ..."]], tuple[PyTree, Metrics]]
 
