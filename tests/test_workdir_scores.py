@@ -7,6 +7,7 @@ from typing import ClassVar
 import child_runs
 import numpy as np
 import pytest
+from small_data import small_data
 
 from vae_attn import workdir as workdir_lib
 from vae_attn import workdir_scores
@@ -68,7 +69,13 @@ def report(blocks, workdir, *models):
     return path.read_text(encoding="utf-8")
 
 
+def keep_data(workdir):
+    """What its card says of the run's data."""
+    DataRecord.of(small_data(np.zeros((6, 8, 8, 1), np.uint8)), "data").keep(workdir)
+
+
 def test_the_page_shows_scores_of_its_own_model_alone(tmp_path):
+    keep_data(tmp_path)
     blocks, short, longer = Blocks(), trained(tmp_path, 1, step=30), trained(tmp_path, 2, step=60)
     config = default_config()
     config.evaluate.mask_size = "model"
@@ -90,6 +97,7 @@ def test_means_belong_to_all_seeds(tmp_path):
     config = default_config()
     config.num_seeds = 2
     models = [trained(tmp_path / f"seed_{n}", n, step=30 + n) for n in (0, 1)]
+    keep_data(tmp_path)
     run_lib._write_scores(Blocks(), config, tmp_path, SCORES, models)
     digests = [digest(one.variables) for one in models]
     for n in (0, 1):
