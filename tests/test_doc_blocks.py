@@ -82,6 +82,13 @@ def test_python(page, made, tmp_path, monkeypatch):
             exec(compile(text, str(page), "exec"), names)
 
 
+def check_flags(program, arguments):
+    """That the program's help names them."""
+    command = [sys.executable, *program, "--help"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    assert all(argument.partition("=")[0] in told for argument in arguments), told
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command, tmp_path, monkeypatch):
     words = shlex.split(command, comments=True)
@@ -105,6 +112,10 @@ def test_command(command, tmp_path, monkeypatch):
             assert done.stdout.count("vae_attn.main") == 8
         case ["python", "launch/local.py", *_, "--", first]:
             check_run([first], tmp_path, monkeypatch)
+        case ["python", "-m", "benchmarks.accelerator", *arguments]:
+            check_flags(["-m", "benchmarks.accelerator"], arguments)
+        case ["python", "launch/claim4.py", *arguments]:
+            check_flags(["launch/claim4.py"], arguments)
         case [script] if (ROOT / script).is_file():
             pass
         case _:
