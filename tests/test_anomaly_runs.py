@@ -116,6 +116,7 @@ def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
     assert metrics["contrast/conv1/image_auroc_max"] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_calibration_comes_with_training_and_belongs_to_its_parameters(mvtec_twin, tmp_path):
     root = tmp_path / "grid"
     shutil.copytree(mvtec_twin / "grid", root)

@@ -16,6 +16,8 @@ from vae_attn.experiments.anomaly import loading
 from vae_attn.experiments.checkpoint_scores import Row
 from vae_attn.training.checkpoints import digest
 
+pytestmark = pytest.mark.slow
+
 STEPS = [4, 6, 8]  # every fourth, and the two latest
 
 

@@ -105,6 +105,7 @@ def test_it_runs_through(claim4, tmp_path):
     assert not (tmp_path / "in_progress.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_the_uninterrupted_one(claim4, finished, tmp_path, monkeypatch):
     """Bit for bit: killed between a save and its scores, out of time, then to the end."""
     options, whole = finished

@@ -8,6 +8,8 @@ from tiny_run import tiny_config
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly.calibration import Calibration
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def collapsed(tmp_path_factory):

@@ -192,6 +192,7 @@ def test_grey_images_fit_a_colour_model(grey_folder, tmp_path):
     assert objectives.build_model(config).image_shape == (64, 64, 3)
 
 
+@pytest.mark.slow
 def test_grey_images_train_a_grey_model(grey_folder, tmp_path):
     config = load("folder", "light")
     config.data.dir, config.data.cache_dir = str(grey_folder), str(tmp_path / "cache")

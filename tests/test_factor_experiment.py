@@ -189,6 +189,7 @@ def test_beta_vae_has_no_discriminator(tmp_path):
     assert curves["loss"][1][0] == pytest.approx(terms, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_seeds(tmp_path):
     config = small_config("factor_vae")
     config.num_seeds = 2

@@ -25,6 +25,8 @@ from vae_attn.training import loop
 from vae_attn.training.checkpoints import Checkpoints
 from vae_attn.training.telemetry import Telemetry
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
@@ -50,7 +52,6 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.slow
 def test_killed_in_saves_and_out_of_space_it_ends_as_the_uninterrupted_one(
     small, whole, cache, tmp_path
 ):
@@ -279,7 +280,6 @@ def wait_for_steps(process, workdir):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
 def test_processes_end_when_one_is_killed(tmp_path):
     """The second, which the first one misses after a while; the first, to which all are bound."""
     started, left = [], []

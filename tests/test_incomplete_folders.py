@@ -8,6 +8,8 @@ from test_workdir_data import config_for, write_images
 
 from vae_attn.experiments import run as experiment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

@@ -184,6 +184,7 @@ def test_the_head_is_kept_and_trained_anew_only_for_other_settings(run, copy, mo
         vae_attn.load(copy)
 
 
+@pytest.mark.slow
 def test_a_run_scores_and_shows_it(run, copy, monkeypatch):
     data = run[1]
     monkeypatch.setattr("vae_attn.data.sources.load", lambda config: data)

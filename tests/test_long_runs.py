@@ -56,6 +56,7 @@ def test_memory_is_flat_over_2000_steps(tmp_path):
     assert found[2000] - found[500] < 8
 
 
+@pytest.mark.slow
 def test_copied_run_goes_on_elsewhere(small, tmp_path, monkeypatch):
     """Bit for bit, from a relative path to another, the original being gone."""
     run = pathlib.Path("run")

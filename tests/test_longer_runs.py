@@ -13,6 +13,8 @@ from vae_attn.experiments import run as experiment
 from vae_attn.training import loop
 from vae_attn.workdir_data import DataRecord
 
+pytestmark = pytest.mark.slow
+
 
 def config_of(**values):
     config = child_runs.config_of(report__tensorboard_images=0)

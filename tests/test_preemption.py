@@ -18,6 +18,8 @@ import small_models
 from vae_attn.training import loop, preemption
 from vae_attn.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 40
 FLAGS = [
@@ -124,7 +126,6 @@ def child_processes(pid):
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("to_all", [True, False])
 def test_signal_stops_two_processes_at_one_step(config, whole, tmp_path, to_all):
     """SIGINT to the launcher, which sends it on, with two seeds; SIGTERM to the second alone."""

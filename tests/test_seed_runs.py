@@ -17,6 +17,7 @@ def read(folder):
     return json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_whole_run(tmp_path):
     config = small_models.use(default_config(), "shallow")
     config.num_seeds = 2

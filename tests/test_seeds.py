@@ -157,6 +157,7 @@ def train(config, workdir):
     return jax.device_get(loop.train(config, workdir, data))
 
 
+@pytest.mark.slow
 def test_run_of_two_seeds_resumes_and_equals_two_runs(two_seeds):
     config, workdir = two_seeds
     whole = train(config, workdir)
@@ -189,6 +190,7 @@ def test_run_of_two_seeds_resumes_and_equals_two_runs(two_seeds):
         np.testing.assert_allclose(curves[f"{name}/seed_5"][1], values, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_stopped_run_of_two_seeds_resumes_bit_for_bit(two_seeds, monkeypatch):
     config, workdir = two_seeds
     whole = train(config, workdir.with_name("whole"))

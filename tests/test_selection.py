@@ -96,6 +96,7 @@ def select_config():
     return config
 
 
+@pytest.mark.slow
 def test_a_run_chooses_before_the_test_set_is_opened(tmp_path, monkeypatch, caplog):
     config, workdir = select_config(), tmp_path / "run"
     data, scored = data_registry.load(config), []

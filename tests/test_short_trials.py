@@ -118,6 +118,7 @@ def test_all_image_sets_are_bounded(trial):
     assert "median_difference_smooth/image/pixel_auroc" in metrics
 
 
+@pytest.mark.slow
 def test_nothing_is_silent(trial, tmp_path, caplog):
     config, workdir, _ = trial
     caplog.set_level("INFO", "vae_attn")

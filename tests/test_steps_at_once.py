@@ -24,6 +24,7 @@ def config_of(at_once, steps=11, **options):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_seeds", [2])
 def test_the_same_run_up_to_rounding(tmp_path, num_seeds):
     one = loop.train(config_of(1, num_seeds=num_seeds), tmp_path / "one", DATA)

@@ -452,6 +452,7 @@ def _with_drawn_frames(root: pathlib.Path, archive: pathlib.Path) -> None:
                 os.link(folder / "001.tif", folder / f"{number:03d}.tif")
 
 
+@pytest.mark.slow
 def test_real_masks_and_labels(shared_data, tmp_path):
     root = tmp_path / "UCSDped1"
     _with_drawn_frames(root, shared_data / "ucsd_ped1_masks.tar.xz")

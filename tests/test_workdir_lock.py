@@ -70,6 +70,7 @@ def test_file_system_without_locks_only_warns(tmp_path, monkeypatch, caplog):
     assert f"{tmp_path}/other cannot be locked" in caplog.text
 
 
+@pytest.mark.slow
 def test_refused_run_of_two_processes_ends_in_both(tmp_path):
     with WorkdirLock() as lock:
         lock.take(tmp_path)
