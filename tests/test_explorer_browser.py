@@ -458,13 +458,6 @@ def test_many_images_are_loaded_as_they_are_seen(browser, tmp_path):
     def pictures():
         return {request for request in made.requests if request.endswith(".png")}
 
-    paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-    times = [made.page.evaluate(paint)]  # ms, of which the best tells the page from the machine
-    for _ in range(2):
-        made.page.reload()
-        made.page.wait_for_timeout(1000)
-        times.append(made.page.evaluate(paint))
-    assert min(times) < 1000, times
     assert len(made.cards()) == count
     assert 0 < len(pictures()) < 200
     made.page.select_option('[name="class"]', "b")
