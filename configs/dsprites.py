@@ -34,7 +34,7 @@ def _ad(form: str) -> dict[str, object]:
 
 
 # An objective per row.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, object]] = {
     "vae": _GLOROT,  # Kingma & Welling (2014)
     "beta_vae": _GLOROT | {"train.beta": 4.0},  # Higgins et al. (2017)
     # Chen et al. (2018), with the beta of the example in their public code.

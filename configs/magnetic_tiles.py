@@ -10,10 +10,12 @@ expect a pixel AUROC of .64 and an average precision of .12, as the VAE does not
 grain. The learned contrast did not help there and is off.
 """
 
+import ml_collections
+
 from vae_attn.config import default_config
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     """The config."""
     config = default_config()
     config.data.name = "folder"

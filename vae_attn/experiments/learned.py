@@ -86,7 +86,7 @@ class Head:
             np.savez(file, told=np.array(json.dumps(told)), **arrays)
 
     @classmethod
-    def load(cls, path: pathlib.Path) -> "tuple[Head, dict] | None":
+    def load(cls, path: pathlib.Path) -> "tuple[Head, dict[str, object]] | None":
         """The head in a file and its origin; None where there is none that is whole."""
         try:
             # Opened here: np.load leaves a file open that it finds broken.

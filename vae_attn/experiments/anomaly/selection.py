@@ -45,7 +45,7 @@ class Selection:
 
     variant: Variant
     scores: dict[str, float]
-    origin: dict
+    origin: dict[str, object]
 
     @property
     def keys(self) -> dict[str, object]:
@@ -77,7 +77,7 @@ class Selection:
 
     @classmethod
     def of(
-        cls, variants: Iterable[Variant], scores: Mapping[str, float], origin: dict
+        cls, variants: Iterable[Variant], scores: Mapping[str, float], origin: dict[str, object]
     ) -> "Selection":
         """The best of the variants, the first of equals.
 
