@@ -132,8 +132,7 @@ def test_any_damaged_file_of_a_checkpoint(damage, tmp_path, caplog, capfd):
         child_runs.assert_equal(child_runs.leaves(found), child_runs.leaves(states[step]))
         if step == 1:
             assert f"{copy}/checkpoints/2 is broken and passed over: " in caplog.text
-            ours = [record for record in caplog.records if record.name == "vae_attn"]
-            assert len(ours) == 1  # other libraries' threads of earlier tests may still log
+            assert len(caplog.text.splitlines()) == 1
             passed_over.add(file.parts[0] if file.parts[0] != "state" else file.parts[1])
         shutil.rmtree(copy)
     assert passed_over >= {"checksums", "manifest.ocdbt", "d", "ocdbt.process_0"}
