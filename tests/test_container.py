@@ -35,7 +35,7 @@ def test_all_that_the_build_reads_is_copied():
 
 @pytest.mark.parametrize("extra", ["cpu", "cuda13", "tpu", "rocm"])
 def test_argument(extra, tmp_path):
-    """Its own lines of shell, with a pip that prints what it is told."""
+    """Its own lines of shell, with a pip that prints its arguments."""
     script = re.search(r"^RUN (case .*?)^# ", DOCKERFILE, flags=re.M | re.S).group(1)
     (tmp_path / "one.whl").touch()
     script = script.replace("\\\n", " ").replace("/wheels", str(tmp_path))

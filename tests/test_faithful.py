@@ -14,7 +14,8 @@ from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.experiments import faithful, validation
 from vae_attn.experiments.anomaly import summary
-from vae_attn.experiments.maps import INTEGRATION_STEPS, Mapper, NormalLatents
+from vae_attn.experiments.map_functions import INTEGRATION_STEPS, NormalLatents
+from vae_attn.experiments.maps import Mapper
 from vae_attn.models.adaptor import Adaptor
 
 RNG = np.random.default_rng(0)

@@ -18,14 +18,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vae_attn import attention, faithfulness, losses
 from vae_attn.experiments import scores as scores_lib
-from vae_attn.experiments.maps import (
-    DEEPLIFT,
-    IMAGE,
-    INTEGRATED_GRADIENTS,
-    Counterparts,
-    Images,
-    Mapper,
-)
+from vae_attn.experiments.map_functions import DEEPLIFT, IMAGE, INTEGRATED_GRADIENTS
+from vae_attn.experiments.maps import Counterparts, Images, Mapper
 from vae_attn.models.model import Model
 from vae_attn.progress import Progress
 from vae_attn.reporting.tables import Table

@@ -7,7 +7,7 @@ says of each pixel how likely it is one of them. From pixels and from several la
     d = log(1 + |A - B| / mean of |A - B| over normal images at that place and channel)
 
 brings them to half the image's size by a 1 x 1 convolution each, and adds two of 3 x 3. Single
-latents have no part in it: why an image deviates is told by their exact maps (`attributions`).
+latents have no part in it: their exact maps (`attributions`) explain why an image deviates.
 """
 
 import json

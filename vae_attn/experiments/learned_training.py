@@ -19,7 +19,7 @@ from vae_attn.data.augment import Augmentation
 from vae_attn.data.dataset import to_unit
 from vae_attn.experiments import learned
 from vae_attn.experiments.learned import Head
-from vae_attn.experiments.maps import project
+from vae_attn.experiments.map_functions import project
 from vae_attn.models.model import Model
 from vae_attn.progress import Progress
 

@@ -1,8 +1,4 @@
-"""The maps of a trained VAE as pure functions of its variables, compiled once per model.
-
-The functions take the model as a static argument: another checkpoint of the same model compiles
-nothing anew. `Mapper` binds them to variables and runs them in batches.
-"""
+"""Maps, codes and pictures of a trained VAE, in batches: `map_functions` bound to its variables."""
 
 import dataclasses
 import logging
@@ -10,34 +6,26 @@ from collections.abc import Iterator, Sequence
 from typing import Any as PyTree
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from vae_attn import attention, attributions, backend, faithfulness
-from vae_attn import counterparts as counterparts_lib
+from vae_attn import attention, faithfulness
 from vae_attn.batching import map_batches
-from vae_attn.data.dataset import to_unit
-from vae_attn.errors import UserError
-from vae_attn.experiments import learned
+from vae_attn.experiments import learned, map_functions
 from vae_attn.experiments.counterpart_cache import CounterpartCache
+from vae_attn.experiments.map_functions import (
+    DEEPLIFT,
+    IMAGE,
+    INTEGRATED_GRADIENTS,
+    INTEGRATION_STEPS,
+    LEARNED,
+    PROJECTION_ERROR,
+    RECONSTRUCTION_ERROR,
+    NormalLatents,
+)
 from vae_attn.models.model import Model
 from vae_attn.progress import Progress
-from vae_attn.training.steps import at_mean
-
-# The baselines beside the attention styles, |x - x'| for the two kinds of counterpart x'; they
-# have no layer, and "image" stands in its place.
-RECONSTRUCTION_ERROR = "reconstruction_error"
-PROJECTION_ERROR = "projection_error"
-BASELINES = (RECONSTRUCTION_ERROR, PROJECTION_ERROR)
-IMAGE = learned.IMAGE
-
-# The style of a run's own head, which has no layer either: it takes several at once.
-LEARNED = "learned"
-
-DEEPLIFT, INTEGRATED_GRADIENTS = attributions.ATTRIBUTIONS
-INTEGRATION_STEPS = 8  # their sums are then within some 2% of the latents' change
 
 _CHUNK_PIXELS = 2**20  # of the images whose maps are in memory at once
 _LOG = logging.getLogger("vae_attn")
@@ -47,85 +35,6 @@ Counterparts = Float[np.ndarray, "n height width channels"]
 
 # Raw maps by style and layer.
 RawMaps = dict[tuple[str, str], Float[np.ndarray, "n height width"]]
-
-
-class NormalLatents(NamedTuple):
-    """The latents of normal images (`attention.normal_statistics`).
-
-    Attributes:
-      mean: over the images.
-      variance: over the images and q(z | x).
-    """
-
-    mean: Float[np.ndarray | Array, "latents"]
-    variance: Float[np.ndarray | Array, "latents"]
-
-
-def project(
-    model: Model, variables: PyTree, x: Float[Array, "n h w c"], steps: int
-) -> Float[Array, "n h w c"]:
-    """Normal counterparts of images in [0, 1]; with 0 steps their reconstructions."""
-
-    def decode(z: Array) -> Array:
-        return model.apply(variables, z, method="reconstruct")
-
-    mean, _ = model.apply(variables, x, method="encode")
-    return decode(counterparts_lib.project(decode, x, mean, steps=steps))
-
-
-def layer_maps(
-    model: Model,
-    variables: PyTree,
-    normal: NormalLatents | None,
-    x: Float[Array, "n height width channels"],
-    counterparts: Float[Array, "n height width channels"] | None,
-    *,
-    styles: tuple[str, ...],
-    layer: str,
-    per_latent: bool = False,
-    latent_batch_size: int | None = None,
-) -> dict[str, Float[Array, "n ..."]]:
-    """Raw maps of several styles at one layer, by style.
-
-    Jitted together, the compiler computes what they share only once: features and, above all,
-    alpha.
-
-    Args:
-      model: the VAE.
-      variables: its parameters and batch statistics.
-      normal: for `normal_difference`.
-      x: images in [0, 1].
-      counterparts: of the images; for styles that `attention.needs_counterparts`.
-      styles: of `attention.STYLES`.
-      layer: of the encoder.
-      per_latent: one map per latent instead of one per image.
-      latent_batch_size: see `attention.channel_weights`.
-
-    Raises:
-      UserError: for a layer that the model does not have.
-    """
-    if model.layers and layer not in model.layers:
-        raise UserError(
-            f"layer {layer!r} is not one of the model's; choose from {', '.join(model.layers)} "
-            "(attention.layer, evaluate.layers)."
-        )
-    return {
-        style: attention.make_attention_fn(
-            features=lambda v, x: model.apply(v, x, layer, method="features"),
-            head=lambda v, a: model.apply(v, a, layer, method="head"),
-            style=style,
-            dense_mean=model.dense_mean(layer),
-            normal_mean=normal and jnp.asarray(normal.mean),
-            normal_variance=normal and jnp.asarray(normal.variance),
-            per_latent=per_latent,
-            latent_batch_size=latent_batch_size,
-        )(variables, x, counterparts)
-        for style in styles
-    }
-
-
-def _jit(fn, *static: str):
-    return backend.jit(fn, static_argnames=("model", *static))
 
 
 class Deviations(NamedTuple):
@@ -161,118 +70,6 @@ class ExactMaps(NamedTuple):
         return self.maps.sum(axis=(2, 3), dtype=np.float64).astype(np.float32)
 
 
-def _encode(model: Model, variables: PyTree, images: Array) -> tuple[Array, Array]:
-    return model.apply(variables, to_unit(images), method="encode")
-
-
-def _decode(model: Model, variables: PyTree, z: Array) -> Array:
-    return model.apply(variables, z, method="reconstruct")
-
-
-def _project(model: Model, variables: PyTree, images: Array, *, steps: int) -> Array:
-    return project(model, variables, to_unit(images), steps)
-
-
-def _layer_maps(model, variables, normal, images, counterparts, **options):
-    return layer_maps(model, variables, normal, to_unit(images), counterparts, **options)
-
-
-def _learned_maps(
-    model: Model, variables: PyTree, head: learned.Head, images: Array, counterparts: Array
-) -> Array:
-    return learned.maps(model, variables, head, to_unit(images), counterparts)
-
-
-def _deviation(normal: NormalLatents, mean: Array, logvar: Array) -> Array:
-    """Of each latent, in standard deviations of its own and of the normal images' together."""
-    return (mean - normal.mean) / jnp.sqrt(jnp.exp(logvar) + normal.variance)
-
-
-def _chosen_latent_maps(model, variables, images, counterparts, chosen, **options):
-    maps = layer_maps(
-        model, variables, None, to_unit(images), counterparts, per_latent=True, **options
-    )
-    return {style: of[:, chosen] for style, of in maps.items()}
-
-
-def _attributed(
-    model: Model,
-    variables: PyTree,
-    normal: NormalLatents | None,
-    images: Array,
-    counterparts: Array,
-    latents: Array | None,
-    step: Int[Array, ""] | int,
-    *,
-    style: str,
-    latent_batch_size: int | None,
-) -> tuple[Array, Array, Array]:
-    """Signed maps of each image's own choice of latents, or, of None, of the image's deviation.
-
-    Of integrated gradients it gives one step's part, to be added up: all in one program would take
-    long to compile.
-    """
-    x = to_unit(images)
-
-    def values(x: Array) -> Array:
-        mean, logvar = model.apply(variables, x, method="encode")
-        if latents is None:
-            return (_deviation(normal, mean, logvar) ** 2).sum(axis=1, keepdims=True)
-        return jnp.take_along_axis(mean, latents, axis=1)
-
-    options = {"latent_batch_size": latent_batch_size}
-    if style == DEEPLIFT:
-        maps = attributions.deeplift(values, x, counterparts, **options)
-    else:
-        part = (x - counterparts) / INTEGRATION_STEPS
-        start = counterparts + step * part
-        maps = attributions.integrated_gradients(values, start + part, start, **options)
-    return maps.sum(axis=4), values(x), values(counterparts)
-
-
-def _replaced(
-    model: Model,
-    variables: PyTree,
-    images: Array,
-    counterparts: Array,
-    order: Array,
-    latents: Array,
-    place: Int[Array, ""] | int,
-    count: Int[Array, ""] | int,
-) -> Array:
-    """A latent's mean when the first `count` pixels in its order are those of the counterpart.
-
-    Which latent: the one at `place` of each image's own choice.
-    """
-    gone = order[:, place, :, :, None] < count
-    mean, _ = model.apply(
-        variables, jnp.where(gone, counterparts, to_unit(images)), method="encode"
-    )
-    return jnp.take_along_axis(mean, latents[:, place, None], axis=1)[:, 0]
-
-
-def _image_scores(
-    model: Model, variables: PyTree, normal: NormalLatents, images: Array
-) -> dict[str, Array]:
-    found = at_mean(model, variables, to_unit(images))
-    deviation = _deviation(normal, found.mean, found.logvar)
-    return {
-        RECONSTRUCTION_ERROR: found.reconstruction,
-        "kl": found.kl,
-        "standardised_deviation": (deviation**2).sum(axis=1),
-    }
-
-
-_encode_jit = _jit(_encode)
-_decode_jit = _jit(_decode)
-_project_jit = _jit(_project, "steps")
-_learned_maps_jit = _jit(_learned_maps)
-_layer_maps_jit = _jit(_layer_maps, "styles", "layer", "per_latent", "latent_batch_size")
-_chosen_latent_maps_jit = _jit(_chosen_latent_maps, "styles", "layer", "latent_batch_size")
-_attributed_jit = _jit(_attributed, "style", "latent_batch_size")
-_replaced_jit = _jit(_replaced)
-_image_scores_jit = _jit(_image_scores)
-
 # Models with an operation for which `secants` has no rule.
 _WITHOUT_RULES: set[Model] = set()
 
@@ -305,7 +102,7 @@ class Mapper:
         self, images: Images
     ) -> tuple[Float[np.ndarray, "n latents"], Float[np.ndarray, "n latents"]]:
         """Mean and log variance of every image's latents."""
-        return self._batched(_encode_jit, images)
+        return self._batched(map_functions.encode, images)
 
     def normal_latents(self, normal_images: Images) -> NormalLatents:
         """The latents of normal images, for `normal`."""
@@ -316,17 +113,17 @@ class Mapper:
         self, z: Float[np.ndarray, "n latents"]
     ) -> Float[np.ndarray, "n height width channels"]:
         """The images that latents stand for, in [0, 1]."""
-        return self._batched(_decode_jit, z)
+        return self._batched(map_functions.decode, z)
 
     def reconstruct(self, images: Images) -> Counterparts:
         """Reconstructions from the latents' means, in [0, 1]."""
-        return self._batched(_project_jit, images, steps=0)
+        return self._batched(map_functions.project_stored, images, steps=0)
 
     def counterparts(self, images: Images) -> Counterparts:
         """Normal counterparts: projections, or reconstructions if `projection_steps` is 0."""
 
         def compute(images: Images) -> Counterparts:
-            return self._batched(_project_jit, images, steps=self.projection_steps)
+            return self._batched(map_functions.project_stored, images, steps=self.projection_steps)
 
         keeps = self.known is not None and self.projection_steps > 0
         return self.known.get(images, compute) if keeps else compute(images)
@@ -358,7 +155,9 @@ class Mapper:
             styles = tuple(style for style in styles if style != LEARNED)
         for layer in layers if styles else ():
             options = {"styles": styles, "layer": layer, "per_latent": False}
-            of_layer = self._attend(_layer_maps_jit, images, counterparts, **options)
+            of_layer = self._attend(
+                map_functions.layer_maps_of_stored, images, counterparts, **options
+            )
             maps |= {(style, layer): of_layer[style] for style in styles}
         return maps
 
@@ -373,7 +172,9 @@ class Mapper:
         """One raw map for every latent of every image; see `maps`."""
         counterparts = self._needed_counterparts(images, (style,), counterparts)
         options = {"styles": (style,), "layer": layer, "per_latent": True}
-        return self._attend(_layer_maps_jit, images, counterparts, **options)[style]
+        return self._attend(map_functions.layer_maps_of_stored, images, counterparts, **options)[
+            style
+        ]
 
     def baseline_maps(self, images: Images, counterparts: Counterparts) -> RawMaps:
         """The mean over channels of |x - x'|, for the reconstruction and for the counterpart."""
@@ -423,7 +224,9 @@ class Mapper:
         def attend(batch: tuple) -> dict[str, Array]:
             options = {"styles": styles, "layer": layer}
             options["latent_batch_size"] = self.latent_batch_size
-            return _chosen_latent_maps_jit(self.model, self.variables, *batch, chosen, **options)
+            return map_functions.chosen_latent_maps(
+                self.model, self.variables, *batch, chosen, **options
+            )
 
         return map_batches(attend, (images, counterparts), self.batch_size)
 
@@ -434,7 +237,9 @@ class Mapper:
           images: to explain.
           count: how many; all of the model's if it has fewer.
         """
-        deviation = np.asarray(_deviation(self.normal, *map(jnp.asarray, self.encode(images))))
+        deviation = np.asarray(
+            map_functions.deviation(self.normal, *map(jnp.asarray, self.encode(images)))
+        )
         latents = np.argsort(-np.abs(deviation), axis=1, kind="stable")[:, :count]
         return Deviations(latents, np.take_along_axis(deviation, latents, axis=1))
 
@@ -474,13 +279,9 @@ class Mapper:
         latents = np.zeros((1, 1), np.int64)
         arguments = (self.variables, self.normal, images[:1], counterparts[:1], latents, 0)
 
-        def attributed(*arguments):
-            options = {"style": DEEPLIFT, "latent_batch_size": None}
-            return _attributed(self.model, *arguments, **options)
-
         if self.model not in _WITHOUT_RULES:
             try:
-                jax.eval_shape(attributed, *arguments)
+                map_functions.check_rules(self.model, *arguments)
             except NotImplementedError as error:
                 _WITHOUT_RULES.add(self.model)
                 _LOG.warning("%s Maps of single latents use integrated gradients instead.", error)
@@ -513,7 +314,7 @@ class Mapper:
             order = faithfulness.deletion_order(jnp.asarray(maps))
             inputs = (self.model, self.variables, images, counterparts, order, latents)
             z = [
-                jnp.stack([_replaced_jit(*inputs, place, count) for count in counts])
+                jnp.stack([map_functions.replaced(*inputs, place, count) for count in counts])
                 for place in range(maps.shape[1])
             ]
             return order, jnp.moveaxis(jnp.stack(z), 2, 0)
@@ -530,7 +331,7 @@ class Mapper:
         """
 
         def scores(batch: np.ndarray) -> dict[str, Array]:
-            return _image_scores_jit(self.model, self.variables, self.normal, batch)
+            return map_functions.image_scores(self.model, self.variables, self.normal, batch)
 
         return map_batches(scores, images, self.batch_size)
 
@@ -542,7 +343,7 @@ class Mapper:
 
     def _learned(self, images: Images, counterparts: np.ndarray) -> np.ndarray:
         def learned_maps(batch: tuple) -> Array:
-            return _learned_maps_jit(self.model, self.variables, self.head, *batch)
+            return map_functions.learned_maps(self.model, self.variables, self.head, *batch)
 
         return map_batches(learned_maps, (images, counterparts), self.batch_size)
 
@@ -564,7 +365,7 @@ class Mapper:
         latents: np.ndarray | None,
         style: str,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`_attributed` in batches, all of its steps."""
+        """`map_functions.attributed` in batches, all of its steps."""
         exact = style == DEEPLIFT and self.has_deeplift(images, counterparts)
         options = {"style": DEEPLIFT if exact else INTEGRATED_GRADIENTS}
         options["latent_batch_size"] = self.latent_batch_size
@@ -573,7 +374,7 @@ class Mapper:
             images, counterparts, *chosen = batch
             inputs = (self.model, self.variables, self.normal, images, counterparts)
             parts = [
-                _attributed_jit(*inputs, chosen[0] if chosen else None, step, **options)
+                map_functions.attributed(*inputs, chosen[0] if chosen else None, step, **options)
                 for step in range(1 if exact else INTEGRATION_STEPS)
             ]
             _, z, z_counterpart = parts[0]

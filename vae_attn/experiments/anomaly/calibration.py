@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Float32
 from vae_attn import attention, whole_files
 from vae_attn.experiments.anomaly import thresholds
 from vae_attn.experiments.anomaly.thresholds import Threshold
-from vae_attn.experiments.maps import IMAGE, LEARNED
+from vae_attn.experiments.map_functions import IMAGE, LEARNED
 
 KINDS = ("none", "ratio", "upper", "z")
 FUSED = "fused"

@@ -9,7 +9,7 @@ import numpy as np
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import published, simple_baselines
 from vae_attn.experiments.anomaly.calibration import Variant, fused_layers, variant_of
-from vae_attn.experiments.maps import IMAGE, RECONSTRUCTION_ERROR
+from vae_attn.experiments.map_functions import IMAGE, RECONSTRUCTION_ERROR
 from vae_attn.reporting import tables
 
 Scores = Mapping[str, float]

@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -31,7 +31,7 @@ from vae_attn.experiments.anomaly.scores import (
 )
 from vae_attn.experiments.anomaly.simple_baselines import SIMPLE, SimpleBaselines
 from vae_attn.experiments.anomaly.thresholds import Threshold
-from vae_attn.experiments.maps import BASELINES, IMAGE, RECONSTRUCTION_ERROR
+from vae_attn.experiments.map_functions import BASELINES, IMAGE, RECONSTRUCTION_ERROR
 from vae_attn.progress import Progress
 
 # The key of the number of latents in use, beside the scores.
@@ -49,6 +49,7 @@ _MOST_THREADS = 8  # each holds the maps of one variant, of a chunk of images
 
 Maps = Float[np.ndarray, "n height width"]
 Mask = Bool[np.ndarray, "_height _width"]
+Add = Callable[["Collected", Maps, "_Masks"], None]
 
 
 def evaluate(
@@ -90,11 +91,7 @@ def evaluate(
     test = data.test.sample(max_images, seed)
     abnormal = test.labels > 0
     image_scores = explainer.image_scores(test.images)
-    metrics = {}
-    for name, values in image_scores.items():
-        record = ImageScores(mass=values, peak=values, abnormal=abnormal)
-        found = scores_lib.compute(IMAGE_SCORES, {"labels": lambda _, record=record: record})
-        metrics |= {f"{name}/{IMAGE}/{key}": value for key, value in found.items()}
+    metrics = _without_maps(image_scores, abnormal)
     smooth = None
     if smooth_frames:
         smooth = functools.partial(
@@ -117,21 +114,20 @@ def evaluate(
         missing = explainer.calibration.nothing_from(variant)
         of_pixels, of_images = calibration.normal_thresholds(variant, normal, missing=missing)
         collected[variant] = Collected(pixels=of_pixels, images=of_images)
-    with Progress("scoring test images", total=len(test)) as progress:
-        for raw, _, chunk in explainer.chunks(test.images, **of):
-            raw |= simple.maps(test.images[chunk])
-            for part, masks in _parts(test, chunk, mask_size):
-                raw_part = {key: maps[part] for key, maps in raw.items()}
-                _each(collected, Collected.add_test, raw_part, statistics, masks)
-            progress.add(chunk.stop - chunk.start)
+
+    def give(title: str, images: LabelledImages, size: str, add: Add) -> None:
+        with Progress(title, total=len(images)) as progress:
+            for raw, _, chunk in explainer.chunks(images.images, **of):
+                raw |= simple.maps(images.images[chunk])
+                for part, masks in _parts(images, chunk, size):
+                    raw_part = {key: maps[part] for key, maps in raw.items()}
+                    _each(collected, add, raw_part, statistics, masks)
+                progress.add(chunk.stop - chunk.start)
+
+    give("scoring test images", test, mask_size, Collected.add_test)
     if test.masks is None and data.draws_defects:
         located = defects(data, max_images, seed)
-        with Progress("scoring drawn defects", total=len(located)) as progress:
-            for raw, _, chunk in explainer.chunks(located.images, **of):
-                raw |= simple.maps(located.images[chunk])
-                ((_, masks),) = _parts(located, chunk, MODEL)
-                _each(collected, Collected.add_located, raw, statistics, masks)
-                progress.add(chunk.stop - chunk.start)
+        give("scoring drawn defects", located, MODEL, Collected.add_located)
     with _threads() as pool:
         every = list(pool.map(lambda one: one.scores(abnormal, smooth), collected.values()))
     for variant, found in zip(collected, every, strict=True):
@@ -145,9 +141,21 @@ def evaluate(
     return metrics, _curves(shown, likelihood, abnormal, own.name)
 
 
+def _without_maps(
+    image_scores: Mapping[str, Float[np.ndarray, "n"]], abnormal: Bool[np.ndarray, "n"]
+) -> dict[str, float]:
+    """Scores of what every image has without a map, such as its likelihood."""
+    metrics = {}
+    for name, values in image_scores.items():
+        record = ImageScores(mass=values, peak=values, abnormal=abnormal)
+        found = scores_lib.compute(IMAGE_SCORES, {"labels": lambda _, record=record: record})
+        metrics |= {f"{name}/{IMAGE}/{key}": value for key, value in found.items()}
+    return metrics
+
+
 def _each(
     collected: dict[Variant, "Collected"],
-    add: Callable[["Collected", Maps, "_Masks"], None],
+    add: Add,
     raw: calibration.RawMaps,
     statistics: calibration.Statistics,
     masks: "_Masks",

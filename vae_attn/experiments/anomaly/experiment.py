@@ -27,7 +27,7 @@ from vae_attn.experiments.anomaly.calibration import Calibration, fused_layers, 
 from vae_attn.experiments.anomaly.explainer import Explainer, calibrate
 from vae_attn.experiments.anomaly.simple_baselines import MEDIAN_SMOOTH
 from vae_attn.experiments.counterpart_cache import CounterpartCache
-from vae_attn.experiments.maps import IMAGE
+from vae_attn.experiments.map_functions import IMAGE
 from vae_attn.experiments.protocol import Content, Experiment, Trained
 from vae_attn.reporting import figures
 from vae_attn.reporting.tables import Table

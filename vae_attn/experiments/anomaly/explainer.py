@@ -16,14 +16,8 @@ from vae_attn.experiments.anomaly import calibration as calibration_lib
 from vae_attn.experiments.anomaly import tiles as tiles_lib
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
 from vae_attn.experiments.counterpart_cache import CounterpartCache
-from vae_attn.experiments.maps import (
-    IMAGE,
-    LEARNED,
-    Mapper,
-    NormalLatents,
-    layer_maps,
-    project,
-)
+from vae_attn.experiments.map_functions import IMAGE, LEARNED, NormalLatents, layer_maps, project
+from vae_attn.experiments.maps import Mapper
 from vae_attn.models.model import Model
 from vae_attn.progress import Progress
 from vae_attn.training.checkpoints import digest

@@ -26,7 +26,8 @@ from vae_attn.experiments.anomaly.calibration import (
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.thresholds import Threshold
-from vae_attn.experiments.maps import DEEPLIFT, IMAGE, RECONSTRUCTION_ERROR, replaced_counts
+from vae_attn.experiments.map_functions import DEEPLIFT, IMAGE, RECONSTRUCTION_ERROR
+from vae_attn.experiments.maps import replaced_counts
 from vae_attn.progress import Progress
 from vae_attn.reporting import figures
 from vae_attn.reporting.explorer import files as explorer_files

@@ -18,7 +18,12 @@ from vae_attn.data.dataset import to_unit
 from vae_attn.experiments import model_card
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.experiments.anomaly.thresholds import Threshold
-from vae_attn.experiments.maps import DEEPLIFT, INTEGRATED_GRADIENTS, INTEGRATION_STEPS, project
+from vae_attn.experiments.map_functions import (
+    DEEPLIFT,
+    INTEGRATED_GRADIENTS,
+    INTEGRATION_STEPS,
+    project,
+)
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -115,7 +120,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     if card["metrics"] and (told := workdir / model_card.CARD).exists():  # of this very model
         files[model_card.CARD] = told.read_bytes()
-    # The card last: where there is one, the functions that it tells of are whole.
+    # The card last: where there is one, the functions it describes are whole.
     for name, data in (files | {CARD: json.dumps(card, indent=2).encode() + b"\n"}).items():
         with whole_files.writing(folder / name) as temporary:
             temporary.write_bytes(data)

@@ -139,7 +139,7 @@ def _count(
     rows = starts // pixels
     positives = np.add.reduceat(anomalous.ravel(), starts)
     negatives = np.diff(starts, append=n * pixels) - positives
-    # Bins of different images are told apart by the image's number above them.
+    # The image's number in the high bits keeps bins of different images apart.
     keys = (rows << BIN_BITS) + bins
     found = np.searchsorted(keys, (own[0] << BIN_BITS) + own_bins)
     overlap = np.bincount(found, weights, len(keys))

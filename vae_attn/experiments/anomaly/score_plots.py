@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly.curves import Curve, Curves
-from vae_attn.experiments.maps import IMAGE
+from vae_attn.experiments.map_functions import IMAGE
 from vae_attn.reporting import figures, svg_plots
 
 _MOST_BARS = 12

@@ -10,7 +10,8 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Float, Float32, UInt8
 
-from vae_attn.experiments.maps import IMAGE, RawMaps
+from vae_attn.experiments.map_functions import IMAGE
+from vae_attn.experiments.maps import RawMaps
 
 MEDIAN = "median_difference"  # the mean over channels of |x - median normal image|
 MEDIAN_SMOOTH = "median_difference_smooth"  # the same, smoothed

@@ -19,7 +19,8 @@ from vae_attn.experiments import faithful
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.disentanglement.codes import CodesOf, sample_codes
 from vae_attn.experiments.disentanglement.mutual_information import mutual_information
-from vae_attn.experiments.maps import IMAGE, Mapper
+from vae_attn.experiments.map_functions import IMAGE
+from vae_attn.experiments.maps import Mapper
 from vae_attn.reporting.tables import Table
 
 CHANCE = "chance"  # a map that is the same everywhere

@@ -1,0 +1,239 @@
+"""The maps of a trained VAE as pure functions of its variables, compiled once per model.
+
+The functions take the model as a static argument: another checkpoint of the same model compiles
+nothing anew. Images are uint8, as they are stored, unless a function says otherwise.
+"""
+
+from typing import Any as PyTree
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vae_attn import attention, attributions, backend
+from vae_attn import counterparts as counterparts_lib
+from vae_attn.data.dataset import to_unit
+from vae_attn.errors import UserError
+from vae_attn.experiments import learned
+from vae_attn.models.model import Model
+from vae_attn.training.steps import at_mean
+
+# The baselines beside the attention styles, |x - x'| for the two kinds of counterpart x'; they
+# have no layer, and "image" stands in its place.
+RECONSTRUCTION_ERROR = "reconstruction_error"
+PROJECTION_ERROR = "projection_error"
+BASELINES = (RECONSTRUCTION_ERROR, PROJECTION_ERROR)
+IMAGE = learned.IMAGE
+
+# The style of a run's own head, which has no layer either: it takes several at once.
+LEARNED = "learned"
+
+DEEPLIFT, INTEGRATED_GRADIENTS = attributions.ATTRIBUTIONS
+INTEGRATION_STEPS = 8  # their sums are then within some 2% of the latents' change
+
+
+class NormalLatents(NamedTuple):
+    """The latents of normal images (`attention.normal_statistics`).
+
+    Attributes:
+      mean: over the images.
+      variance: over the images and q(z | x).
+    """
+
+    mean: Float[np.ndarray | Array, "latents"]
+    variance: Float[np.ndarray | Array, "latents"]
+
+
+def project(
+    model: Model, variables: PyTree, x: Float[Array, "n h w c"], steps: int
+) -> Float[Array, "n h w c"]:
+    """Normal counterparts of images in [0, 1]; with 0 steps their reconstructions."""
+
+    def decode(z: Array) -> Array:
+        return model.apply(variables, z, method="reconstruct")
+
+    mean, _ = model.apply(variables, x, method="encode")
+    return decode(counterparts_lib.project(decode, x, mean, steps=steps))
+
+
+def layer_maps(
+    model: Model,
+    variables: PyTree,
+    normal: NormalLatents | None,
+    x: Float[Array, "n height width channels"],
+    counterparts: Float[Array, "n height width channels"] | None,
+    *,
+    styles: tuple[str, ...],
+    layer: str,
+    per_latent: bool = False,
+    latent_batch_size: int | None = None,
+) -> dict[str, Float[Array, "n ..."]]:
+    """Raw maps of several styles at one layer, by style.
+
+    Jitted together, the compiler computes what they share only once: features and, above all,
+    alpha.
+
+    Args:
+      model: the VAE.
+      variables: its parameters and batch statistics.
+      normal: for `normal_difference`.
+      x: images in [0, 1].
+      counterparts: of the images; for styles that `attention.needs_counterparts`.
+      styles: of `attention.STYLES`.
+      layer: of the encoder.
+      per_latent: one map per latent instead of one per image.
+      latent_batch_size: see `attention.channel_weights`.
+
+    Raises:
+      UserError: for a layer that the model does not have.
+    """
+    if model.layers and layer not in model.layers:
+        raise UserError(
+            f"layer {layer!r} is not one of the model's; choose from {', '.join(model.layers)} "
+            "(attention.layer, evaluate.layers)."
+        )
+    return {
+        style: attention.make_attention_fn(
+            features=lambda v, x: model.apply(v, x, layer, method="features"),
+            head=lambda v, a: model.apply(v, a, layer, method="head"),
+            style=style,
+            dense_mean=model.dense_mean(layer),
+            normal_mean=normal and jnp.asarray(normal.mean),
+            normal_variance=normal and jnp.asarray(normal.variance),
+            per_latent=per_latent,
+            latent_batch_size=latent_batch_size,
+        )(variables, x, counterparts)
+        for style in styles
+    }
+
+
+def _jit(fn, *static: str):
+    return backend.jit(fn, static_argnames=("model", *static))
+
+
+def _encode(model: Model, variables: PyTree, images: Array) -> tuple[Array, Array]:
+    return model.apply(variables, to_unit(images), method="encode")
+
+
+def _decode(model: Model, variables: PyTree, z: Array) -> Array:
+    return model.apply(variables, z, method="reconstruct")
+
+
+def _project(model: Model, variables: PyTree, images: Array, *, steps: int) -> Array:
+    return project(model, variables, to_unit(images), steps)
+
+
+def _layer_maps(model, variables, normal, images, counterparts, **options):
+    return layer_maps(model, variables, normal, to_unit(images), counterparts, **options)
+
+
+def _learned_maps(
+    model: Model, variables: PyTree, head: learned.Head, images: Array, counterparts: Array
+) -> Array:
+    return learned.maps(model, variables, head, to_unit(images), counterparts)
+
+
+def deviation(
+    normal: NormalLatents, mean: Float[Array, "n latents"], logvar: Float[Array, "n latents"]
+) -> Float[Array, "n latents"]:
+    """Of each latent, in standard deviations of its own and of the normal images' together."""
+    return (mean - normal.mean) / jnp.sqrt(jnp.exp(logvar) + normal.variance)
+
+
+def _chosen_latent_maps(model, variables, images, counterparts, chosen, **options):
+    maps = layer_maps(
+        model, variables, None, to_unit(images), counterparts, per_latent=True, **options
+    )
+    return {style: of[:, chosen] for style, of in maps.items()}
+
+
+def _attributed(
+    model: Model,
+    variables: PyTree,
+    normal: NormalLatents | None,
+    images: Array,
+    counterparts: Array,
+    latents: Array | None,
+    step: Int[Array, ""] | int,
+    *,
+    style: str,
+    latent_batch_size: int | None,
+) -> tuple[Array, Array, Array]:
+    """Signed maps of each image's own choice of latents, or, of None, of the image's deviation.
+
+    Of integrated gradients it gives one step's part, to be added up: all in one program would take
+    long to compile.
+    """
+    x = to_unit(images)
+
+    def values(x: Array) -> Array:
+        mean, logvar = model.apply(variables, x, method="encode")
+        if latents is None:
+            return (deviation(normal, mean, logvar) ** 2).sum(axis=1, keepdims=True)
+        return jnp.take_along_axis(mean, latents, axis=1)
+
+    options = {"latent_batch_size": latent_batch_size}
+    if style == DEEPLIFT:
+        maps = attributions.deeplift(values, x, counterparts, **options)
+    else:
+        part = (x - counterparts) / INTEGRATION_STEPS
+        start = counterparts + step * part
+        maps = attributions.integrated_gradients(values, start + part, start, **options)
+    return maps.sum(axis=4), values(x), values(counterparts)
+
+
+def check_rules(model: Model, *arguments: PyTree) -> None:
+    """Raises NotImplementedError if DeepLIFT has no rule for an operation of the model.
+
+    Args:
+      model: the VAE.
+      *arguments: of `attributed` after the model, as traced; nothing is computed.
+    """
+    options = {"style": DEEPLIFT, "latent_batch_size": None}
+    jax.eval_shape(lambda *given: _attributed(model, *given, **options), *arguments)
+
+
+def _replaced(
+    model: Model,
+    variables: PyTree,
+    images: Array,
+    counterparts: Array,
+    order: Array,
+    latents: Array,
+    place: Int[Array, ""] | int,
+    count: Int[Array, ""] | int,
+) -> Array:
+    """A latent's mean when the first `count` pixels in its order are those of the counterpart.
+
+    Which latent: the one at `place` of each image's own choice.
+    """
+    gone = order[:, place, :, :, None] < count
+    mean, _ = model.apply(
+        variables, jnp.where(gone, counterparts, to_unit(images)), method="encode"
+    )
+    return jnp.take_along_axis(mean, latents[:, place, None], axis=1)[:, 0]
+
+
+def _image_scores(
+    model: Model, variables: PyTree, normal: NormalLatents, images: Array
+) -> dict[str, Array]:
+    found = at_mean(model, variables, to_unit(images))
+    deviations = deviation(normal, found.mean, found.logvar)
+    return {
+        RECONSTRUCTION_ERROR: found.reconstruction,
+        "kl": found.kl,
+        "standardised_deviation": (deviations**2).sum(axis=1),
+    }
+
+
+encode = _jit(_encode)
+decode = _jit(_decode)
+project_stored = _jit(_project, "steps")
+learned_maps = _jit(_learned_maps)
+layer_maps_of_stored = _jit(_layer_maps, "styles", "layer", "per_latent", "latent_batch_size")
+chosen_latent_maps = _jit(_chosen_latent_maps, "styles", "layer", "latent_batch_size")
+attributed = _jit(_attributed, "style", "latent_batch_size")
+replaced = _jit(_replaced)
+image_scores = _jit(_image_scores)
