@@ -35,6 +35,7 @@ def jit(fn: Callable, **options: Any) -> Callable:
 
     call.jitted = jitted
     call.lower = lambda *arguments, **keywords: jitted().lower(*arguments, **keywords)
+    call.eval_shape = lambda *arguments, **keywords: jitted().eval_shape(*arguments, **keywords)
     return call
 
 

@@ -4,13 +4,13 @@ The functions take the model as a static argument: another checkpoint of the sam
 nothing anew. Images are uint8, as they are stored, unless a function says otherwise.
 """
 
+import functools
 from typing import Any as PyTree
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from vae_attn import attention, attributions, backend
 from vae_attn import counterparts as counterparts_lib
@@ -32,6 +32,8 @@ LEARNED = "learned"
 
 DEEPLIFT, INTEGRATED_GRADIENTS = attributions.ATTRIBUTIONS
 INTEGRATION_STEPS = 8  # their sums are then within some 2% of the latents' change
+
+Stored = UInt8[np.ndarray | Array, "n height width channels"]
 
 
 class NormalLatents(NamedTuple):
@@ -109,32 +111,6 @@ def layer_maps(
     }
 
 
-def _jit(fn, *static: str):
-    return backend.jit(fn, static_argnames=("model", *static))
-
-
-def _encode(model: Model, variables: PyTree, images: Array) -> tuple[Array, Array]:
-    return model.apply(variables, to_unit(images), method="encode")
-
-
-def _decode(model: Model, variables: PyTree, z: Array) -> Array:
-    return model.apply(variables, z, method="reconstruct")
-
-
-def _project(model: Model, variables: PyTree, images: Array, *, steps: int) -> Array:
-    return project(model, variables, to_unit(images), steps)
-
-
-def _layer_maps(model, variables, normal, images, counterparts, **options):
-    return layer_maps(model, variables, normal, to_unit(images), counterparts, **options)
-
-
-def _learned_maps(
-    model: Model, variables: PyTree, head: learned.Head, images: Array, counterparts: Array
-) -> Array:
-    return learned.maps(model, variables, head, to_unit(images), counterparts)
-
-
 def deviation(
     normal: NormalLatents, mean: Float[Array, "n latents"], logvar: Float[Array, "n latents"]
 ) -> Float[Array, "n latents"]:
@@ -142,25 +118,113 @@ def deviation(
     return (mean - normal.mean) / jnp.sqrt(jnp.exp(logvar) + normal.variance)
 
 
-def _chosen_latent_maps(model, variables, images, counterparts, chosen, **options):
+@functools.partial(backend.jit, static_argnames=("model",))
+def encode(
+    model: Model, variables: PyTree, images: Stored
+) -> tuple[Float[Array, "n latents"], Float[Array, "n latents"]]:
+    """Means and log variances of stored images."""
+    return model.apply(variables, to_unit(images), method="encode")
+
+
+@functools.partial(backend.jit, static_argnames=("model",))
+def decode(
+    model: Model, variables: PyTree, z: Float[Array, "n latents"]
+) -> Float[Array, "n height width channels"]:
+    """Images in [0, 1] of latents."""
+    return model.apply(variables, z, method="reconstruct")
+
+
+@functools.partial(backend.jit, static_argnames=("model", "steps"))
+def project_stored(
+    model: Model, variables: PyTree, images: Stored, *, steps: int
+) -> Float[Array, "n height width channels"]:
+    """`project` of stored images."""
+    return project(model, variables, to_unit(images), steps)
+
+
+@functools.partial(
+    backend.jit, static_argnames=("model", "styles", "layer", "per_latent", "latent_batch_size")
+)
+def layer_maps_of_stored(
+    model: Model,
+    variables: PyTree,
+    normal: NormalLatents | None,
+    images: Stored,
+    counterparts: Float[Array, "n height width channels"] | None,
+    *,
+    styles: tuple[str, ...],
+    layer: str,
+    per_latent: bool = False,
+    latent_batch_size: int | None = None,
+) -> dict[str, Float[Array, "n ..."]]:
+    """`layer_maps` of stored images."""
+    return layer_maps(
+        model,
+        variables,
+        normal,
+        to_unit(images),
+        counterparts,
+        styles=styles,
+        layer=layer,
+        per_latent=per_latent,
+        latent_batch_size=latent_batch_size,
+    )
+
+
+@functools.partial(backend.jit, static_argnames=("model", "styles", "layer", "latent_batch_size"))
+def chosen_latent_maps(
+    model: Model,
+    variables: PyTree,
+    images: Stored,
+    counterparts: Float[Array, "n height width channels"] | None,
+    chosen: Int[Array, "chosen"],
+    *,
+    styles: tuple[str, ...],
+    layer: str,
+    latent_batch_size: int | None,
+) -> dict[str, Float[Array, "n chosen height width"]]:
+    """`layer_maps` of stored images, of some latents alone."""
     maps = layer_maps(
-        model, variables, None, to_unit(images), counterparts, per_latent=True, **options
+        model,
+        variables,
+        None,
+        to_unit(images),
+        counterparts,
+        styles=styles,
+        layer=layer,
+        per_latent=True,
+        latent_batch_size=latent_batch_size,
     )
     return {style: of[:, chosen] for style, of in maps.items()}
 
 
-def _attributed(
+@functools.partial(backend.jit, static_argnames=("model",))
+def learned_maps(
+    model: Model,
+    variables: PyTree,
+    head: learned.Head,
+    images: Stored,
+    counterparts: Float[Array, "n height width channels"],
+) -> Float[Array, "n height width"]:
+    """`learned.maps` of stored images."""
+    return learned.maps(model, variables, head, to_unit(images), counterparts)
+
+
+@functools.partial(backend.jit, static_argnames=("model", "style", "latent_batch_size"))
+def attributed(
     model: Model,
     variables: PyTree,
     normal: NormalLatents | None,
-    images: Array,
-    counterparts: Array,
-    latents: Array | None,
+    images: Stored,
+    counterparts: Float[Array, "n height width channels"],
+    latents: Int[Array, "n chosen"] | None,
     step: Int[Array, ""] | int,
     *,
     style: str,
     latent_batch_size: int | None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[
+    Float[Array, "n chosen height width"], Float[Array, "n chosen"], Float[Array, "n chosen"]
+]:
     """Signed maps of each image's own choice of latents, or, of None, of the image's deviation.
 
     Of integrated gradients it gives one step's part, to be added up: all in one program would take
@@ -191,20 +255,20 @@ def check_rules(model: Model, *arguments: PyTree) -> None:
       model: the VAE.
       *arguments: of `attributed` after the model, as traced; nothing is computed.
     """
-    options = {"style": DEEPLIFT, "latent_batch_size": None}
-    jax.eval_shape(lambda *given: _attributed(model, *given, **options), *arguments)
+    attributed.eval_shape(model, *arguments, style=DEEPLIFT, latent_batch_size=None)
 
 
-def _replaced(
+@functools.partial(backend.jit, static_argnames=("model",))
+def replaced(
     model: Model,
     variables: PyTree,
-    images: Array,
-    counterparts: Array,
-    order: Array,
-    latents: Array,
+    images: Stored,
+    counterparts: Float[Array, "n height width channels"],
+    order: Int[Array, "n chosen height width"],
+    latents: Int[Array, "n chosen"],
     place: Int[Array, ""] | int,
     count: Int[Array, ""] | int,
-) -> Array:
+) -> Float[Array, "n"]:
     """A latent's mean when the first `count` pixels in its order are those of the counterpart.
 
     Which latent: the one at `place` of each image's own choice.
@@ -216,9 +280,11 @@ def _replaced(
     return jnp.take_along_axis(mean, latents[:, place, None], axis=1)[:, 0]
 
 
-def _image_scores(
-    model: Model, variables: PyTree, normal: NormalLatents, images: Array
-) -> dict[str, Array]:
+@functools.partial(backend.jit, static_argnames=("model",))
+def image_scores(
+    model: Model, variables: PyTree, normal: NormalLatents, images: Stored
+) -> dict[str, Float[Array, "n"]]:
+    """Reconstruction error, KL and squared deviation of each stored image, at z = mean."""
     found = at_mean(model, variables, to_unit(images))
     deviations = deviation(normal, found.mean, found.logvar)
     return {
@@ -226,14 +292,3 @@ def _image_scores(
         "kl": found.kl,
         "standardised_deviation": (deviations**2).sum(axis=1),
     }
-
-
-encode = _jit(_encode)
-decode = _jit(_decode)
-project_stored = _jit(_project, "steps")
-learned_maps = _jit(_learned_maps)
-layer_maps_of_stored = _jit(_layer_maps, "styles", "layer", "per_latent", "latent_batch_size")
-chosen_latent_maps = _jit(_chosen_latent_maps, "styles", "layer", "latent_batch_size")
-attributed = _jit(_attributed, "style", "latent_batch_size")
-replaced = _jit(_replaced)
-image_scores = _jit(_image_scores)
