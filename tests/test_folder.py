@@ -285,12 +285,23 @@ def test_deep_images_are_scaled_by_the_training_images(root, caplog):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grey_images_among_colour(root, channels):
+def test_grey_images_among_colour(root, channels, caplog):
+    caplog.set_level("INFO", "vae_attn")
     for path in root.glob("train/*/*.png"):
         _image(path, 50, mode="L")
     data = _load(root, channels=channels)
     assert data.train.shape[-1] == data.test.images.shape[-1] == channels
     assert (data.train == 50).all()
+    hints = [message for message in caplog.messages if "--config.data.channels=1" in message]
+    assert len(hints) == (channels == 3)
+
+
+def test_colour_is_not_called_grey(root, caplog):
+    caplog.set_level("INFO", "vae_attn")
+    for path in root.glob("train/*/*.png"):
+        Image.new("RGB", (24, 20), (50, 50, 51)).save(path)
+    _load(root, channels=3)
+    assert not any("--config.data.channels=1" in message for message in caplog.messages)
 
 
 def test_any_format_size_and_mask_name(root):

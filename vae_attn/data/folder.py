@@ -79,6 +79,7 @@ def load(
     _warn_of_cut_levels(split, arrays["extents"], levels)
     start, stop = len(split.train), len(split.normal)
     pictures = arrays["images"]
+    _hint_at_grey(root, pictures[:start])
     return AnomalyData(
         name=root.resolve().name,
         train=pictures[:start],
@@ -277,6 +278,16 @@ def _warn_of_copies(
             examples,
             more,
             so,
+        )
+
+
+def _hint_at_grey(root: pathlib.Path, train: UInt8[np.ndarray, "n size size channels"]) -> None:
+    """Says how grey images are trained as what they are."""
+    if train.shape[-1] == 3 and all((image == image[..., :1]).all() for image in train):
+        _LOG.info(
+            "%s: all training images are grey, and the model sees them in colour; "
+            "--config.data.channels=1 trains one that counts each pixel once and has no tint",
+            root,
         )
 
 
