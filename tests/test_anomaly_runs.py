@@ -167,6 +167,7 @@ def test_broken_categories_are_all_told_before_the_first_run(mvtec_twin, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_masks_without_a_masked_defect_still_end_in_a_page(mvtec_twin, tmp_path):
     root = tmp_path / "grid"
     shutil.copytree(mvtec_twin / "grid", root)
@@ -179,6 +180,7 @@ def test_masks_without_a_masked_defect_still_end_in_a_page(mvtec_twin, tmp_path)
     assert not (tmp_path / "run/figures/defects.png").exists()
 
 
+@pytest.mark.slow
 def test_folder_without_masks_is_scored_by_image(mvtec_twin, tmp_path):
     root = tmp_path / "grid"
     shutil.copytree(mvtec_twin / "grid", root)

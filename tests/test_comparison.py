@@ -160,6 +160,14 @@ def test_seeds_keep_their_deviation():
     assert by_first_cell(table)["pill"]["ours, paper/fused"] == "0.300 ± 0.020 / 0.150"
 
 
+def test_nothing_scored_gives_the_reason_alone(tmp_path):
+    made = [summary.scores_table({"active_latents/image/count": 3.0}, note="Not scored: no images.")]
+    text = tables.write_markdown(made, tmp_path / "table.md", title="All").read_text(
+        encoding="utf-8"
+    )
+    assert text == "# All\n\n## Where is the defect?\n\nNot scored: no images.\n"
+
+
 def test_markdown_has_each_table_under_its_heading(tmp_path):
     made = [
         tables.Table("One", [["a", "b*"], ["1", "2"]], "* starred."),

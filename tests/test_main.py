@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 
+import command_lines
 import jax
 import numpy as np
 import pytest
 
+from vae_attn.errors import UserError
 from vae_attn.training import loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -36,26 +38,15 @@ MNIST = "--config=configs/mnist.py"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--config is missing: give one"),
         ([DIGITS, "--config.train.stepz=3"], "Did you mean 'train.steps'?"),
-        ([DIGITS, "--config.train.steps=many"], "--config.train.steps=many"),
-        ([DIGITS + ":x"], "the config's variant 'x' is unknown: give one of :0, :1"),
         ([DIGITS, "--config.attention.layer=conv9"], "attention.layer='conv9' must be one of"),
         ([DIGITS, "--config.train.learning_rate=-1"], "must be greater than 0"),
         ([DIGITS, "--workdir=/proc/nowhere"], "--workdir=/proc/nowhere cannot be written"),
         ([MNIST, "--config.data.dir=/no/such"], "/no/such"),
-        (["--config=configs/none.py"], "configs/none.py"),
-        ([DIGITS, "--config.zzzz=1"], "--config.zzzz=1: the config has no key 'zzzz'"),
-        ([DIGITS, "--config.train.steps=\\x"], "--config.train.steps"),
         (["--config=tests/data/broken_config.py"], "name 'undefined' is not defined"),
-        ([DIGITS, "--config.train={'steps': 3}"], "--config.train is a section, which cannot be"),
-        (["--config.seed=3"], "--config is missing: give one"),
-        (["--workdir=/tmp/no_such_run"], "--workdir=/tmp/no_such_run holds no run with one"),
         ([DIGITS, "--mode=evaluate", "--workdir=/tmp/no_such_run"], "holds no run: train it first"),
         ([DIGITS, "--mode=export", "--workdir=/tmp/no_such_run"], "holds no run: train it first"),
-        ([DIGITS, "--images=a.png"], "--images is for --mode=explain, and not for --mode=all."),
         ([DIGITS, "--mode=explain", "--images=no/*.png"], "--images=no/*.png matches no image"),
-        ([DIGITS, "stray"], "unexpected argument 'stray'"),
     ],
 )
 def test_one_clear_sentence(arguments, message):
@@ -65,6 +56,30 @@ def test_one_clear_sentence(arguments, message):
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config is missing: give one"),
+        ([DIGITS, "--config.train.steps=many"], "--config.train.steps=many"),
+        ([DIGITS + ":x"], "the config's variant 'x' is unknown: give one of :0, :1"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        ([DIGITS, "--config.zzzz=1"], "--config.zzzz=1: the config has no key 'zzzz'"),
+        ([DIGITS, "--config.train.steps=\\x"], "--config.train.steps"),
+        ([DIGITS, "--config.train={'steps': 3}"], "--config.train is a section, which cannot be"),
+        (["--config.seed=3"], "--config is missing: give one"),
+        (["--workdir=/tmp/no_such_run"], "--workdir=/tmp/no_such_run holds no run with one"),
+        ([DIGITS, "--images=a.png"], "--images is for --mode=explain, and not for --mode=all."),
+        ([DIGITS, "stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_one_clear_sentence_of_the_command_line(monkeypatch, arguments, message):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as found:
+        command_lines.parsed(monkeypatch, arguments)
+    assert message in str(found.value)
+    assert "\n" not in str(found.value)
 
 
 @pytest.mark.slow

@@ -58,6 +58,7 @@ def finished(tmp_path_factory):
     return config, workdir
 
 
+@pytest.mark.slow
 def test_it_is_trained_scored_and_explained(finished):
     config, workdir = finished
     assert read_metrics(workdir)["loss"][0] == [1, 2, 3]
@@ -75,6 +76,7 @@ def test_it_is_trained_scored_and_explained(finished):
         experiment.run(config_of(model__width=8), workdir, mode="train")
 
 
+@pytest.mark.slow
 def test_it_is_loaded_and_exported(finished):
     """Without its config and its data; and the exported function needs neither of its classes."""
     config, workdir = finished
@@ -90,6 +92,7 @@ def test_it_is_loaded_and_exported(finished):
     assert card["model"]["name"] == "own_models:vae"
 
 
+@pytest.mark.slow
 def test_the_run_resumes(finished):
     config, workdir = finished
     before = (workdir / "metrics.jsonl").read_text(encoding="utf-8")

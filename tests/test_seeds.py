@@ -90,8 +90,8 @@ def assert_close(found, expected):
     [
         ("vae", True, "pmap", 1),
         ("batch_norm", True, "shard_map", 2),
-        ("batch_norm", False, "pmap", 2),
-        ("ad_factor_vae", True, "pmap", 2),
+        pytest.param("batch_norm", False, "pmap", 2, marks=pytest.mark.slow),
+        pytest.param("ad_factor_vae", True, "pmap", 2, marks=pytest.mark.slow),
         ("ad_factor_vae", False, "pmap", 1),
     ],
 )
@@ -275,6 +275,7 @@ def test_seed_that_blows_up_is_named(two_seeds, monkeypatch):
     assert not list(workdir.glob("seed_*/checkpoints/[0-9]*"))
 
 
+@pytest.mark.slow
 def test_every_seed_gets_the_pretrained_trunk(two_seeds, monkeypatch):
     config, workdir = two_seeds
     small_models.use(config, "trunk")

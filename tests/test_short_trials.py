@@ -69,6 +69,7 @@ def trial(tmp_path_factory):
     return config, workdir, projected
 
 
+@pytest.mark.slow
 def test_each_image_is_projected_once(trial):
     _, _, projected = trial
     assert projected
@@ -100,6 +101,7 @@ def test_the_first_of_several_models_keeps_its_counterparts(monkeypatch, tmp_pat
     assert made._known("second") is not seen[2][2]  # no more than two are kept
 
 
+@pytest.mark.slow
 def test_all_image_sets_are_bounded(trial):
     config, workdir, _ = trial
     data = sources.load(config)

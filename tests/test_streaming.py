@@ -59,7 +59,14 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize(("mode", "num_devices"), [("pmap", 1), ("pmap", 8), ("shard_map", 2)])
+@pytest.mark.parametrize(
+    ("mode", "num_devices"),
+    [
+        ("pmap", 8),
+        pytest.param("pmap", 1, marks=pytest.mark.slow),
+        pytest.param("shard_map", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_streamed_steps_equal_resident_ones_bit_for_bit(mode, num_devices, monkeypatch):
     devices = jax.devices()[:num_devices]
     monkeypatch.setattr(jax, "devices", lambda: devices)
@@ -223,6 +230,7 @@ def train(config, workdir, *, resident):
     return loop.train(config, workdir, data)
 
 
+@pytest.mark.slow
 def test_a_streamed_run_resumes_bit_for_bit(small_run):
     """And a run may go on another way than it began."""
     config, folder = small_run
@@ -238,6 +246,7 @@ def test_a_streamed_run_resumes_bit_for_bit(small_run):
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 def test_a_folder_over_the_limit_is_streamed(small_run, caplog):
     """From one's own images to the calibrated maps, with the figures of a resident run."""
     config, folder = small_run

@@ -476,6 +476,7 @@ def test_real_masks_and_labels(shared_data, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_real_frames(shared_data, tmp_path, caplog):
     """Eleven official test clips; training clips of the normal frames of others."""
     with tarfile.open(shared_data / "ucsd_ped1_part.tar.xz") as tar:

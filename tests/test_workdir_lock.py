@@ -18,6 +18,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_second_run_in_a_workdir_is_refused(tmp_path):
     slow = {"script": "small_run.py", "SECONDS_A_STEP": "60"}
     first = child_runs.start(tmp_path, "--config.train.steps=100", **slow)

@@ -14,7 +14,7 @@ class Table(NamedTuple):
 
     Attributes:
       title: heading over it.
-      rows: of cells, the first of them the header.
+      rows: of cells, the first of them the header; none where the note alone is shown.
       note: small print under it.
     """
 
@@ -53,11 +53,12 @@ def write_markdown(tables: Sequence[Table], path: pathlib.Path, *, title: str) -
     """Writes tables, each with its heading and note, under one title; returns the path."""
     lines = [f"# {title}"]
     for table in tables:
-        header, *rows = table.rows
-        cells = [header, ["---"] * len(header), *rows]
         lines += ["", f"## {table.title}", ""]
-        lines += ["| " + " | ".join(row) + " |" for row in cells]
-        lines += ["", table.note]
+        if table.rows:
+            header, *rows = table.rows
+            cells = [header, ["---"] * len(header), *rows]
+            lines += [*("| " + " | ".join(row) + " |" for row in cells), ""]
+        lines += [table.note]
     with whole_files.writing(path) as temporary:
         temporary.write_text("\n".join(lines).replace("*", "\\*") + "\n", encoding="utf-8")
     return path

@@ -74,12 +74,14 @@ def _tables(
     if not runs:
         return []
     shown = [name.split("/") for name in comparison.beside(config)]
+    made = {category: summary.scores_table(scores) for category, scores in runs.items()}
+    made = {category: table for category, table in made.items() if table.rows}
+    if not made:
+        return comparison.compare(config, runs)
     rows = []
-    for category, scores in runs.items():
-        table = summary.scores_table(scores)
-        header, *scored = table.rows
-        rows += [[names[category], *row] for row in scored if row[:2] in shown]
-    every = table._replace(rows=[["category", *header], *rows])
+    for category, table in made.items():
+        rows += [[names[category], *row] for row in table.rows[1:] if row[:2] in shown]
+    every = table._replace(rows=[["category", *table.rows[0]], *rows])
     return [*comparison.compare(config, runs), every]
 
 

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Bool, Float
 
 from vae_attn.experiments.anomaly import bootstrap, localization, own_size, pixel_counts
@@ -145,7 +144,9 @@ def _false_alarm_interval(found: ImageScores) -> Interval | None:
     """Clopper and Pearson's exact interval of a share."""
     if found.false_alarms is None:
         return None
-    ends = scipy.stats.binomtest(*found.false_alarms).proportion_ci(0.95, method="exact")
+    from scipy import stats  # takes a second, which training saves
+
+    ends = stats.binomtest(*found.false_alarms).proportion_ci(0.95, method="exact")
     return Interval(float(ends.low), float(ends.high))
 
 

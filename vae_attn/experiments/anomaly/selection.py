@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jaxtyping import Array, Bool, UInt8
 
 from vae_attn import backend, whole_files
@@ -159,6 +158,8 @@ def rank_correlations(scores: Mapping[str, float]) -> dict[str, tuple[float, int
     Returns:
       By score, such as `average_precision`; nothing of a score that fewer than three maps have.
     """
+    from scipy import stats  # takes a second, which training saves
+
     found = {}
     for score in SCORES:
         names = [key.rpartition("/")[0] for key in scores if key.endswith(f"/{DRAWN}{score}")]
@@ -168,7 +169,7 @@ def rank_correlations(scores: Mapping[str, float]) -> dict[str, tuple[float, int
         pairs = [(scores[f"{name}/{DRAWN}{score}"], scores[f"{name}/{score}"]) for name in both]
         drawn, real = np.array(pairs).T
         if np.ptp(drawn) > 0 and np.ptp(real) > 0:
-            found[score] = float(scipy.stats.spearmanr(drawn, real).statistic), len(both)
+            found[score] = float(stats.spearmanr(drawn, real).statistic), len(both)
     return found
 
 

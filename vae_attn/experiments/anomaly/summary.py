@@ -110,6 +110,8 @@ def scores_table(scores: Mapping[str, float], *, note: str = "") -> Table:
     for name in dict.fromkeys(key.rsplit("/", 1)[0] for key in kept):
         row = (scores_lib.cell(scores, f"{name}/{c.name}", interval=True) for c in columns)
         cells.append([*name.split("/"), *row])
+    if len(cells) == 1:  # nothing was scored, and the note says why
+        return Table("Where is the defect?", [], note)
     notes = [column.note for column in columns if column.note]
     return Table("Where is the defect?", cells, " ".join([*notes, note]).strip())
 
