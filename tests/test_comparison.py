@@ -161,7 +161,9 @@ def test_seeds_keep_their_deviation():
 
 
 def test_nothing_scored_gives_the_reason_alone(tmp_path):
-    made = [summary.scores_table({"active_latents/image/count": 3.0}, note="Not scored: no images.")]
+    made = [
+        summary.scores_table({"active_latents/image/count": 3.0}, note="Not scored: no images.")
+    ]
     text = tables.write_markdown(made, tmp_path / "table.md", title="All").read_text(
         encoding="utf-8"
     )
