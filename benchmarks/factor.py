@@ -14,7 +14,7 @@ from benchmarks.ours import LATENTS, once, our_noise, pictures, stepper
 from benchmarks.torch_models import TorchDiscriminator, TorchVAE
 from benchmarks.training import channels_first, thinned, unit
 from vae_attn import backend
-from vae_attn.models import build as registry
+from vae_attn.models import build
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.models.vae import VAE
 from vae_attn.training import factor, steps
@@ -60,7 +60,7 @@ def cases() -> list[Case]:
 
 
 def _setting() -> tuple[VAE, np.ndarray, functools.partial]:
-    model = registry.build("dsprites", image_size=64, latents=LATENTS)
+    model = build.build("dsprites", image_size=64, latents=LATENTS)
     images = np.where(pictures(model.image_shape) > 127, 255, 0).astype(np.uint8)
     indices = functools.partial(
         factor.two_batches, seed=0, batch_size=_BATCH, num_examples=len(images)

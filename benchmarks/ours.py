@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree, UInt8
 
 from vae_attn import attention, backend
-from vae_attn.models import build as registry
+from vae_attn.models import build
 from vae_attn.models.vae import VAE
 from vae_attn.training import parallel, steps
 
@@ -19,8 +19,8 @@ _EXAMPLES = 512
 def setting(
     name: str, *, size: int, latents: int = LATENTS
 ) -> tuple[VAE, PyTree, UInt8[np.ndarray, "n height width channels"]]:
-    """A model of `registry.build`, its variables, and pictures of its size."""
-    model = registry.build(name, image_size=size, latents=latents, axis_name=steps.AXIS)
+    """A model of `build.build`, its variables, and pictures of its size."""
+    model = build.build(name, image_size=size, latents=latents, axis_name=steps.AXIS)
     shape = model.image_shape
     noise = np.zeros((1, latents), np.float32)
     variables = model.init(jax.random.key(0), np.zeros((1, *shape), np.float32), noise)

@@ -8,7 +8,7 @@ Other variants: `VARIANTS`. Those called published are as the report has them bu
 of latents; `:factor_vae_published,32` is the report's table. Nothing to download: without
 `--config.data.dir` all 737,280 images are drawn here. To learn from the official ones give the
 folder of their `.npz`, or of tensorflow-datasets' `dsprites/`. A look at everything in minutes:
-`--config.train.steps=500`. What came out: `docs/disentanglement.md`.
+`--config.train.steps=500`. Results: `docs/disentanglement.md`.
 """
 
 import ml_collections

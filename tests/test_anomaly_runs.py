@@ -12,7 +12,7 @@ import synthetic
 from PIL import Image
 
 from vae_attn.config import default_config
-from vae_attn.data import sources as data_registry
+from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly import frame_scores
@@ -75,7 +75,7 @@ def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
     config.evaluate.faithful_images = 0
     caplog.set_level("WARNING", "vae_attn")
     experiment.run(config, workdir, mode="evaluate")
-    assert "the runs leave out: bottle, cable, capsule, carpet, leather" in caplog.text
+    assert "which are skipped: bottle, cable, capsule, carpet, leather" in caplog.text
     table = (workdir / "table.md").read_text(encoding="utf-8")
     assert table.startswith("# 2 categories\n\n## Table 4 of the report, made again")
     assert "0.98 / 0.44" in table  # Liu et al. on the hazelnut
@@ -104,7 +104,7 @@ def test_all_categories_that_are_there(mvtec_twin, tmp_path, caplog):
         assert sheet.width > 4 * sheet.height
     # The scores once more by scikit-learn, of colour images with their masks.
     config.data.category = "hazelnut"
-    data = data_registry.load(config)
+    data = sources.load(config)
     variables = loop.restore(config, workdir / "hazelnut", which="best").variables
     explainer = explainer_of(config, variables, data)
     maps = explainer.maps(data.test.images, styles=("contrast",), layers=("conv1",))
@@ -141,7 +141,7 @@ def test_calibration_comes_with_training_and_belongs_to_its_parameters(mvtec_twi
     second = (workdir / "calibration.npz").read_bytes()
     assert second != first
     # Its threshold once more: of normal maps, each scaled by the mean of the others.
-    data = data_registry.load(config)
+    data = sources.load(config)
     variables = loop.restore(config, workdir, which="best").variables
     explainer = explainer_of(config, variables, data)
     layer = ("contrast", config.attention.layer)
@@ -201,7 +201,7 @@ def test_ped1_pixels_on_clips_with_masks_frames_on_all(tmp_path):
     config.data.frames, config.evaluate.smooth_frames = 3, 2.0
     experiment.run(config, tmp_path / "run", mode="all")
     metrics = metrics_of(tmp_path / "run")
-    data = data_registry.load(config)
+    data = sources.load(config)
     assert 0 < data.test.has_mask.sum() < len(data.test)
     variables = loop.restore(config, tmp_path / "run", which="best").variables
     explainer = explainer_of(config, variables, data)

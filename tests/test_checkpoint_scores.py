@@ -8,7 +8,7 @@ import pytest
 from event_files import pictures_of, scalars_of
 from tiny_run import tiny_config
 
-from vae_attn.data import sources as data_registry
+from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import checkpoint_scores, validation
 from vae_attn.experiments import run as experiment
@@ -69,7 +69,7 @@ def test_the_best_one_is_scored_as_alone(finished):
     assert len({row["scores"][name] for row in rows}) == len(STEPS)
     would_be = max(rows, key=lambda row: row["scores"][name])["step"]
     assert content["best_by_test_score"][name] == would_be
-    num_images = len(data_registry.load(config).train)
+    num_images = len(sources.load(config).train)
     assert rows[0]["epoch"] == pytest.approx(4 * 16 / num_images, abs=1e-3)
     table = (workdir / "evaluation" / "checkpoints.md").read_text(encoding="utf-8")
     (line,) = (line for line in table.splitlines() if "| best by validation loss |" in line)

@@ -11,12 +11,11 @@ from PIL import Image
 
 from vae_attn import workdir as workdir_lib
 from vae_attn.config import default_config
-from vae_attn.data import mvtec_ad
-from vae_attn.data import sources as data_registry
+from vae_attn.data import mvtec_ad, sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments import validation
-from vae_attn.models import build as registry
+from vae_attn.models import build
 from vae_attn.training import loop, objectives, steps
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -80,11 +79,11 @@ def test_light_variant_of_a_folder():
 def test_stacks_of_ped1_and_grey_tiles():
     stacks = load("ucsd_ped1", "stacks")
     validation.validate(stacks)
-    assert registry.from_config(stacks).image_shape == (100, 100, 3)
+    assert build.from_config(stacks).image_shape == (100, 100, 3)
     with pytest.raises(UserError, match=r"'stack' is unknown.*:stacks"):
         load("ucsd_ped1", "stack")
     tiles, light = load("magnetic_tiles"), load("mvtec_ad_light")
-    assert registry.from_config(tiles).image_shape == (128, 128, 1)
+    assert build.from_config(tiles).image_shape == (128, 128, 1)
     assert tiles.data.mirror_horizontal
     assert tiles.data.mirror_vertical
     assert tiles.model.to_dict() == light.model.to_dict()
@@ -118,7 +117,7 @@ def test_augmentation_comes_from_the_config(monkeypatch, tmp_path):
     config.data.rotation, config.data.shift = 5.0, 2.0
     config.data.mirror_vertical = True
     with pytest.raises(StoppedError) as stopped:
-        loop.train(config, tmp_path, data_registry.load(config))
+        loop.train(config, tmp_path, sources.load(config))
     augment = stopped.value.args[0]
     assert (augment.rotation, augment.shift) == (5, 2)
     assert (augment.mirror_horizontal, augment.mirror_vertical) == (False, True)
@@ -185,7 +184,7 @@ def test_grey_images_fit_a_colour_model(grey_folder, tmp_path):
     config = load("folder")
     config.data.dir, config.data.cache_dir = str(grey_folder), str(tmp_path / "cache")
     config.data.image_size = 64
-    data = data_registry.load(config)
+    data = sources.load(config)
     assert data.train.shape == (2, 64, 64, 3)
     assert (data.train[..., 0] == data.train[..., 2]).all()
     assert list((tmp_path / "cache").glob("*.npy"))
@@ -199,7 +198,7 @@ def test_grey_images_train_a_grey_model(grey_folder, tmp_path):
     config.data.image_size, config.data.channels = 32, 1
     config.data.validation_fraction = 0.4
     config.train.batch_size, config.train.steps = 8, 1
-    data = data_registry.load(config)
+    data = sources.load(config)
     assert data.train.shape[1:] == objectives.build_model(config).image_shape == (32, 32, 1)
     trained = loop.train(config, tmp_path / "run", data)
     assert trained.params["encoder"]["conv1"]["kernel"].shape == (4, 4, 1, 32)
@@ -207,7 +206,7 @@ def test_grey_images_train_a_grey_model(grey_folder, tmp_path):
 
 
 def test_light_convnet():
-    model = registry.build("convnet", image_size=128, latents=64)
+    model = build.build("convnet", image_size=128, latents=64)
     assert model.layers == (
         "conv1", "conv1_relu", "conv2", "conv2_relu", "conv3", "conv3_relu", "conv4", "conv4_relu",
     )  # fmt: skip
@@ -224,7 +223,7 @@ def test_light_convnet():
     expected += (flat * 256 + 256) + 2 * (256 * 64 + 64) + (64 * 256 + 256) + (256 * flat + flat)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == expected
     with pytest.raises(UserError, match=r"convnet takes a multiple of 16.*set data.image_size=128"):
-        registry.build("convnet", image_size=100, latents=8)
+        build.build("convnet", image_size=100, latents=8)
 
 
 def test_no_category_at_all(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vae_attn import attention
 from vae_attn.config import default_config
-from vae_attn.data import sources as data_registry
+from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly import evaluation as anomaly
@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
 def explained(finished):
     """The finished run's explainer and data."""
     config, workdir = finished
-    data = data_registry.load(config)
+    data = sources.load(config)
     state = loop.restore(config, workdir, which="best")
     return explainer_of(config, state.variables, data), data
 

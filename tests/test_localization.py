@@ -186,14 +186,6 @@ def _same(one, other):
     assert one.compute() == pytest.approx(other.compute(), abs=1e-12)
 
 
-def test_merged_states_equal_one_pass(batch):
-    scores, masks = batch
-    parts = [_state(scores[i : i + 2], masks[i : i + 2]) for i in (0, 2, 4)]
-    merged = LocalizationState.empty().merge(parts[0].merge(parts[1])).merge(parts[2])
-    _same(merged, _state(scores, masks))
-    assert len(merged.images) == len(scores)
-
-
 def test_order_and_batches_of_images_do_not_matter(batch):
     scores, masks = batch
     order = [3, 0, 4, 2, 1]

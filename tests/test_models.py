@@ -10,8 +10,7 @@ import optax
 import pytest
 
 from vae_attn.errors import UserError
-from vae_attn.models import build as registry
-from vae_attn.models import layers, tables
+from vae_attn.models import build, layers, tables
 from vae_attn.training import state
 
 MODELS = {"mnist": 28, "ucsd_ped1": 100, "dsprites": 64, "mvtec_ad": 256}
@@ -76,7 +75,7 @@ DECODER_SHAPES = {
 
 def shapes_of(name, image_size):
     """The model, and its variables as shapes only: nothing is computed."""
-    model = registry.build(name, image_size=image_size, latents=32)
+    model = build.build(name, image_size=image_size, latents=32)
     images = jnp.zeros((1, *model.image_shape))
     variables = jax.eval_shape(
         lambda key: model.init(key, images, jnp.zeros((1, 32)), train=True), jax.random.key(0)
@@ -87,7 +86,7 @@ def shapes_of(name, image_size):
 @pytest.fixture(scope="module")
 def small():
     """An initialised MNIST VAE with four latents, and two images."""
-    model = registry.build("mnist", image_size=28, latents=4)
+    model = build.build("mnist", image_size=28, latents=4)
     images = jax.random.uniform(jax.random.key(1), (2, 28, 28, 1))
     variables = jax.jit(model.init)(jax.random.key(0), images, jnp.zeros((2, 4)))
     return model, variables, images
@@ -151,7 +150,7 @@ def test_mvtec_at_224_has_the_reports_7_by_7_features():
     ],
 )
 def test_encode_is_head_after_features(name, size, layers):
-    model = registry.build(name, image_size=size, latents=4)
+    model = build.build(name, image_size=size, latents=4)
     images = jax.random.uniform(jax.random.key(1), (2, *model.image_shape))
 
     @jax.jit
@@ -199,7 +198,7 @@ def test_sample_is_reparameterised(small):
 )
 def test_wrong_names_and_sizes(name, size, message):
     with pytest.raises(UserError, match=message):
-        registry.build(name, image_size=size, latents=32)
+        build.build(name, image_size=size, latents=32)
 
 
 def fingerprint(leaves):
@@ -234,7 +233,7 @@ SOME = (
 )
 def test_a_seed_gives_the_parameters_that_it_always_gave(name, size, names, values):
     """Names, shapes and initial values as of the first edition, to the bit on one machine."""
-    model = registry.build(name, image_size=size, latents=4)
+    model = build.build(name, image_size=size, latents=4)
 
     def leaves():
         made = state.create(model=model, tx=optax.identity(), seed=3)
@@ -253,14 +252,14 @@ def test_a_seed_gives_the_parameters_that_it_always_gave(name, size, names, valu
 
 @pytest.mark.parametrize(("name", "size"), [("convnet", 32), ("mvtec_ad", 64)])
 def test_grey_images_have_models_of_one_channel(name, size):
-    model = registry.build(name, image_size=size, channels=1, latents=4)
+    model = build.build(name, image_size=size, channels=1, latents=4)
     images = jnp.zeros((1, size, size, 1))
     shapes = jax.eval_shape(
         lambda: model.init_with_output(jax.random.key(0), images, jnp.zeros((1, 4)))
     )
     (logits, *_), variables = shapes
     assert logits.shape == images.shape
-    colour = registry.build(name, image_size=size, latents=4)
+    colour = build.build(name, image_size=size, latents=4)
     assert colour.image_shape == (size, size, 3)
     wide = jax.eval_shape(
         lambda: colour.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), jnp.zeros((1, 4)))

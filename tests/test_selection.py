@@ -9,7 +9,7 @@ import small_data
 from tiny_run import tiny_config
 
 import vae_attn
-from vae_attn.data import sources as data_registry
+from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments import validation
@@ -99,7 +99,7 @@ def select_config():
 @pytest.mark.slow
 def test_a_run_chooses_before_the_test_set_is_opened(tmp_path, monkeypatch, caplog):
     config, workdir = select_config(), tmp_path / "run"
-    data, scored = data_registry.load(config), []
+    data, scored = sources.load(config), []
     evaluate = evaluation.evaluate
 
     def watched(explainer, data, **options):
@@ -107,7 +107,7 @@ def test_a_run_chooses_before_the_test_set_is_opened(tmp_path, monkeypatch, capl
         return evaluate(explainer, data, **options)
 
     monkeypatch.setattr(evaluation, "evaluate", watched)
-    monkeypatch.setattr(data_registry, "load", lambda config: data)
+    monkeypatch.setattr(sources, "load", lambda config: data)
     experiment.run(config, workdir, mode="train")
     assert scored == [("held out", "drawn")]
     kept = Selection.load(workdir / "selection.json")

@@ -11,7 +11,7 @@ import pytest
 from event_files import pictures_of, scalars_of
 from tiny_run import tiny_config
 
-from vae_attn.data import sources as data_registry
+from vae_attn.data import sources
 from vae_attn.experiments.anomaly.calibration import variant_of
 from vae_attn.experiments.anomaly.explainer import calibrate
 from vae_attn.experiments.anomaly.snapshots import MapSnapshots, _both_kinds
@@ -92,7 +92,7 @@ def small():
     config = tiny_config()
     config.evaluate.batch_size = 8
     first = state.create(model=objectives.build_model(config), tx=optax.sgd(1.0), seed=0)
-    return config, data_registry.load(config), jax.device_get(first.variables)
+    return config, sources.load(config), jax.device_get(first.variables)
 
 
 @pytest.mark.parametrize("style", ["contrast", "normal_difference"])

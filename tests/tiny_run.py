@@ -3,7 +3,7 @@
 import small_models
 
 from vae_attn.config import default_config
-from vae_attn.data import sources as data_registry
+from vae_attn.data import sources
 from vae_attn.experiments import run as experiment
 
 
@@ -23,11 +23,11 @@ def tiny_config():
 def trained(patch, workdir, *, config=None):
     """Trains into `workdir`, after which no data set can be loaded; returns config and data."""
     config = tiny_config() if config is None else config
-    data = data_registry.load(config)
+    data = sources.load(config)
     experiment.run(config, workdir, mode="train")
 
     def gone(config):
         raise AssertionError("the data set is not needed any more")
 
-    patch.setattr(data_registry, "load", gone)
+    patch.setattr(sources, "load", gone)
     return config, data

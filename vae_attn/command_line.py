@@ -60,15 +60,15 @@ flags.DEFINE_string(
     "workdirs", None, "With --mode=report: the runs, folders or quoted patterns; default runs/*."
 )
 flags.DEFINE_bool(
-    "distributed", False, "Several processes, as TPU, Slurm or Kubernetes say; one for each host."
+    "distributed", False, "One process per host, as found from TPU, Slurm or Kubernetes."
 )
 flags.DEFINE_string(
-    "coordinator_address", None, "Where nothing says it: HOST:PORT of the first process."
+    "coordinator_address", None, "HOST:PORT of the first process, if the cluster does not say it."
 )
-flags.DEFINE_integer("num_processes", None, "Where nothing says it.", lower_bound=1)
-flags.DEFINE_integer("process_id", None, "Where nothing says it.", lower_bound=0)
+flags.DEFINE_integer("num_processes", None, "Where the cluster does not say it.", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "Where the cluster does not say it.", lower_bound=0)
 flags.DEFINE_integer(
-    "stopped_exit_code", 0, "Of a training that a signal stopped; the files of launch/ set it."
+    "stopped_exit_code", 0, "When a signal stops the training; the files of launch/ set it."
 )
 
 

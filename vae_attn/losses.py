@@ -23,11 +23,24 @@ def reconstruction_loss(
     return per_pixel @ jnp.ones(per_pixel.shape[1], per_pixel.dtype)
 
 
+ACTIVE_NATS = 0.01  # a latent is in use if its mean KL over images is more; the threshold is ours
+
+
 def kl_divergence(
     *, mean: Float[Array, "batch latents"], logvar: Float[Array, "batch latents"]
 ) -> Float[Array, "batch latents"]:
     """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, per latent (VAE paper, appendix B)."""
     return 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar)
+
+
+def reparameterize(
+    *,
+    mean: Float[Array, "batch latents"],
+    logvar: Float[Array, "batch latents"],
+    noise: Float[Array, "batch latents"],
+) -> Float[Array, "batch latents"]:
+    """Samples z of q(z | x), of standard normal noise (VAE paper, section 2.4)."""
+    return mean + jnp.exp(logvar / 2) * noise
 
 
 def elbo_terms(

@@ -300,8 +300,8 @@ def _warn_of_cut_levels(split: _Split, extents: Int[np.ndarray, "n 2"], levels: 
     cut = (of_test[:, 0] >= 0) & ((of_test[:, 0] < levels[0]) | (of_test[:, 1] > levels[1]))
     if cut.any():
         _LOG.warning(
-            "%d of the %d test images, such as %s, go beyond the levels %d to %d, which are the "
-            "training images' range and half of it more: what is beyond is cut off",
+            "%d of the %d test images, such as %s, exceed the levels %d to %d (the training "
+            "images' range and half of it more): what exceeds them is clipped",
             cut.sum(),
             len(cut),
             split.listing.test[int(np.argmax(cut))],

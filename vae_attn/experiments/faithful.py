@@ -28,7 +28,6 @@ PREFIX = "faithfulness/"
 RANDOM, DIFFERENCE = "random", "difference"  # maps that know nothing of any latent
 _SIGNED = (DEEPLIFT, INTEGRATED_GRADIENTS)
 
-_ACTIVE_KL = 0.01  # nats; of a latent in use, as in a run's number of active latents
 _MOST_LATENTS = 16
 _MOST_PIXELS = 2**20  # of all images together
 _FEWEST_IMAGES = 8  # though they have more
@@ -142,7 +141,7 @@ def latents_in_use(
     kl = losses.kl_divergence(mean=jnp.asarray(mean), logvar=jnp.asarray(logvar))
     kl = np.asarray(kl).mean(axis=0)
     most = np.argsort(-kl, kind="stable")[:_MOST_LATENTS]
-    return np.sort(most[kl[most] > _ACTIVE_KL])
+    return np.sort(most[kl[most] > losses.ACTIVE_NATS])
 
 
 def _means(model: Model, variables: PyTree, chosen: Array, x: Array) -> Array:

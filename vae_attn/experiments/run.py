@@ -81,7 +81,7 @@ def _use(
     if images is not None and config.data.frames > 1:
         raise UserError(
             f"--images={images}: this run explains stacks of {config.data.frames} frames "
-            "(data.frames), which no file holds: give the explainer of vae_attn.load(workdir) "
+            "(data.frames), which no file holds: load it with vae_attn.load(workdir) and pass "
             "arrays of stacks (vae_attn.data.frame_stacks)."
         )
     paths = own_images.find(images) if images is not None else []

@@ -6,10 +6,9 @@ from typing import Any as PyTree
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vae_attn import attention
+from vae_attn import attention, losses
 
 Images = Float[Array, "batch height width channels"]
 Features = Float[Array, "batch h w k"]
@@ -85,5 +84,5 @@ class Sampling(nn.Module):
     ) -> tuple[Images, Codes, Codes]:
         """Logits of the image decoded from z = mean + exp(logvar / 2) noise, mean, log variance."""
         mean, logvar = self.encode(images, train=train)
-        z = mean + jnp.exp(logvar / 2) * noise
+        z = losses.reparameterize(mean=mean, logvar=logvar, noise=noise)
         return self.decode(z, train=train), mean, logvar

@@ -221,7 +221,9 @@ def make_factor_update_fn(
         params, opt_state = _descend(tx, gradients, vae.opt_state, vae.params)
 
         mean, logvar = model.apply({"params": params}, other_x, method="encode")
-        permuted = permute_latents(permutation_key, mean + jnp.exp(logvar / 2) * noise[1])
+        permuted = permute_latents(
+            permutation_key, losses.reparameterize(mean=mean, logvar=logvar, noise=noise[1])
+        )
         gradients, judged = jax.grad(discriminator_loss, has_aux=True)(psi, z, permuted)
         psi_opt = state.discriminator_opt_state
         psi, psi_opt = _descend(discriminator_tx, gradients, psi_opt, psi)
@@ -247,7 +249,7 @@ def _make_vae_loss_fn(
         variables = {"params": params}
         features = model.apply(variables, x, layer, method="features")
         mean, logvar = model.apply(variables, features, layer, method="head")
-        z = mean + jnp.exp(logvar / 2) * noise
+        z = losses.reparameterize(mean=mean, logvar=logvar, noise=noise)
         logits = model.apply(variables, z, method="decode")
         terms = losses.elbo_terms(logits=logits, images=x, mean=mean, logvar=logvar)
         terms["total_correlation"] = losses.total_correlation(

@@ -112,7 +112,8 @@ def make_update_fn(
         logits, mean, logvar = as_dtype(outputs, jnp.float32)
         terms = losses.elbo_terms(logits=logits, images=batch, mean=mean, logvar=logvar)
         if further is not None:
-            terms |= further(mean + jnp.exp(logvar / 2) * noise, mean, logvar)
+            z = losses.reparameterize(mean=mean, logvar=logvar, noise=noise)
+            terms |= further(z, mean, logvar)
         means = {name: term.mean() for name, term in terms.items()}
         loss = combine(means)
         return loss, ({"loss": loss, **means}, updated.get("batch_stats", {}))

@@ -12,14 +12,16 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from vae_attn import attention, whole_files
+from vae_attn import attention, losses, whole_files
 from vae_attn.experiments.anomaly import thresholds
 from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.experiments.map_functions import IMAGE, LEARNED
+from vae_attn.losses import ACTIVE_NATS
 
 KINDS = ("none", "ratio", "upper", "z")
 FUSED = "fused"
@@ -36,7 +38,6 @@ _FLOOR = 0.1
 # Raw maps that vary less than this over all pixels of all normal images carry nothing.
 _LEAST_RANGE = 1e-6
 
-ACTIVE_NATS = 0.01  # a latent is active if its mean KL over normal images is more
 NO_ACTIVE_LATENT = (
     f"no latent is active (none has a mean KL over {ACTIVE_NATS} nats on held-out images), so the "
     "maps carry nothing: train longer or with a smaller train.beta"
@@ -203,8 +204,8 @@ def active_latents(
     mean: Float[np.ndarray, "n latents"], logvar: Float[np.ndarray, "n latents"]
 ) -> int:
     """How many latents carry more than `ACTIVE_NATS` on average over the images."""
-    kl = (np.square(mean) + np.exp(logvar) - 1 - logvar).mean(axis=0, dtype=np.float64) / 2
-    return int((kl > ACTIVE_NATS).sum())
+    kl = losses.kl_divergence(mean=jnp.asarray(mean), logvar=jnp.asarray(logvar))
+    return int((np.asarray(kl).mean(axis=0, dtype=np.float64) > ACTIVE_NATS).sum())
 
 
 def image_score(maps: Maps) -> Float[np.ndarray | Array, "n"]:

@@ -29,7 +29,8 @@ def members(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Confi
         return {}
     categories = mvtec_ad.present(config.data.dir, group)
     if missing := [c for c in mvtec_ad.GROUPS[group] if c not in categories]:
-        _LOG.warning("%s lacks, and the runs leave out: %s", config.data.dir, ", ".join(missing))
+        skipped = ", ".join(missing)
+        _LOG.warning("%s lacks these categories, which are skipped: %s", config.data.dir, skipped)
     configs = {category: config.copy_and_resolve_references() for category in categories}
     for category, one in configs.items():
         one.data.category = category

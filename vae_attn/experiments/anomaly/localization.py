@@ -83,16 +83,6 @@ class LocalizationState:
         np.add.at(found.region_overlap, counted.bins, counted.region_overlap)
         return found
 
-    def merge(self, other: "LocalizationState") -> "LocalizationState":
-        """The state of both states' images."""
-        return LocalizationState(
-            negatives=self.negatives + other.negatives,
-            positives=self.positives + other.positives,
-            region_overlap=self.region_overlap + other.region_overlap,
-            num_regions=self.num_regions + other.num_regions,
-            images=self.images + other.images,
-        )
-
     def compute(self) -> dict[str, float]:
         """Scores of all pixels of all images, pooled.
 

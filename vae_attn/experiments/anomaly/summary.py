@@ -9,9 +9,10 @@ from vae_attn.data.dataset import AnomalyData
 from vae_attn.experiments import faithful
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import comparison, selection
-from vae_attn.experiments.anomaly.calibration import ACTIVE_NATS, Calibration, variant_of
+from vae_attn.experiments.anomaly.calibration import Calibration, variant_of
 from vae_attn.experiments.anomaly.evaluation import ACTIVE, OWN
 from vae_attn.experiments.anomaly.scores import MAP_SCORES, OPTIONAL
+from vae_attn.losses import ACTIVE_NATS
 from vae_attn.reporting.tables import Table
 
 _LOG = logging.getLogger("vae_attn")

@@ -60,7 +60,7 @@ class DisentanglementExperiment(Experiment):
         """Refuses: no image is abnormal here."""
         raise UserError(
             f"--workdir={workdir} is a run on data.name={config.data.name}, where no image is "
-            "abnormal: only runs on normal images are exported, or explain images of your own."
+            "abnormal: --mode=export and --images are for runs on normal images."
         )
 
     main_scores = staticmethod(representation.main_scores)

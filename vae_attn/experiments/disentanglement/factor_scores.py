@@ -12,18 +12,18 @@ from vae_attn.experiments.disentanglement.codes import (
     sample_codes,
     sample_with_fixed_factor,
 )
+from vae_attn.losses import ACTIVE_NATS
 
 # Images encoded between two sums, so that memory does not grow with the number of votes.
 _IMAGES_AT_ONCE = 65_536
 
 
 def active_latents(
-    *, kl: Float[np.ndarray, "latents"], threshold: float = 0.01
+    *, kl: Float[np.ndarray, "latents"], threshold: float = ACTIVE_NATS
 ) -> Bool[np.ndarray, "latents"]:
     """Which latents have not collapsed to the prior, by their mean KL over the data, in nats.
 
-    Kim & Mnih (2018) leave collapsed latents out of their score; the threshold of 0.01 nats is
-    ours.
+    Kim & Mnih (2018) leave collapsed latents out of their score; the threshold is ours.
     """
     return np.asarray(kl) > threshold
 

@@ -119,8 +119,8 @@ class Comparison:
             if (begun.objective, begun.seed) not in missing:
                 raise UserError(
                     f"{self._state} is of {begun.objective}, seed {begun.seed}, at step "
-                    f"{begun.step}, and there is room for one run alone: name it in --objectives "
-                    "and --seeds, or remove the file."
+                    f"{begun.step}, and only one unfinished run can be kept: include it in "
+                    "--objectives and --seeds, or remove the file."
                 )
             missing.sort(key=lambda run: run != (begun.objective, begun.seed))
         if missing:
