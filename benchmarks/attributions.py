@@ -21,6 +21,7 @@ from vae_attn.training.steps import to_unit
 DEEPLIFT, GRADIENTS = "deeplift", "integrated_gradients"
 ENCODER = "one encoder pass"
 _STEPS = 16
+_AT_ONCE = 4  # latents of ours at once: on two cores a fifth faster than all, and less memory
 _SIZES = {"mnist": (28, 128), "ucsd_ped1": (100, 32), "mvtec_ad": (256, 8), "dsprites": (64, 64)}
 
 
@@ -57,6 +58,7 @@ def _setting(name: str) -> tuple[VAE, dict, np.ndarray, np.ndarray]:
 def _ours(name: str, style: str) -> Side:
     model, variables, images, others = _setting(name)
     options = {"steps": _STEPS} if style == GRADIENTS else {}
+    options["latent_batch_size"] = _AT_ONCE
 
     @backend.jit
     def maps(v: dict, x: jax.Array, baselines: jax.Array) -> jax.Array:
