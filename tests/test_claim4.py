@@ -122,7 +122,7 @@ def test_stopped_and_resumed_equals_the_uninterrupted_one(claim4, finished, tmp_
     monkeypatch.setattr(model_scores, "measure", total)
     assert claim4.main([*parts, "--minutes=0"]) == 75
     assert compact.read(state)["step"] == 3
-    with pytest.raises(UserError, match="is of beta_tc_vae, seed 0, at step 3, and only one unfinished"):
+    with pytest.raises(UserError, match="is of beta_tc_vae, seed 0, at step 3, and only one"):
         claim4.main([*parts, "--objectives=factor_vae"])
     assert claim4.main(parts) == 0
     for name in ("curves.jsonl", "scores.jsonl", "table.md"):
