@@ -23,9 +23,6 @@ def reconstruction_loss(
     return per_pixel @ jnp.ones(per_pixel.shape[1], per_pixel.dtype)
 
 
-ACTIVE_NATS = 0.01  # a latent is in use if its mean KL over images is more; the threshold is ours
-
-
 def kl_divergence(
     *, mean: Float[Array, "batch latents"], logvar: Float[Array, "batch latents"]
 ) -> Float[Array, "batch latents"]:

@@ -25,6 +25,7 @@ LAYOUT = (
     "ground_truth/<defect>/<name of the image>_mask.png"
 )
 _EXAMPLES = 3  # pairs in a warning of images that are there twice
+_LOOKED_AT = 64  # training images, for whether they are grey
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -283,11 +284,14 @@ def _warn_of_copies(
 
 def _hint_at_grey(root: pathlib.Path, train: UInt8[np.ndarray, "n size size channels"]) -> None:
     """Says how grey images are trained as what they are."""
-    if train.shape[-1] == 3 and all((image == image[..., :1]).all() for image in train):
+    first = train[:_LOOKED_AT]
+    if first.shape[-1] == 3 and (first == first[..., :1]).all():
         _LOG.info(
-            "%s: all training images are grey, and the model sees them in colour; "
-            "--config.data.channels=1 trains one that counts each pixel once and has no tint",
+            "%s: the training images (the first %d were looked at) are grey, and the model sees "
+            "them in colour; --config.data.channels=1 trains one that counts each pixel once and "
+            "has no tint",
             root,
+            len(first),
         )
 
 

@@ -16,8 +16,9 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from vae_attn import attention, faithfulness, losses
+from vae_attn import attention, faithfulness
 from vae_attn.experiments import scores as scores_lib
+from vae_attn.experiments.latent_use import ACTIVE_NATS, latent_kl
 from vae_attn.experiments.map_functions import DEEPLIFT, IMAGE, INTEGRATED_GRADIENTS
 from vae_attn.experiments.maps import Counterparts, Images, Mapper
 from vae_attn.models.model import Model
@@ -138,10 +139,9 @@ def latents_in_use(
       mean: of images such as the model learned from.
       logvar: likewise.
     """
-    kl = losses.kl_divergence(mean=jnp.asarray(mean), logvar=jnp.asarray(logvar))
-    kl = np.asarray(kl).mean(axis=0)
+    kl = latent_kl(mean, logvar)
     most = np.argsort(-kl, kind="stable")[:_MOST_LATENTS]
-    return np.sort(most[kl[most] > losses.ACTIVE_NATS])
+    return np.sort(most[kl[most] > ACTIVE_NATS])
 
 
 def _means(model: Model, variables: PyTree, chosen: Array, x: Array) -> Array:

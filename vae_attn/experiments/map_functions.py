@@ -5,8 +5,8 @@ nothing anew. Images are uint8, as they are stored, unless a function says other
 """
 
 import functools
+from typing import Any, NamedTuple
 from typing import Any as PyTree
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -151,24 +151,10 @@ def layer_maps_of_stored(
     normal: NormalLatents | None,
     images: Stored,
     counterparts: Float[Array, "n height width channels"] | None,
-    *,
-    styles: tuple[str, ...],
-    layer: str,
-    per_latent: bool = False,
-    latent_batch_size: int | None = None,
+    **options: Any,
 ) -> dict[str, Float[Array, "n ..."]]:
-    """`layer_maps` of stored images."""
-    return layer_maps(
-        model,
-        variables,
-        normal,
-        to_unit(images),
-        counterparts,
-        styles=styles,
-        layer=layer,
-        per_latent=per_latent,
-        latent_batch_size=latent_batch_size,
-    )
+    """`layer_maps` of stored images, with its options."""
+    return layer_maps(model, variables, normal, to_unit(images), counterparts, **options)
 
 
 @functools.partial(backend.jit, static_argnames=("model", "styles", "layer", "latent_batch_size"))
@@ -178,23 +164,11 @@ def chosen_latent_maps(
     images: Stored,
     counterparts: Float[Array, "n height width channels"] | None,
     chosen: Int[Array, "chosen"],
-    *,
-    styles: tuple[str, ...],
-    layer: str,
-    latent_batch_size: int | None,
+    **options: Any,
 ) -> dict[str, Float[Array, "n chosen height width"]]:
-    """`layer_maps` of stored images, of some latents alone."""
-    maps = layer_maps(
-        model,
-        variables,
-        None,
-        to_unit(images),
-        counterparts,
-        styles=styles,
-        layer=layer,
-        per_latent=True,
-        latent_batch_size=latent_batch_size,
-    )
+    """`layer_maps` of stored images, with its options, of some latents alone."""
+    x = to_unit(images)
+    maps = layer_maps(model, variables, None, x, counterparts, per_latent=True, **options)
     return {style: of[:, chosen] for style, of in maps.items()}
 
 

@@ -12,16 +12,15 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from vae_attn import attention, losses, whole_files
+from vae_attn import attention, whole_files
 from vae_attn.experiments.anomaly import thresholds
 from vae_attn.experiments.anomaly.thresholds import Threshold
+from vae_attn.experiments.latent_use import ACTIVE_NATS, latent_kl
 from vae_attn.experiments.map_functions import IMAGE, LEARNED
-from vae_attn.losses import ACTIVE_NATS
 
 KINDS = ("none", "ratio", "upper", "z")
 FUSED = "fused"
@@ -204,8 +203,7 @@ def active_latents(
     mean: Float[np.ndarray, "n latents"], logvar: Float[np.ndarray, "n latents"]
 ) -> int:
     """How many latents carry more than `ACTIVE_NATS` on average over the images."""
-    kl = losses.kl_divergence(mean=jnp.asarray(mean), logvar=jnp.asarray(logvar))
-    return int((np.asarray(kl).mean(axis=0, dtype=np.float64) > ACTIVE_NATS).sum())
+    return int((latent_kl(mean, logvar) > ACTIVE_NATS).sum())
 
 
 def image_score(maps: Maps) -> Float[np.ndarray | Array, "n"]:

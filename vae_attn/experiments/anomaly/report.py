@@ -21,9 +21,9 @@ from vae_attn.experiments.anomaly import (
     summary,
 )
 from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.latent_use import ACTIVE_NATS
 from vae_attn.experiments.map_functions import DEEPLIFT, IMAGE
 from vae_attn.experiments.protocol import Content
-from vae_attn.losses import ACTIVE_NATS
 from vae_attn.reporting import figures, page
 from vae_attn.workdir_scores import EVALUATION
 

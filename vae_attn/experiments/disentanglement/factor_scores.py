@@ -12,7 +12,7 @@ from vae_attn.experiments.disentanglement.codes import (
     sample_codes,
     sample_with_fixed_factor,
 )
-from vae_attn.losses import ACTIVE_NATS
+from vae_attn.experiments.latent_use import ACTIVE_NATS
 
 # Images encoded between two sums, so that memory does not grow with the number of votes.
 _IMAGES_AT_ONCE = 65_536

@@ -7,8 +7,9 @@ import ml_collections
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.experiments import faithful
 from vae_attn.experiments.disentanglement import diagnosis, factor_scores, likeness
-from vae_attn.experiments.disentanglement.representation import Representation, latent_kl
+from vae_attn.experiments.disentanglement.representation import Representation
 from vae_attn.experiments.disentanglement.scores import disentanglement_scores
+from vae_attn.experiments.latent_use import latent_kl
 from vae_attn.experiments.maps import Mapper
 from vae_attn.models.model import Model
 
@@ -41,7 +42,7 @@ def measure(
       `likeness/<form>` and, how true the published maps are of their latents, `faithfulness/...`.
     """
     found = learned.sample(variables)
-    kl = latent_kl(found)
+    kl = latent_kl(found.mean, found.logvar)
     active = factor_scores.active_latents(kl=kl)
     followed = diagnosis.of_codes(mean=found.mean, logvar=found.logvar)
     deviations = [v for k, v in followed.items() if k.startswith(diagnosis.DEVIATION)]

@@ -4,12 +4,11 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any as PyTree
 
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vae_attn import backend, losses
+from vae_attn import backend
 from vae_attn.batching import map_batches
 from vae_attn.config import require
 from vae_attn.data.factor_grid import FactorData
@@ -23,6 +22,7 @@ from vae_attn.experiments.disentanglement.scores import (
     TRUE,
     disentanglement_scores,
 )
+from vae_attn.experiments.latent_use import latent_kl
 from vae_attn.models.model import Model
 from vae_attn.reporting.tables import Table
 from vae_attn.training.steps import AtMean, at_mean
@@ -103,7 +103,7 @@ class Representation:
         The score is Kim & Mnih's, from half the votes and a quarter of the images.
         """
         found = self.sample(variables)
-        active = factor_scores.active_latents(kl=latent_kl(found))
+        active = factor_scores.active_latents(kl=latent_kl(found.mean, found.logvar))
         score = factor_scores.factor_vae_score(
             codes_of=self.codes_of(variables),
             grid=self.data.grid,
@@ -129,7 +129,7 @@ class Representation:
           the Gaussian part of the codes' total correlation, in nats.
         """
         found = self.sample(variables)
-        kl = latent_kl(found)
+        kl = latent_kl(found.mean, found.logvar)
         active = factor_scores.active_latents(kl=kl)
         scores = disentanglement_scores(
             codes_of=self.codes_of(variables),
@@ -145,12 +145,6 @@ class Representation:
         correlation = diagnosis.gaussian_total_correlation(covariance=covariance)
         told = {diagnosis.ACTIVE: float(active.sum()), diagnosis.GAUSSIAN: correlation}
         return scores | paid | told
-
-
-def latent_kl(found: AtMean) -> Float[np.ndarray, "latents"]:
-    """Each latent's mean KL divergence, in nats."""
-    kl = losses.kl_divergence(mean=jnp.asarray(found.mean), logvar=jnp.asarray(found.logvar))
-    return np.asarray(kl).mean(axis=0)
 
 
 def main_scores(config: ml_collections.ConfigDict, scores: Mapping[str, float]) -> dict[str, float]:
