@@ -108,15 +108,15 @@ def _our_steps(update_of, start, images, indices, batch, dtypes, small) -> Itera
 
 def _share(cost: dict[str, float], dtype: str, milliseconds: float) -> str:
     """How much of what the chip did in a large product and a large copy a step does."""
-    told = []
+    shares = []
     for what, side, key, unit in (
         ("the product's arithmetic", f"product, {dtype}", "flops", 1e12),
         ("the copy's bytes", _COPY, "bytes accessed", 1e9),
     ):
         if side in _MEASURED_OF_CHIP:
             rate = cost.get(key, 0) / (milliseconds / 1e3) / unit
-            told.append(f"{rate / _MEASURED_OF_CHIP[side]:.1%} of {what}")
-    return ", ".join(told)
+            shares.append(f"{rate / _MEASURED_OF_CHIP[side]:.1%} of {what}")
+    return ", ".join(shares)
 
 
 def _step(name: str, small: bool) -> Iterator[Row]:
@@ -148,9 +148,9 @@ def _step(name: str, small: bool) -> Iterator[Row]:
         expected = training._ours(name, size, batch).values
         kinds = {"eager": "eager", "channels_last": "channels-last, fused Adam"}
         kinds["compiled"] = "channels-last, fused Adam, torch.compile with CUDA graphs"
-        for kind, told in kinds.items():
+        for kind, label in kinds.items():
             build_side = functools.partial(training._torch, name, size, batch, kind=kind)
-            yield _beside(f"torch, {told}", build_side, expected)
+            yield _beside(f"torch, {label}", build_side, expected)
 
 
 def _step_factor_vae(small: bool) -> Iterator[Row]:
@@ -267,7 +267,7 @@ def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def _beside(told: str, build_side: Callable, expected) -> Row:
+def _beside(label: str, build_side: Callable, expected) -> Row:
     """A side of PyTorch's, timed if it computes what ours does."""
     import torch
 
@@ -280,11 +280,11 @@ def _beside(told: str, build_side: Callable, expected) -> Row:
         side = build_side(device=device)
         for what, distance in difference(expected, side.values).items():
             if not distance <= _TOLERANCE:
-                return {"side": told, "note": f"{what} differs from ours by {distance:.2g}"}
+                return {"side": label, "note": f"{what} differs from ours by {distance:.2g}"}
         seconds = _seconds(side.call)
     except Exception as error:  # torch.compile lacks a compiler, memory is too small, ...
-        return {"side": told, "note": f"cannot: {str(error).splitlines()[0][:100]}"}
-    row = _row(told, 1e3 * seconds, "ms a step", f"torch {torch.__version__}")
+        return {"side": label, "note": f"cannot: {str(error).splitlines()[0][:100]}"}
+    row = _row(label, 1e3 * seconds, "ms a step", f"torch {torch.__version__}")
     row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0
     return row
 

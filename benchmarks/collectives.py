@@ -1,4 +1,4 @@
-"""What the devices tell one another in a training step, counted in the compiled program.
+"""What the devices send one another in a training step, counted in the compiled program.
 
     python -m benchmarks.collectives [--model=NAME ...] [--devices=8]
 
@@ -96,7 +96,7 @@ def _row(name: str, devices: int) -> str:
     by_kind = collections.defaultdict(list)
     for kind, size in collectives(compiled(run, start, images, indices)):
         by_kind[kind].append(size)
-    told = [f"{len(of)} {kind}, {sum(of) / 1e6:,.3f} MB" for kind, of in by_kind.items()]
+    counts = [f"{len(of)} {kind}, {sum(of) / 1e6:,.3f} MB" for kind, of in by_kind.items()]
     learnt = [start.params] if not columns else [start.vae.params, start.discriminator]
     count = sum(leaf.size for leaf in jax.tree.leaves(learnt))
     # What is gathered is small, and is left out.
@@ -105,7 +105,7 @@ def _row(name: str, devices: int) -> str:
         " / ".join(f"{1e3 * seconds(reduced, devices):.2f}" for devices in _SCALES) + " ms"
         for seconds in (gpu_seconds, tpu_seconds)
     ]
-    return f"| {name} | {count:,} | {'; '.join(told)} | {' | '.join(times)} |"
+    return f"| {name} | {count:,} | {'; '.join(counts)} | {' | '.join(times)} |"
 
 
 def _step(name: str) -> tuple:

@@ -6,7 +6,7 @@ Every call resumes where the last one stopped; `table.md` in --workdir has what 
 The objectives (variants of `configs/dsprites.py`) are trained one after the other with the first
 seed, then with the next one, so that early tables are paired. All runs of an objective share one
 compiled program; they do not run side by side, which is slower on the GPU that was measured
-(`docs/speed.md`). A call first measures its rate and tells what fits.
+(`docs/speed.md`). A call first measures its rate and says what fits.
 
 The folder stays below 60 MB, so that it can travel between machines: of the runs that are done
 only the scores are kept, and of the one in progress the parameters in float32 and the moments of
@@ -35,8 +35,7 @@ from vae_attn.experiments.disentanglement.objective_runs import (
     Comparison,
     OutOfTimeError,
 )
-from vae_attn.workdir_data import DataRecord
-from vae_attn.workdir_lock import WorkdirLock
+from vae_attn.workdir import DataRecord, WorkdirLock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OBJECTIVES = ("factor_vae", "ad_factor_vae", "ad_factor_vae_published", "beta_tc_vae")

@@ -97,7 +97,7 @@ def answer(call, *names):
     before = signal.signal(signal.SIGALRM, ends)
     signal.alarm(_SECONDS)
     try:
-        with warnings.catch_warnings(record=True, action="always") as told:
+        with warnings.catch_warnings(record=True, action="always") as caught:
             result = call()
     except UserError as error:
         check_sentence(str(error), *names)
@@ -105,7 +105,7 @@ def answer(call, *names):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    ours = [one for one in told if not _OTHERS & {*pathlib.Path(one.filename).parts}]
+    ours = [one for one in caught if not _OTHERS & {*pathlib.Path(one.filename).parts}]
     assert not ours, [str(one.message) for one in ours]
     return result
 

@@ -43,13 +43,13 @@ def test_steps_are_made_while_a_checkpoint_is_written(config, tmp_path, monkeypa
         assert later.wait(60)
         save(self, state, step=step, **options)
 
-    def told(*, step, **options):
+    def drawn(*, step, **options):
         if step == 3:
             later.set()
         return batch_indices(step=step, **options)
 
     monkeypatch.setattr(SeedCheckpoints, "save", waiting)
-    monkeypatch.setattr(sampling, "batch_indices", told)
+    monkeypatch.setattr(sampling, "batch_indices", drawn)
     loop.train(config, tmp_path, small_data(IMAGES))
     assert [int(state.step) for _, _, state in loop.restore_each(config, tmp_path)] == [2, 4]
 

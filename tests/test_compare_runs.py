@@ -138,9 +138,9 @@ def test_scores_of_an_older_checkpoint_are_left_out(tmp_path, caplog):
     rows = rows_of(tmp_path / "report", "Runs")
     assert rows["b"][1] == "not evaluated"
     assert rows["a"][1] == "0.500"
-    told = "are of another model, that of step 2: --mode=evaluate scores the model that is there"
-    assert told in page.read_text(encoding="utf-8")
-    assert told in caplog.text
+    reason = "are of another model, that of step 2: --mode=evaluate scores the model that is there"
+    assert reason in page.read_text(encoding="utf-8")
+    assert reason in caplog.text
 
 
 def test_broken_runs_are_named_and_the_others_shown(tmp_path, caplog):

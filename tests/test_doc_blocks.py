@@ -85,8 +85,8 @@ def test_python(page, made, tmp_path, monkeypatch):
 def check_flags(program, arguments):
     """That the program's help names them."""
     command = [sys.executable, *program, "--help"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    assert all(argument.partition("=")[0] in told for argument in arguments), told
+    usage = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    assert all(argument.partition("=")[0] in usage for argument in arguments), usage
 
 
 @pytest.mark.parametrize("command", COMMANDS)

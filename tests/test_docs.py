@@ -1,5 +1,6 @@
 """What the docs show runs: each extension is applied to a copy of the package."""
 
+import json
 import os
 import pathlib
 import re
@@ -21,25 +22,81 @@ def blocks(section):
     return re.findall(r"^```([^\n]+)\n(.*?)^```$", SECTIONS[section], flags=re.M | re.S)
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_extension(section, tmp_path):
-    shutil.copytree(ROOT / "vae_attn", tmp_path / "vae_attn")
-    checked = False
+def extend(folder, section):
+    """Makes the changes of a section in a folder with a copy of the package."""
     for kind, text in blocks(section):
         if kind == "diff":
             command = ["git", "apply", "--verbose", "-"]
             done = subprocess.run(
-                command, input=text, text=True, cwd=tmp_path, capture_output=True, check=False
+                command, input=text, text=True, cwd=folder, capture_output=True, check=False
             )
             assert done.returncode == 0, done.stderr
         elif kind.startswith("python file="):
-            (tmp_path / kind.partition("=")[2]).write_text(text, encoding="utf-8")
-        elif kind == "python check":
-            environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-            command = [sys.executable, "-W", "error", "-c", text]
-            subprocess.run(command, cwd=tmp_path, env=environment, check=True)
-            checked = True
-    assert checked
+            (folder / kind.partition("=")[2]).write_text(text, encoding="utf-8")
+
+
+def run_in(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, check=True)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A folder with a copy of the package."""
+    shutil.copytree(ROOT / "vae_attn", tmp_path / "vae_attn")
+    return tmp_path
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_extension(section, copied):
+    extend(copied, section)
+    checks = [text for kind, text in blocks(section) if kind == "python check"]
+    assert checks
+    for text in checks:
+        run_in(copied, "-W", "error", "-c", text)
+
+
+OF_A_RUN = {
+    "digits": (
+        ("A model", "An attention style", "A score of maps", "A data set", "An objective"),
+        {
+            "data.name": "stripes",
+            "train.objective": "capacity",
+            "train.epochs": 0,
+            "evaluate.styles": ("layer_cam", "contrast"),
+            "evaluate.layers": ("conv1", "conv2"),
+            "attention.style": "layer_cam",
+        },
+        {"layer_cam/conv2/median_auroc", "contrast/conv1/median_auroc", "layer_cam/conv1/aupro"},
+    ),
+    "dsprites": (
+        ("A model", "A score of factors", "A grid of factors"),
+        {
+            "data.name": "squares",
+            "factor.ad_layer": "conv1",
+            "evaluate.points": 100,
+            "evaluate.layers": ("conv1",),
+        },
+        {"responsive_latents", "factor_vae"},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", OF_A_RUN)
+def test_extensions_in_a_run(recipe, copied):
+    """All changes at once: trained, scored and explained by the command line."""
+    sections, keys, names = OF_A_RUN[recipe]
+    for section in sections:
+        extend(copied, section)
+    keys |= {"data.image_size": 16, "data.channels": 1, "model.name": "my_vae:small_vae"}
+    keys |= {"train.steps": 4, "train.batch_size": 8, "attention.layer": "conv1"}
+    options = [f"--config.{key}={value}" for key, value in keys.items()]
+    config = f"--config={ROOT / 'configs' / recipe}.py"
+    run_in(copied, "-W", "error", "-m", "vae_attn.main", config, "--workdir=run", *options)
+    scores = json.loads((copied / "run" / "evaluation" / "metrics.json").read_text("utf-8"))
+    assert names <= set(scores)
+    assert (copied / "run" / "report" / "index.html").exists()
 
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

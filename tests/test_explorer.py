@@ -138,10 +138,10 @@ def test_a_latent_moves_as_its_pixels_are_replaced(written):
 
 def test_each_kind_of_map_is_told_with_its_truth(written):
     _, known, _, _ = written
-    told = {(kind["style"], kind["layer"]): kind["truth"] for kind in known["maps"]}
-    assert {kind for kind, truth in told.items() if truth} == {("contrast", "conv1")}
+    truths = {(kind["style"], kind["layer"]): kind["truth"] for kind in known["maps"]}
+    assert {kind for kind, truth in truths.items() if truth} == {("contrast", "conv1")}
     expected = "As an account of single latents: correlation 0.37, right latent 6% (chance 6%)."
-    assert told["contrast", "conv1"] == expected
+    assert truths["contrast", "conv1"] == expected
     assert "correlation 0.99" in known["latents"]["truth"]
 
 

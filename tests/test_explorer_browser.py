@@ -49,14 +49,14 @@ class Opened:
         self.context.set_offline(True)
         self.page = self.context.new_page()
         self.troubles, self.requests = [], []
-        self.page.on("console", self.told)
+        self.page.on("console", self.heard)
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.troubles.append("alert"), dialog.dismiss()))
         self.page.on("requestfailed", lambda request: self.troubles.append(request.url))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
 
-    def told(self, message):
+    def heard(self, message):
         if "willReadFrequently" not in message.text:  # of what `pixels` does
             self.troubles.append(message.text)
 
@@ -196,8 +196,8 @@ def test_threshold_redraws_mask_and_iou(opened):
     made.press("r")
     assert float(made.text("#iou")) == pytest.approx(known["images"][index]["iou"], abs=6e-4)
     made.page.wait_for_timeout(700)  # what is read aloud follows when the slider rests
-    told = made.page.locator("#announcer").evaluate("(e) => e.textContent")
-    assert told.startswith(f"IoU {made.text('#iou')}")
+    text = made.page.locator("#announcer").evaluate("(e) => e.textContent")
+    assert text.startswith(f"IoU {made.text('#iou')}")
 
 
 def test_overlay_is_the_map_in_the_colours_of_the_scale(opened):

@@ -272,5 +272,5 @@ def test_seeds_have_their_means():
     (table,) = faithful.table(scores)
     assert table.rows[1][:3] == ["paper", "conv1", "0.250 ± 0.125"]
     assert len(table.rows) == 2
-    assert faithful.told(scores, "paper/conv1").short == "corr. 0.25, right 25%"
-    assert faithful.told(scores, "paper/conv2").sentence == ""
+    assert faithful.truth_of(scores, "paper/conv1").short == "corr. 0.25, right 25%"
+    assert faithful.truth_of(scores, "paper/conv2").sentence == ""

@@ -1,4 +1,4 @@
-"""One's own folder: what loads, and what a stranger is told about one that does not."""
+"""One's own folder: what loads, and the message for one that does not."""
 
 import pathlib
 import shutil
@@ -278,10 +278,10 @@ def test_deep_images_are_scaled_by_the_training_images(root, caplog):
         assert data.levels == (0, 2047)
         assert {int(image.max()) for image in data.test.images} == {173, 255}
         assert 180 < max(data.train.max(), data.validation.max()) < 188
-    told, cut = caplog.messages[:2]
-    assert told == "files with more than 8 bits: levels 0 to 2047 become 0 to 255"
+    levels, cut = caplog.messages[:2]
+    assert levels == "files with more than 8 bits: levels 0 to 2047 become 0 to 255"
     assert cut.startswith(f"1 of the 7 test images, such as {root}/test/dent/002.png, ")
-    assert caplog.messages[2:] == [told, cut]
+    assert caplog.messages[2:] == [levels, cut]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

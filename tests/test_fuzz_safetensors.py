@@ -65,5 +65,5 @@ def test_a_tensor_too_many_is_refused(tmp_path):
 def test_a_float64_too_large_for_a_float32_is_not_finite(tmp_path):
     path = tmp_path / "x.safetensors"
     safetensors.numpy.save_file({"bn1.bias": np.full(64, 1e300)}, path)
-    told = "bn1.bias has values that are not finite"
-    assert answer(lambda: pretrained.load_resnet18(path), told) is None
+    message = "bn1.bias has values that are not finite"
+    assert answer(lambda: pretrained.load_resnet18(path), message) is None

@@ -11,7 +11,7 @@ from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.training import loop
-from vae_attn.workdir_data import DataRecord
+from vae_attn.workdir import DataRecord
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from vae_attn.experiments.anomaly.calibration import Calibration, MapStatistics,
 from vae_attn.experiments.anomaly.experiment import AnomalyExperiment
 from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.experiments.disentanglement.experiment import DisentanglementExperiment
-from vae_attn.workdir_data import DataRecord
+from vae_attn.workdir import DataRecord
 
 TRUE = {
     f"faithfulness/{kind}/{measure}": value

@@ -80,12 +80,14 @@ def explain(run, images):
 
 
 def test_a_folder_of_all_kinds(run, photos, caplog):
-    """Seven are explained in two batches, the broken ones told at the end."""
+    """Seven are explained in two batches, the broken ones reported at the end."""
     caplog.set_level(logging.INFO, "vae_attn")
-    with pytest.raises(UserError, match="2 of 9 images could not be explained, the others") as told:
+    with pytest.raises(
+        UserError, match="2 of 9 images could not be explained, the others"
+    ) as raised:
         explain(run, photos)
-    assert str(photos / "broken.png") in str(told.value)
-    assert str(photos / "more" / "text.png") in str(told.value)
+    assert str(photos / "broken.png") in str(raised.value)
+    assert str(photos / "more" / "text.png") in str(raised.value)
     rows = rows_of(run[1])
     names = ["a.jpg", "a.png", "b.tif", "more/[e].png", "more/a.png", "more/c.png", "more/d.png"]
     assert [row["image"] for row in rows] == [str(photos / name) for name in names]
@@ -168,9 +170,11 @@ def test_too_few_normal_images_decide_nothing(run, photos, tmp_path, caplog):
     rows = explain((config, copy), photos / "more" / "[!t]*.png")
     assert [row["abnormal"] for row in rows] == [None] * len(rows)
     assert rows[0]["threshold"] is None
-    told = "12 held-out normal images cannot carry a false-alarm rate of 5% of images: at least 19 "
-    assert told in rows[0]["not_decided"]
-    assert told in caplog.text
+    reason = (
+        "12 held-out normal images cannot carry a false-alarm rate of 5% of images: at least 19 "
+    )
+    assert reason in rows[0]["not_decided"]
+    assert reason in caplog.text
 
 
 def test_the_overlay_is_coloured_where_the_map_is_high():
@@ -201,7 +205,7 @@ def test_one_file_a_pattern_and_a_rerun(run, photos):
     assert (run[1] / "explained" / "a_map.npy").read_bytes() != before
 
 
-def test_a_named_file_that_is_no_image_is_told(run, photos):
+def test_a_named_file_that_is_no_image_is_reported(run, photos):
     with pytest.raises(UserError, match=r"1 of 3 .*\n  .*notes.txt: its content is no png"):
         explain(run, photos / "[abn]*[.jt][ipx][fgt]")
     assert len(rows_of(run[1])) == 2

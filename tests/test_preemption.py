@@ -170,7 +170,7 @@ def test_second_signal_exits_at_once(number):
     )
     process = start(["-c", code])
     try:
-        while process.stdout.readline() != "first\n":  # behind the line that the signal is told in
+        while process.stdout.readline() != "first\n":  # after the line that reports the signal
             assert process.poll() is None
         time.sleep(0.5)
         process.send_signal(number)

@@ -84,8 +84,8 @@ def test_rank_correlation_by_hand():
     expected = np.corrcoef(ranks(drawn), ranks(real))[0, 1]
     found = selection.rank_correlations(scores)
     assert found == {"average_precision": (pytest.approx(expected), 12)}
-    assert f"{expected:.2f} by average precision (12 maps)" in selection.told(scores)
-    assert selection.told({"s/0/average_precision": 0.5}) == ""
+    assert f"{expected:.2f} by average precision (12 maps)" in selection.described(scores)
+    assert selection.described({"s/0/average_precision": 0.5}) == ""
 
 
 def select_config():

@@ -127,7 +127,6 @@ def test_nothing_is_silent(trial, tmp_path, caplog):
     (workdir / "calibration.npz").unlink()
     experiment.run(config, workdir, mode="all")
     for line in (
-        "calibrating: 8 images",
         "maps of normal images: 8 images",
         "scoring test images: 8 images",
         "scoring drawn defects: 8 images",
@@ -136,3 +135,4 @@ def test_nothing_is_silent(trial, tmp_path, caplog):
         "drawing: ",
     ):
         assert line in caplog.text
+    assert caplog.text.count("maps of normal images: 8 images") == 2  # once to calibrate them

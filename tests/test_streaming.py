@@ -273,8 +273,8 @@ def test_a_folder_over_the_limit_is_streamed(small_run, caplog):
         config.data.resident_limit_mb = limit
         experiment.run(config, folder / str(limit), mode="train")
         results[limit] = (folder / str(limit) / "metrics.jsonl").read_text(encoding="utf-8")
-        told = "streamed: they take 0.0 MB, and data.resident_limit_mb is 0.0 MB"
-        assert (told in caplog.text) == (limit == 0.0015)
+        message = "streamed: they take 0.0 MB, and data.resident_limit_mb is 0.0 MB"
+        assert (message in caplog.text) == (limit == 0.0015)
         calibration = dict(np.load(folder / str(limit) / "calibration.npz"))
         results[limit] = results[limit], {name: x.tolist() for name, x in calibration.items()}
     np.testing.assert_equal(results[0.0015], results[0.0016])  # NaN is equal to itself

@@ -81,9 +81,9 @@ def test_interval_of_the_rate_of_images(count, low, high):
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
     assert found.low == pytest.approx(1 - 0.975 ** (1 / count))
     assert found.high == pytest.approx(1 - 0.025 ** (1 / count))
-    told = found.told()
-    assert f"from {count} held-out normal images" in told
-    assert "at most 5% of normal images" in told
+    text = found.described()
+    assert f"from {count} held-out normal images" in text
+    assert "at most 5% of normal images" in text
 
 
 def test_order_statistic_of_many_images():
@@ -103,7 +103,7 @@ def test_too_few_images_say_how_many_are_needed(count):
         f"{count} held-out normal {images} cannot carry a false-alarm rate of 5% of images: at "
         "least 19 are needed, from more normal images or a larger data.validation_fraction"
     )
-    assert found.told() == found.missing == of_pixels.missing
+    assert found.described() == found.missing == of_pixels.missing
 
 
 def test_threshold_of_pixels_from_its_definition():
@@ -121,7 +121,9 @@ def test_threshold_of_pixels_from_its_definition():
     assert (found.share, found.rate, found.images) == (0.01, 0.05, 20)
     of_images = thresholds.of_images(maps.max(axis=(1, 2)))
     assert (found.low, found.high) == (of_images.low, of_images.high)
-    assert "at most 5% of normal images are expected to exceed on more than 1% of" in found.told()
+    assert (
+        "at most 5% of normal images are expected to exceed on more than 1% of" in found.described()
+    )
 
 
 def test_pixels_of_maps_that_are_all_the_same():
@@ -132,4 +134,4 @@ def test_pixels_of_maps_that_are_all_the_same():
 def test_a_caveat_is_told():
     raw = {KEY: maps_of(np.random.default_rng(0), 20, 0.3)}
     for found in normal_thresholds(Variant(*KEY[:1], KEY[1:]), raw, caveat="frames of 7 clips"):
-        assert found.told().endswith("; frames of 7 clips)")
+        assert found.described().endswith("; frames of 7 clips)")

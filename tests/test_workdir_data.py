@@ -11,7 +11,7 @@ from PIL import Image
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.workdir_data import DATA
+from vae_attn.workdir import DATA
 
 
 def write_images(folder, count, *, seed):

@@ -11,7 +11,7 @@ import pytest
 
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
-from vae_attn.workdir_lock import WorkdirLock
+from vae_attn.workdir import WorkdirLock
 
 
 def contents(folder):

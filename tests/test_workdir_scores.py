@@ -17,7 +17,7 @@ from vae_attn.experiments import run as run_lib
 from vae_attn.experiments.protocol import Content, Experiment, Trained
 from vae_attn.reporting.tables import Table
 from vae_attn.training.checkpoints import digest
-from vae_attn.workdir_data import DataRecord
+from vae_attn.workdir import DataRecord
 from vae_attn.workdir_scores import Scored
 
 SCORES = {"contrast/conv1/iou": 0.25}

@@ -7,7 +7,7 @@ baseline x' apart into the image's pixels:
 
 so it is an account of latent i, where `attention`'s maps are a view of the layer that i looks at.
 The baseline is best the model's own normal counterpart of x, such as its reconstruction: then the
-map tells which pixels make z_i abnormal, and in which direction each pulls. Any other image will
+map shows which pixels make z_i abnormal, and in which direction each pulls. Any other image will
 do. There are two ways, both for any function whose images do not interact:
 
     deeplift               exact, to rounding, in one backward pass per latent.
@@ -85,7 +85,7 @@ def deeplift(
     """DeepLIFT's rescale rule (Shrikumar et al., ICML 2017), per latent, of any JAX function.
 
     Every operation gets the slope between what it sees in the baseline and in the image, in place
-    of its derivative; `vae_attn.secants` tells the rules. The maps then add up to z(x) - z(x')
+    of its derivative; `vae_attn.secants` has the rules. The maps then add up to z(x) - z(x')
     exactly, to rounding. Costs two passes forward and one backward per latent.
 
     Args:

@@ -215,7 +215,7 @@ def which_latent(
     1 if the correlation of z_i's changes with map i exceeds that with every other latent's map;
     where n maps are equally good, 1/n if map i is among them. Its mean is the accuracy of finding
     the right latent; chance is 1 / latents, and is what one map for all latents gets. Ours: it is
-    what tells an explanation of each latent from a map of where the image is odd.
+    what distinguishes an explanation of each latent from a map of where the image is odd.
 
     Args:
       predicted: `sums`.

@@ -1,21 +1,35 @@
-"""A run's folder: its name, and its config, which it keeps and compares."""
+"""A run's folder: its config and its images, kept and compared, and its lock.
 
+Never are two commands at work in it, which would overwrite each other's checkpoints and figures,
+and a run never continues with another config or on other images.
+"""
+
+import contextlib
+import dataclasses
 import json
+import logging
 import os
 import pathlib
+import socket
 
+import filelock
 import ml_collections
 
 from vae_attn import whole_files, workdir_scores
 from vae_attn.config import default_config, flat
+from vae_attn.data.dataset import AnomalyData
+from vae_attn.data.factor_grid import FactorData
+from vae_attn.data.fingerprint import fingerprint
+from vae_attn.data.image_files import ALL_LEVELS
 from vae_attn.errors import UserError, shown
 from vae_attn.training import distributed, seeds
-from vae_attn.workdir_data import DataRecord
-from vae_attn.workdir_lock import WorkdirLock
+
+_LOG = logging.getLogger("vae_attn")
 
 CONFIG = "config.json"
 # In the folder of a group of runs: another name, because that folder is not a run itself.
 GROUP_CONFIG = "group.json"
+DATA = "data.json"  # in the workdir, and in the folder of each of several seeds
 
 # Keys that may differ between two calls on one workdir: they change no parameter of the model.
 _FREE_KEYS = (
@@ -47,6 +61,168 @@ def default(config_file: str, data_dir: str = "") -> pathlib.Path:
     data_name = os.path.basename(os.path.abspath(data_dir)) if data_dir else ""
     parts = [pathlib.Path(path).stem, variant.replace(",", "_"), data_name]
     return pathlib.Path("runs") / "_".join(filter(None, parts))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataRecord:
+    """What distinguishes the data of one run from those of another.
+
+    Attributes:
+      fingerprint: of the training images and the split; what is compared.
+      train: images to train on.
+      validation: held-out images.
+      name: of the data.
+      dir: `data.dir`, where the images were.
+      levels: of files with more than 8 bits, what became 0 and 255 (`AnomalyData.levels`): for
+        further images of the same kind.
+    """
+
+    fingerprint: str
+    train: int
+    validation: int
+    name: str
+    dir: str
+    levels: tuple[int, int] = ALL_LEVELS
+
+    @classmethod
+    def of(cls, data: AnomalyData | FactorData, data_dir: str) -> "DataRecord":
+        """The record of loaded data."""
+        sizes = len(data.train), len(data.validation)
+        levels = getattr(data, "levels", ALL_LEVELS)  # a grid of factors has no files
+        return cls(fingerprint(data), *sizes, data.name, data_dir, levels)
+
+    @classmethod
+    def read(cls, workdir: pathlib.Path) -> "DataRecord":
+        """The record of a run.
+
+        Raises:
+          UserError: if there is none, or it cannot be read.
+        """
+        path = workdir / DATA
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            low, high = kept.pop("levels", ALL_LEVELS)
+            record = cls(**kept, levels=(int(low), int(high)))
+            str(record)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{workdir} holds a run that does not say on which images it learned (it has no "
+                f"{DATA}): give another --workdir."
+            ) from error
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{path} cannot be read ({shown(reason)}): restore it, or give another --workdir."
+            ) from error
+        return record
+
+    def require_same(self, workdir: pathlib.Path) -> None:
+        """Refuses a folder whose run learned from other images.
+
+        Args:
+          workdir: of a run with checkpoints.
+
+        Raises:
+          UserError: if it did, or does not say from which.
+        """
+        found = self.read(workdir)
+        if found.fingerprint != self.fingerprint:
+            raise UserError(
+                f"{workdir} holds a run on other images: there {found}, now {self}. Give another "
+                "--workdir, or the images of the run that is there; to start from its weights, "
+                f"give another --workdir and --config.train.init_from={workdir}."
+            )
+
+    def keep(self, workdir: pathlib.Path) -> None:
+        """Writes the record into the folder of a run; of several processes the main one does."""
+        if not distributed.is_main():
+            return
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        with whole_files.writing(workdir / DATA) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def __str__(self) -> str:
+        """For messages."""
+        return (
+            f"{self.train} to train on and {self.validation} held out of {shown(self.name)} "
+            f"(data.dir={shown(self.dir)})"
+        )
+
+
+class WorkdirLock:
+    """Held by a command, within `with`, in the folders that it writes.
+
+    It is the kernel's lock on `.lock` in the folder, which ends with the process however that
+    ends; the file stays, and means nothing by itself. Of several processes the main one holds it
+    for all.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[pathlib.Path, filelock.BaseFileLock] = {}
+
+    def __enter__(self) -> "WorkdirLock":
+        """Holds nothing yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Releases all folders."""
+        for lock in self._locks.values():
+            lock.release(force=True)
+        self._locks.clear()
+
+    def take(self, *folders: pathlib.Path) -> None:
+        """Takes folders, which are created if missing, unless it holds them already.
+
+        A file system without locks only causes a warning. A folder that cannot be created is left
+        for whoever writes there next to report.
+
+        Raises:
+          UserError: in all processes, if another command holds one of them; nothing in it has
+            been changed.
+        """
+        refused = ""
+        for folder in folders if distributed.is_main() else ():
+            if folder not in self._locks and not refused:
+                refused = self._take(folder)
+        # The main process' sentence is printed by it alone; the others only have to end too.
+        if distributed.any_process(bool(refused)):
+            raise UserError(refused or "another command works in this workdir; see process 0.")
+
+    def _take(self, folder: pathlib.Path) -> str:
+        """Why not, in a sentence; nothing if it is taken, or cannot be locked."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return ""
+        # The soft lock that would stand in where the kernel has none outlives a killed process.
+        lock = filelock.FileLock(folder / ".lock", fallback_to_soft=False)
+        # Not in the lock's own file, which some versions of filelock empty on a mere attempt.
+        holder = folder / ".holder"
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            return (
+                f"--workdir={folder} is in use by {_read_holder(holder)}: wait for it or end it, "
+                "or give another --workdir."
+            )
+        except (OSError, NotImplementedError) as error:
+            _LOG.warning(
+                "%s cannot be locked (%s): make sure that one command at a time uses it.",
+                folder,
+                error,
+            )
+            return ""
+        self._locks[folder] = lock
+        with contextlib.suppress(OSError):  # a full disk, which the next file will report
+            text = f"process {os.getpid()} on {socket.gethostname()}"
+            holder.write_text(text, encoding="utf-8")
+        return ""
+
+
+def _read_holder(path: pathlib.Path) -> str:
+    with contextlib.suppress(OSError):
+        return shown(path.read_text(encoding="utf-8", errors="replace")) or "another process"
+    return "another process"
 
 
 def begin(

@@ -122,8 +122,8 @@ def of_run(workdir: pathlib.Path, parameters: Sequence[str] = ()) -> Found:
 
 def _other_model(workdir: pathlib.Path, scored: Scored) -> Found:
     steps = ", ".join(map(str, dict.fromkeys(scored.steps)))
-    told = f"the scores in {workdir / EVALUATION} are of another model, that of step {steps}"
-    return Found({}, missing=f"{told}: {_ANEW}")
+    of_another = f"the scores in {workdir / EVALUATION} are of another model, that of step {steps}"
+    return Found({}, missing=f"{of_another}: {_ANEW}")
 
 
 def _read(workdir: pathlib.Path) -> Scored | None:

@@ -1,6 +1,7 @@
 """MVTec-AD, the industrial inspection data set: one category at a time, in colour."""
 
 import dataclasses
+import logging
 import os
 import pathlib
 from typing import NamedTuple
@@ -8,6 +9,8 @@ from typing import NamedTuple
 from vae_attn.data import folder
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError, shown
+
+_LOG = logging.getLogger("vae_attn")
 
 SOURCE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 
@@ -112,6 +115,8 @@ def augmentation(category: str, *, keep_pose: bool) -> dict[str, bool | float]:
 def present(data_dir: str | os.PathLike[str], group: str) -> tuple[str, ...]:
     """The categories of a group (a key of `GROUPS`) whose folders are in `data_dir`.
 
+    Those that it lacks are logged.
+
     Raises:
       UserError: there is none.
     """
@@ -121,6 +126,9 @@ def present(data_dir: str | os.PathLike[str], group: str) -> tuple[str, ...]:
             f"{data_dir}: holds no category of MVTec-AD; download it from {SOURCE}, unpack it and "
             "set data.dir to the folder that holds the categories"
         )
+    if missing := [category for category in GROUPS[group] if category not in found]:
+        skipped = ", ".join(missing)
+        _LOG.warning("%s lacks these categories, which are skipped: %s", data_dir, skipped)
     return found
 
 

@@ -12,7 +12,7 @@ from vae_attn.data import digits, dsprites, folder, mnist, mvtec_ad, ucsd_ped1
 from vae_attn.errors import UserError
 from vae_attn.models import build as models
 
-ANOMALY = "normal images, and others to tell from them"  # gives an `AnomalyData`
+ANOMALY = "normal images, and others to distinguish from them"  # gives an `AnomalyData`
 FACTORS = "a grid of ground-truth factors"  # gives a `FactorData`
 
 
@@ -23,10 +23,22 @@ class Source:
     Attributes:
       load: from the whole config to the data.
       kind: `ANOMALY` or `FACTORS`.
+      categories: that `data.category` may name; empty where there are none.
+      groups: of categories, which it may name too, for a run of each.
+      members: from the config of a group to those of its runs, by category.
+      frames: whether its images are frames of clips.
+      own_images: whether `data.dir` alone says which images they are.
     """
 
     load: Callable[[ml_collections.ConfigDict], Any]
     kind: str = ANOMALY
+    categories: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    members: Callable[[ml_collections.ConfigDict], dict[str, ml_collections.ConfigDict]] = (
+        lambda _: {}
+    )
+    frames: bool = False
+    own_images: bool = False
 
 
 def _split(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -46,12 +58,30 @@ def _load_folder(config: ml_collections.ConfigDict):
     return folder.load(config.data.dir, channels=shape[-1], **_files(config))
 
 
+def _members_of_mvtec_ad(
+    config: ml_collections.ConfigDict,
+) -> dict[str, ml_collections.ConfigDict]:
+    categories = mvtec_ad.present(config.data.dir, config.data.category)
+    configs = {category: config.copy_and_resolve_references() for category in categories}
+    for category, one in configs.items():
+        one.data.category = category
+        one.data.update(mvtec_ad.augmentation(category, keep_pose=one.data.keep_pose))
+    return configs
+
+
 SOURCES = {
     "digits": Source(lambda c: digits.load(c.data.digit, **_split(c))),
     "mnist": Source(lambda c: mnist.load(c.data.dir, c.data.digit, **_split(c))),
-    "mvtec_ad": Source(lambda c: mvtec_ad.load(c.data.dir, c.data.category, **_files(c))),
-    "ucsd_ped1": Source(lambda c: ucsd_ped1.load(c.data.dir, frames=c.data.frames, **_files(c))),
-    "folder": Source(_load_folder),
+    "mvtec_ad": Source(
+        lambda c: mvtec_ad.load(c.data.dir, c.data.category, **_files(c)),
+        categories=mvtec_ad.CATEGORIES,
+        groups=tuple(mvtec_ad.GROUPS),
+        members=_members_of_mvtec_ad,
+    ),
+    "ucsd_ped1": Source(
+        lambda c: ucsd_ped1.load(c.data.dir, frames=c.data.frames, **_files(c)), frames=True
+    ),
+    "folder": Source(_load_folder, own_images=True),
     "dsprites": Source(
         lambda c: dsprites.load_dsprites(
             c.data.dir or None, source=c.data.source, grid=dsprites.GRID
@@ -74,26 +104,30 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require(config, "data.validation_fraction", lambda v: 0 < v < 1, "between 0 and 1")
     require(config, "data.channels", lambda v: v in (0, 1, 3), "1 (grey), 3 (colour) or 0 (auto)")
     require(config, "data.frames", lambda v: v in (1, 3), "1, or 3 for stacks of frames")
+    source = of(config)
     if config.data.frames > 1:
-        video = config.data.name == "ucsd_ped1" and config.data.channels == config.data.frames
-        known = "1 unless data.name=ucsd_ped1 and data.channels is the same"
+        video = source.frames and config.data.channels == config.data.frames
+        known = f"1 unless data.name={names(lambda s: s.frames)} and data.channels is the same"
         require(config, "data.frames", lambda _: video, known)
-    categories = (*mvtec_ad.CATEGORIES, *mvtec_ad.GROUPS) if config.data.name == "mvtec_ad" else ()
-    known = f"one of {', '.join(categories)}" if categories else "empty unless data.name=mvtec_ad"
+    categories = (*source.categories, *source.groups)
+    known = f"empty unless data.name={names(lambda s: s.categories)}"
+    known = f"one of {', '.join(categories)}" if categories else known
     require(config, "data.category", lambda v: v in (categories or ("",)), known)
     known = ("auto", *dsprites.SOURCES)
     require(config, "data.source", lambda v: v in known, f"one of {', '.join(known)}")
 
 
-def _source(name: str) -> Source:
+def of(config: ml_collections.ConfigDict) -> Source:
+    """The row of `data.name`; raises UserError for an unknown one."""
+    name = config.data.name
     if name not in SOURCES:
         raise UserError(f"data.name={name!r} is unknown; choose one of {', '.join(SOURCES)}.")
     return SOURCES[name]
 
 
-def kind_of(name: str) -> str:
-    """The kind of data that a name gives; raises UserError for an unknown one."""
-    return _source(name).kind
+def names(which: Callable[[Source], object]) -> str:
+    """The names of some rows, for messages."""
+    return " or ".join(name for name, source in SOURCES.items() if which(source))
 
 
 def load(config: ml_collections.ConfigDict) -> Any:
@@ -102,4 +136,18 @@ def load(config: ml_collections.ConfigDict) -> Any:
     Raises:
       UserError: for an unknown `data.name`, and whatever the loaders find wrong.
     """
-    return _source(config.data.name).load(config)
+    return of(config).load(config)
+
+
+def is_group(config: ml_collections.ConfigDict) -> bool:
+    """Whether a config stands for a run of each category of a group."""
+    return config.data.category in of(config).groups
+
+
+def members(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+    """A config for each category of a group, by category; {} where `data.category` is no group.
+
+    Raises:
+      UserError: if the data folder holds none of them.
+    """
+    return of(config).members(config) if is_group(config) else {}

@@ -118,10 +118,12 @@ def table(rows: Sequence[Row]) -> tables.Table:
         mark = "best by validation loss" if chosen and row.step == chosen.step else ""
         scores = (scores_lib.cell(row.scores, name) for name in names)
         cells.append([str(row.step), f"{row.epoch:g}", loss, *scores, mark])
-    told = (f"{name} at step {_best_by(name, rows).step}" for name in names)
+    best_by_test = (f"{name} at step {_best_by(name, rows).step}" for name in names)
     note = "Choose by the validation loss only: it knows normal images alone."
     if names:
-        note += f" Best by test score would be {', '.join(told)}, but the test score must not "
+        note += (
+            f" Best by test score would be {', '.join(best_by_test)}, but the test score must not "
+        )
         note += "select a checkpoint."
     return tables.Table("Scores of the kept checkpoints", cells, note)
 

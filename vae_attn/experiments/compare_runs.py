@@ -54,13 +54,13 @@ def _write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
         drawn["training"] = (overlaid(runs), "Training", caption)
     about = "Runs side by side: the keys of their configs that differ, and their scores."
     missing = [run.name for run in runs if not run.scores]
-    told = f" Not evaluated: {', '.join(missing)}." if missing else ""
-    told += "".join(f" No scores of {run.name}: {run.missing}." for run in runs if run.missing)
+    left_out = f" Not evaluated: {', '.join(missing)}." if missing else ""
+    left_out += "".join(f" No scores of {run.name}: {run.missing}." for run in runs if run.missing)
     return page.write(
         None,
         workdir,
         title=title,
-        summary=f"{about}{told}",
+        summary=f"{about}{left_out}",
         drawn=drawn,
         tables=made,
         links=[
@@ -92,8 +92,8 @@ def compared(runs: Sequence[Run]) -> list[tables.Table]:
         scores = _marked([run.scored_on for _, run, _ in joined], [found for *_, found in joined])
         rows = [["seeds", *keys, *names]]
         for (seeds, run, _), cells in zip(joined, scores, strict=True):
-            told = (_told(run.keys[key]) for key in keys)
-            rows.append([seeds, *told, *(cells.get(name, "") for name in names)])
+            values = (_told(run.keys[key]) for key in keys)
+            rows.append([seeds, *values, *(cells.get(name, "") for name in names)])
         note = "Mean ± standard deviation (of the sample, n - 1) of runs that differ by their seed."
         made.append(tables.Table("Over seeds", rows, note))
     return made

@@ -19,7 +19,12 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from vae_attn import attention, faithfulness
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.latent_use import ACTIVE_NATS, latent_kl
-from vae_attn.experiments.map_functions import DEEPLIFT, IMAGE, INTEGRATED_GRADIENTS
+from vae_attn.experiments.map_functions import (
+    DEEPLIFT,
+    IMAGE,
+    INTEGRATED_GRADIENTS,
+    has_deeplift,
+)
 from vae_attn.experiments.maps import Counterparts, Images, Mapper
 from vae_attn.models.model import Model
 from vae_attn.progress import Progress
@@ -223,7 +228,7 @@ def kinds(
     """
     of = np.broadcast_to(chosen, (len(images), len(chosen)))
     for style in _SIGNED:
-        if style != DEEPLIFT or mapper.has_deeplift(images, counterparts):
+        if style != DEEPLIFT or has_deeplift(mapper.model):
             yield (style, IMAGE), mapper.exact_maps(images, counterparts, of, style=style).maps
     for layer in layers if styles else ():
         maps = mapper.chosen_latent_maps(images, counterparts, chosen, styles=styles, layer=layer)
@@ -265,7 +270,7 @@ class Truth(NamedTuple):
     sentence: str = ""
 
 
-def told(scores: Mapping[str, float], name: str) -> Truth:
+def truth_of(scores: Mapping[str, float], name: str) -> Truth:
     """The truth of a kind of map, `style/layer`."""
     keys = ("correlation", "which_latent", "which_latent_chance")
     values = [scores.get(f"{PREFIX}{name}/{key}") for key in keys]

@@ -12,6 +12,7 @@ import ml_collections
 
 from vae_attn import workdir_scores
 from vae_attn.config import flat
+from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import kinds, validation
 from vae_attn.experiments import scores as scores_lib
@@ -49,8 +50,8 @@ class Run:
 
     @property
     def data(self) -> tuple[object, ...]:
-        """What tells its data from that of other runs."""
-        own = ("dir",) if self.keys["data.name"] == "folder" else ()
+        """What distinguishes its data from that of other runs."""
+        own = ("dir",) if sources.SOURCES[self.keys["data.name"]].own_images else ()
         return tuple(self.keys[f"data.{key}"] for key in ("name", "digit", "category", *own))
 
     @property

@@ -19,5 +19,5 @@ _KINDS = {
 
 def of(config: ml_collections.ConfigDict) -> type[Experiment]:
     """The experiment for the kind of data that `data.name` gives."""
-    module, name = _KINDS[sources.kind_of(config.data.name)]
+    module, name = _KINDS[sources.of(config).kind]
     return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""The learned contrast: a small network that tells which differences to a counterpart matter.
+"""The learned contrast: a small network that learns which differences to a counterpart matter.
 
 `contrast` weighs all differences between the features A of an image and B of its normal
 counterpart alike. This head has seen anomalies drawn on normal images (`data.drawn_anomalies`) and
@@ -12,7 +12,6 @@ latents have no part in it: their exact maps (`attributions`) explain why an ima
 
 import json
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any as PyTree
 
@@ -81,34 +80,30 @@ class Head:
           origin: what it was made from, for `load`; JSON's types alone.
         """
         arrays = _flat(self)
-        told = {"origin": dict(origin), "checksum": digest(arrays)}
+        about = {"origin": dict(origin), "checksum": digest(arrays)}
         with whole_files.writing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, told=np.array(json.dumps(told)), **arrays)
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "tuple[Head, dict[str, object]] | None":
         """The head in a file and its origin; None where there is none that is whole."""
         try:
-            # Opened here: np.load leaves a file open that it finds broken.
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.zip.infolist()):
-                    return None
-                arrays = dict(file)
-            told = json.loads(str(arrays.pop("told")))
-            if told["checksum"] != digest(arrays):
+            arrays = whole_files.read_arrays(path)
+            about = json.loads(str(arrays.pop("about")))
+            if about["checksum"] != digest(arrays):
                 return None
             kinds = {_PARAMS: {}, _SCALES: {}}
             for name, array in arrays.items():
                 kind, _, rest = name.partition("/")
                 kinds[kind][rest] = array
             params = flax.traverse_util.unflatten_dict(kinds[_PARAMS], sep="/")
-            return cls(params, kinds[_SCALES]), dict(told["origin"])
+            return cls(params, kinds[_SCALES]), dict(about["origin"])
         except Exception:  # zipfile and numpy raise nearly everything
             return None
 
     @property
     def digest(self) -> str:
-        """What tells it from other heads."""
+        """What distinguishes it from other heads."""
         return digest(_flat(self))
 
 

@@ -5,9 +5,11 @@ nothing anew. Images are uint8, as they are stored, unless a function says other
 """
 
 import functools
+import logging
 from typing import Any, NamedTuple
 from typing import Any as PyTree
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
@@ -31,6 +33,7 @@ IMAGE = learned.IMAGE
 LEARNED = "learned"
 
 DEEPLIFT, INTEGRATED_GRADIENTS = attributions.ATTRIBUTIONS
+_LOG = logging.getLogger("vae_attn")
 INTEGRATION_STEPS = 8  # their sums are then within some 2% of the latents' change
 
 Stored = UInt8[np.ndarray | Array, "n height width channels"]
@@ -222,14 +225,29 @@ def attributed(
     return maps.sum(axis=4), values(x), values(counterparts)
 
 
-def check_rules(model: Model, *arguments: PyTree) -> None:
-    """Raises NotImplementedError if DeepLIFT has no rule for an operation of the model.
+@functools.cache
+def has_deeplift(model: Model) -> bool:
+    """Whether DeepLIFT has a rule for every operation of the model; warns once if it has not.
 
-    Args:
-      model: the VAE.
-      *arguments: of `attributed` after the model, as traced; nothing is computed.
+    The encoder is traced; nothing is computed.
     """
-    attributed.eval_shape(model, *arguments, style=DEEPLIFT, latent_batch_size=None)
+    image = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
+    z = jax.ShapeDtypeStruct((1, model.latents), jnp.float32)
+
+    def attribute(x: Array, z: Array) -> Array:
+        variables = model.init(jax.random.key(0), x, z)
+
+        def mean(x: Array) -> Array:
+            return model.apply(variables, x, method="encode")[0]
+
+        return attributions.deeplift(mean, x, jnp.zeros_like(x))
+
+    try:
+        jax.eval_shape(attribute, image, z)
+    except NotImplementedError as error:
+        _LOG.warning("%s Maps of single latents use integrated gradients instead.", error)
+        return False
+    return True
 
 
 @functools.partial(backend.jit, static_argnames=("model",))

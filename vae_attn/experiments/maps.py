@@ -1,10 +1,9 @@
 """Maps, codes and pictures of a trained VAE, in batches: `map_functions` bound to its variables."""
 
 import dataclasses
-import logging
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 from typing import Any as PyTree
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +27,6 @@ from vae_attn.models.model import Model
 from vae_attn.progress import Progress
 
 _CHUNK_PIXELS = 2**20  # of the images whose maps are in memory at once
-_LOG = logging.getLogger("vae_attn")
 
 Images = UInt8[np.ndarray, "n height width channels"]
 Counterparts = Float[np.ndarray, "n height width channels"]
@@ -68,10 +66,6 @@ class ExactMaps(NamedTuple):
     def sums(self) -> Float[np.ndarray, "n count"]:
         """Of the maps."""
         return self.maps.sum(axis=(2, 3), dtype=np.float64).astype(np.float32)
-
-
-# Models with an operation for which `secants` has no rule.
-_WITHOUT_RULES: set[Model] = set()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,28 +178,40 @@ class Mapper:
         }
 
     def chunks(
-        self, images: Images, *, styles: tuple[str, ...], layers: tuple[str, ...]
-    ) -> Iterator[tuple[RawMaps, Counterparts, slice]]:
+        self,
+        images: Images,
+        *,
+        styles: tuple[str, ...],
+        layers: tuple[str, ...],
+        baselines: bool = True,
+    ) -> Iterator[tuple[RawMaps, Counterparts | None, slice]]:
         """Raw maps of many images a chunk at a time, so that memory does not grow with them.
 
+        Args:
+          images: to explain.
+          styles: see `maps`.
+          layers: likewise.
+          baselines: whether `baseline_maps` are among them; if not, the counterparts are
+            only computed for styles that need them.
+
         Yields:
-          The maps of the baselines and of every style and layer, the counterparts, and which
-          images they are of.
+          The maps of every style and layer, the counterparts, and which images they are of.
         """
         size = max(1, _CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
         for start in range(0, len(images), size):
             chunk = slice(start, min(start + size, len(images)))
-            counterparts = self.counterparts(images[chunk])
+            needed = baselines or _needs_counterparts(styles)
+            counterparts = self.counterparts(images[chunk]) if needed else None
             raw = self.maps(images[chunk], styles=styles, layers=layers, counterparts=counterparts)
-            yield raw | self.baseline_maps(images[chunk], counterparts), counterparts, chunk
+            if baselines:
+                raw |= self.baseline_maps(images[chunk], counterparts)
+            yield raw, counterparts, chunk
 
-    def all_maps(
-        self, images: Images, *, styles: tuple[str, ...], layers: tuple[str, ...]
-    ) -> RawMaps:
-        """What `chunks` yields, of all images at once."""
+    def all_maps(self, images: Images, **options: Any) -> RawMaps:
+        """The maps that `chunks` yields with these options, of all images at once."""
         parts = []
         with Progress("maps of normal images", total=len(images)) as progress:
-            for raw, _, chunk in self.chunks(images, styles=styles, layers=layers):
+            for raw, _, chunk in self.chunks(images, **options):
                 parts.append(raw)
                 progress.add(chunk.stop - chunk.start)
         return {key: np.concatenate([raw[key] for raw in parts]) for key in parts[0]}
@@ -274,19 +280,6 @@ class Mapper:
         """
         return self._attribute(images, counterparts, None, DEEPLIFT)[0][:, 0]
 
-    def has_deeplift(self, images: Images, counterparts: Counterparts) -> bool:
-        """Whether every operation of the model has a rule; tells once where one has none."""
-        latents = np.zeros((1, 1), np.int64)
-        arguments = (self.variables, self.normal, images[:1], counterparts[:1], latents, 0)
-
-        if self.model not in _WITHOUT_RULES:
-            try:
-                map_functions.check_rules(self.model, *arguments)
-            except NotImplementedError as error:
-                _WITHOUT_RULES.add(self.model)
-                _LOG.warning("%s Maps of single latents use integrated gradients instead.", error)
-        return self.model not in _WITHOUT_RULES
-
     def replacing(
         self,
         images: Images,
@@ -338,8 +331,8 @@ class Mapper:
     def _needed_counterparts(
         self, images: Images, styles: tuple[str, ...], counterparts: Counterparts | None
     ) -> Counterparts | None:
-        needed = LEARNED in styles or any(map(attention.needs_counterparts, styles))
-        return self.counterparts(images) if needed and counterparts is None else counterparts
+        needed = counterparts is None and _needs_counterparts(styles)
+        return self.counterparts(images) if needed else counterparts
 
     def _learned(self, images: Images, counterparts: np.ndarray) -> np.ndarray:
         def learned_maps(batch: tuple) -> Array:
@@ -366,7 +359,7 @@ class Mapper:
         style: str,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`map_functions.attributed` in batches, all of its steps."""
-        exact = style == DEEPLIFT and self.has_deeplift(images, counterparts)
+        exact = style == DEEPLIFT and map_functions.has_deeplift(self.model)
         options = {"style": DEEPLIFT if exact else INTEGRATED_GRADIENTS}
         options["latent_batch_size"] = self.latent_batch_size
 
@@ -387,6 +380,10 @@ class Mapper:
         return map_batches(
             lambda x: fn(self.model, self.variables, x, **options), inputs, self.batch_size
         )
+
+
+def _needs_counterparts(styles: tuple[str, ...]) -> bool:
+    return LEARNED in styles or any(map(attention.needs_counterparts, styles))
 
 
 def replaced_counts(shares: Sequence[float], size: tuple[int, int]) -> list[int]:

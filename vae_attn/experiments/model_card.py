@@ -14,7 +14,7 @@ from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.protocol import Experiment
 from vae_attn.reporting import tables
 from vae_attn.reporting.tables import Table
-from vae_attn.workdir_data import DataRecord
+from vae_attn.workdir import DataRecord
 
 CARD = "card.md"  # in the workdir, and in its `export/`
 

@@ -96,13 +96,29 @@ class Experiment(abc.ABC):
         return f"{len(self.data.train)} images to train on"
 
     def missing(self) -> Sequence[str]:
-        """What this data cannot give, a sentence each, told before the training starts."""
+        """What this data cannot give, a sentence each, reported before the training starts."""
         return ()
 
     @staticmethod
     @abc.abstractmethod
-    def explainer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Any:
-        """The explainer of a trained run without its data; UserError where there can be none."""
+    def use(
+        config: ml_collections.ConfigDict,
+        workdir: pathlib.Path,
+        *,
+        images: str | None,
+        tiles: str | None,
+    ) -> Callable[[], None]:
+        """Loads a trained run without its data, and returns what then writes into its folder.
+
+        Args:
+          config: of this call, which has to fit the run's.
+          workdir: of the run.
+          images: that it explains, as for `run.run`; None exports the maps.
+          tiles: how it explains images that are larger than the model's.
+
+        Raises:
+          UserError: where there is no such run, or it has no maps of images.
+        """
 
     @staticmethod
     @abc.abstractmethod

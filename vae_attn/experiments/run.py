@@ -12,14 +12,12 @@ from vae_attn import workdir as workdir_lib
 from vae_attn.errors import UserError
 from vae_attn.experiments import checkpoint_report, kinds, model_card, titles, validation
 from vae_attn.experiments import scores as scores_lib
-from vae_attn.experiments.anomaly import export, own_images
 from vae_attn.experiments.protocol import Experiment, Trained
 from vae_attn.reporting import figures, page, tables
 from vae_attn.training import distributed, loop, objectives, seeds, telemetry
 from vae_attn.training.checkpoints import digest
 from vae_attn.training.task import Data
-from vae_attn.workdir_data import DataRecord
-from vae_attn.workdir_lock import WorkdirLock
+from vae_attn.workdir import DataRecord, WorkdirLock
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -78,20 +76,10 @@ def _use(
     lock: WorkdirLock,
 ) -> None:
     """What needs the trained run alone: explains the user's images, or exports without any."""
-    if images is not None and config.data.frames > 1:
-        raise UserError(
-            f"--images={images}: this run explains stacks of {config.data.frames} frames "
-            "(data.frames), which no file holds: load it with vae_attn.load(workdir) and pass "
-            "arrays of stacks (vae_attn.data.frame_stacks)."
-        )
-    paths = own_images.find(images) if images is not None else []
-    explainer = kind.explainer(config, workdir)
+    act = kind.use(config, workdir, images=images, tiles=tiles)
     lock.take(workdir)
     if distributed.is_main():
-        if images is None:
-            _LOG.info("exported: %s", export.write(config, workdir, explainer))
-        else:
-            own_images.explain(explainer, paths, workdir, tiles=tiles)
+        act()
     distributed.barrier("used")
 
 

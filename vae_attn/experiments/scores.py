@@ -30,7 +30,8 @@ class Score:
       heading: of its column in tables; empty for none.
       note: what the heading leaves open, to stand under the table.
       interval: from the record to the ends of its confidence interval, if there is one.
-      references: values of others, by the column that they stand in.
+      references: values of others, by the column that they stand in; there, where a score has
+        several, by what they are of, such as a category.
     """
 
     name: str
@@ -39,7 +40,9 @@ class Score:
     heading: str = ""
     note: str = ""
     interval: Callable[[Any], Interval | None] | None = None
-    references: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    references: Mapping[str, str | Mapping[str, str | float]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 def compute(rows: Iterable[Score], records: Mapping[str, Callable[[str], Any]]) -> dict[str, float]:

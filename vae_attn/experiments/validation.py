@@ -23,7 +23,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """
     loop.validate(config)
     sources.validate(config)
-    if sources.kind_of(config.data.name) == sources.FACTORS:
+    if sources.of(config).kind == sources.FACTORS:
         # Here, as it imports scikit-learn, which loads slowly.
         from vae_attn.experiments.disentanglement import representation
 
@@ -57,7 +57,7 @@ def _validate_maps(config: ml_collections.ConfigDict) -> None:
     several = ("evaluate.styles", "evaluate.layers")
     require_each(config, several, len, "a tuple of at least one name")
     learned_training.validate(config)
-    anomalies = sources.kind_of(config.data.name) == sources.ANOMALY
+    anomalies = sources.of(config).kind == sources.ANOMALY
     if not anomalies:
         known = f"0 with data.name={config.data.name}, where no image is abnormal"
         require(config, "learned.steps", lambda v: v == 0, known)
@@ -72,8 +72,8 @@ def _validate_maps(config: ml_collections.ConfigDict) -> None:
     if not learned:
         known += f"; with learned.steps also {', '.join(calibration.LEARNED_STYLES)}"
     require(config, "attention.style", lambda v: v in (*attention.STYLES, *learned), known)
-    video = config.data.name == "ucsd_ped1"
-    known = "0 or more; 0 unless data.name=ucsd_ped1, whose images are frames"
+    video, videos = sources.of(config).frames, sources.names(lambda source: source.frames)
+    known = f"0 or more; 0 unless data.name={videos}, whose images are frames"
     smooths = lambda v: math.isfinite(v) and (v >= 0 if video else v == 0)  # noqa: E731
     require(config, "evaluate.smooth_frames", smooths, known)
     known = f"of {', '.join(attention.STYLES)}"

@@ -1,6 +1,6 @@
 """ImageNet weights for the ResNet18 trunk: torchvision's tensors, checked and turned into Flax's.
 
-`third_party/resnet18/` tells where the weights come from and under which terms.
+`third_party/resnet18/` says where the weights come from and under which terms.
 """
 
 import hashlib

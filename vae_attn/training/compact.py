@@ -28,26 +28,26 @@ def rounded(state: PyTree) -> PyTree:
     )
 
 
-def save(path: pathlib.Path, state: PyTree, **told: str | int) -> None:
+def save(path: pathlib.Path, state: PyTree, **about: str | int) -> None:
     """Writes a state, whole or not at all.
 
     Args:
       path: of the file.
       state: arrays of one device.
-      **told: what `read` gives back of the file, such as the step.
+      **about: what `read` gives back of the file, such as the step.
     """
     leaves = {
         jax.tree_util.keystr(at): jnp.asarray(x).astype(jnp.bfloat16) if _is_moment(at, x) else x
         for at, x in jax.tree_util.tree_leaves_with_path(state)
     }
     leaves = {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
-    metadata = {"told": json.dumps(told), "checksum": _checksum(leaves)}
+    metadata = {"about": json.dumps(about), "checksum": _checksum(leaves)}
     with whole_files.writing(path) as temporary:
         save_file(leaves, temporary, metadata)
 
 
 def read(path: pathlib.Path) -> dict[str, str | int] | None:
-    """What was told of the state in a file; None where there is none.
+    """What a file says about its state; None where there is none.
 
     Raises:
       UserError: if it is broken.
@@ -56,7 +56,7 @@ def read(path: pathlib.Path) -> dict[str, str | int] | None:
         return None
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return json.loads(file.metadata()["told"])
+            return json.loads(file.metadata()["about"])
     except Exception as error:  # of safetensors' own kind, among others
         raise _broken(path) from error
 

@@ -36,9 +36,9 @@ def refused_by_disk(error: BaseException) -> str | None:
 
 @functools.cache
 def hush() -> None:
-    """Keeps off the terminal what further writes and reads tell, once one of them has failed.
+    """Keeps off the terminal what further writes and reads report, once one of them has failed.
 
-    The first one's error is raised; the others find no one to tell theirs, and Python would print
+    The first one's error is raised; nobody waits for the others, and Python would print
     a traceback of each.
     """
     hook = sys.unraisablehook

@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):  # noqa: N818
-    """A training that was asked to stop, and has saved its checkpoint; tells how to go on."""
+    """A training that was asked to stop, and has saved its checkpoint; says how to resume."""
 
 
 class Watch:

@@ -310,7 +310,7 @@ class Calibration:
         """The calibration in a file; None where there is none that is whole."""
         try:
             with warnings.catch_warnings(action="error"):
-                found = cls._of_arrays(_read_arrays(path))
+                found = cls._of_arrays(whole_files.read_arrays(path))
                 return found if found._is_whole() else None
         except Exception:  # zipfile and numpy raise, or warn of, nearly everything
             return None
@@ -365,21 +365,8 @@ def _threshold_of(arrays: Mapping[str, np.ndarray], name: str) -> Threshold:
     return Threshold(known, rate, int(images), low, high, share, missing, caveat)
 
 
-def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file as `save` writes it: uncompressed, so never larger than it."""
-    # Opened here: np.load leaves a file open that it finds broken.
-    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-        entries = file.zip.infolist()
-        size = path.stat().st_size
-        if any(entry.compress_type for entry in entries) or size < sum(
-            entry.file_size for entry in entries
-        ):
-            raise ValueError(f"{path} unpacks to more than it holds")
-        return dict(file)
-
-
 def variant_of(section: ml_collections.ConfigDict) -> Variant:
-    """The variant of a config's `attention`: what its pictures show and its summaries tell."""
+    """The variant of a config's `attention`: what its pictures show and its summaries name."""
     layers = tuple(section.layers) or (section.layer,)
     return Variant(section.style, layers, section.calibration)
 

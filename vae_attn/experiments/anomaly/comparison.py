@@ -9,10 +9,13 @@ import numpy as np
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import published, simple_baselines
 from vae_attn.experiments.anomaly.calibration import Variant, fused_layers, variant_of
+from vae_attn.experiments.anomaly.scores import MAP_SCORES
 from vae_attn.experiments.map_functions import IMAGE, RECONSTRUCTION_ERROR
 from vae_attn.reporting import tables
 
 Scores = Mapping[str, float]
+
+_REFERENCES = {row.name: row.references for row in MAP_SCORES}
 
 _BASELINE = f"{RECONSTRUCTION_ERROR}/{IMAGE}"
 _PRECISION = ("average_precision", "best_f1_test")
@@ -33,34 +36,28 @@ def compare(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> li
     Returns:
       The tables of which we have any number.
     """
-    match config.data.name:
-        case "ucsd_ped1":
-            made = [make(config, *runs.values()) for make in (_table_3, _precision_by_layer)]
-        case "mvtec_ad":
-            made = [make(config, runs) for make in (_table_4, _precision, _missed)]
-        case _:
-            made = []
+    made = [make(config, runs) for make in _TABLES.get(config.data.name, ())]
     return [table for table in made if table is not None]
 
 
-def _table_3(config: ml_collections.ConfigDict, scores: Scores) -> tables.Table | None:
+def _table_3(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> tables.Table | None:
     """Pixel AUROC by layer, a row a method."""
-    rows = _by_layer(config, scores, ("pixel_auroc",))
+    rows = _by_layer(config, runs, ("pixel_auroc",))
     if len(rows) < 2:
         return None
-    for heading, values in (
-        ("report, Table 3", published.TABLE_3_REPORT),
-        ("Liu et al., as the report cites them", published.TABLE_3_LIU),
-    ):
-        rows.append([heading, *(f"{value:.2f}" for value in values.values()), "", ""])
+    for source in published.IN_TABLE_3:
+        values = _REFERENCES["pixel_auroc"][source].values()
+        rows.append([source, *(f"{value:.2f}" for value in values), "", ""])
     note = f"Pixel AUROC. {_averaged(config)}"
     note += f"Report: {published.REPORT}. Liu et al.: {published.LIU}."
     return tables.Table("Table 3 of the report, made again", rows, note)
 
 
-def _precision_by_layer(config: ml_collections.ConfigDict, scores: Scores) -> tables.Table | None:
+def _precision_by_layer(
+    config: ml_collections.ConfigDict, runs: Mapping[str, Scores]
+) -> tables.Table | None:
     """Average precision and best F1 by layer, a row a method."""
-    rows = _by_layer(config, scores, _PRECISION)
+    rows = _by_layer(config, runs, _PRECISION)
     note = f"{_PRECISION_NOTE}{_averaged(config)}".strip()
     return tables.Table("Average precision by layer", rows, note) if len(rows) > 1 else None
 
@@ -70,10 +67,14 @@ def _averaged(config: ml_collections.ConfigDict) -> str:
 
 
 def _by_layer(
-    config: ml_collections.ConfigDict, scores: Scores, metrics: tuple[str, ...]
+    config: ml_collections.ConfigDict, runs: Mapping[str, Scores], metrics: tuple[str, ...]
 ) -> list[list[str]]:
-    """A header, and a row for each method that has any of the scores."""
-    layers, own = tuple(published.TABLE_3_REPORT), variant_of(config.attention)
+    """A header, and a row for each method that the only run has any of the scores of."""
+    (scores,) = runs.values()
+    layers, own = (
+        tuple(_REFERENCES["pixel_auroc"][published.IN_TABLE_3[0]]),
+        variant_of(config.attention),
+    )
     header = ["", *layers, "averaged", "no layer"]
 
     def row(heading: str, names: Mapping[str, str]) -> list[str]:
@@ -95,8 +96,8 @@ def _by_layer(
         rows.append(row(f"ours, {own.name}", {column: own.name}))
     rows.append(row("ours, reconstruction error", {"no layer": _BASELINE}))
     for name in simple_baselines.NAMES:
-        told = name.removesuffix(f"/{IMAGE}").replace("_", " ")
-        rows.append(row(f"no model, {told}", {"no layer": name}))
+        spoken = name.removesuffix(f"/{IMAGE}").replace("_", " ")
+        rows.append(row(f"no model, {spoken}", {"no layer": name}))
     return [header, *(row for row in rows if any(row[1:]))]
 
 
@@ -111,18 +112,22 @@ class _Column(NamedTuple):
 
 def _table_4(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> tables.Table | None:
     """Pixel AUROC / IoU at the threshold that is best on the test set, one row per category."""
-    columns = _ours(config, runs, ("pixel_auroc", "best_iou_test"), "{:.3f} / {:.3f}")
+    metrics = ("pixel_auroc", "best_iou_test")
+    columns = _ours(config, runs, metrics, "{:.3f} / {:.3f}")
     if not columns:
         return None
     note = "Pixel AUROC / IoU at the threshold that is best on the test set, as in the paper. "
     note += _which(config)
-    for heading, source, recalled, form in (
-        ("report, Table 4", published.TABLE_4_REPORT, {}, "{:.2f} / {:.3f}"),
-        ("Liu et al.", published.TABLE_4_LIU, published.TABLE_4_LIU_RECALLED, "{:.2f} / {:.2f}"),
+    recalled = _theirs(metrics, published.RECALLED)
+    for heading, form in zip(
+        published.IN_TABLE_4, ("{:.2f} / {:.3f}", "{:.2f} / {:.2f}"), strict=True
     ):
-        values = {c: pair for c, pair in (source | recalled).items() if c in runs}
+        pairs = _theirs(metrics, heading)
+        if published.RECALLED.startswith(heading):
+            pairs |= recalled
+        values = {c: pair for c, pair in pairs.items() if c in runs}
         cells = {
-            c: form.format(*pair) + (" (recalled)" if c in recalled else "")
+            c: form.format(*pair) + (" (recalled)" if recalled.get(c) is pair else "")
             for c, pair in values.items()
         }
         columns.append(_Column(heading, values, cells, form))
@@ -152,10 +157,17 @@ def _missed(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> ta
     note = f"A map misses where its peak lies outside of the defect. {_which(config)}"
     rows = _rows(columns, runs)
     rows = [[*row, ""] for row in rows]
-    rows[0][-1] = "report, by eye, over its ten categories"
-    rows[-1][-1] = published.MISSED_REPORT
+    ((source, values),) = _REFERENCES["share_missed"].items()
+    ((categories, value),) = values.items()
+    rows[0][-1], rows[-1][-1] = f"{source}, over {categories}", value
     note += f"Report: {published.REPORT}, {published.MISSED_REPORT_HOW}."
     return tables.Table("Share of maps that miss the defect", rows, note.strip())
+
+
+def _theirs(metrics: tuple[str, ...], source: str) -> dict[str, tuple[float, ...]]:
+    """Scores of others by category."""
+    each = [_REFERENCES[metric][source] for metric in metrics]
+    return {category: tuple(one[category] for one in each) for category in each[0]}
 
 
 def _ours(
@@ -174,8 +186,8 @@ def _ours(
             c: " / ".join(scores_lib.cell(scores, key) for key in keys)
             for c, scores in have.items()
         }
-        told = name.removesuffix(f"/{IMAGE}").replace("_", " ")
-        heading = f"no model, {told}" if name in simple_baselines.NAMES else f"ours, {told}"
+        spoken = name.removesuffix(f"/{IMAGE}").replace("_", " ")
+        heading = f"no model, {spoken}" if name in simple_baselines.NAMES else f"ours, {spoken}"
         columns.append(_Column(heading, values, cells, form))
     return [column for column in columns if column.values]
 
@@ -212,3 +224,10 @@ def _rows(columns: list[_Column], categories: Mapping[str, Scores]) -> list[list
         cells = [column.form.format(*mean) for column, mean in zip(columns, means, strict=True)]
         rows.append([f"mean of {len(common)}", *cells])
     return rows
+
+
+# By `data.name`: what is compared of its runs.
+_TABLES = {
+    "ucsd_ped1": (_table_3, _precision_by_layer),
+    "mvtec_ad": (_table_4, _precision, _missed),
+}

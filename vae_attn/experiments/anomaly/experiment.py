@@ -1,9 +1,9 @@
-"""The experiment on normal images: learn them, and tell what is abnormal and where."""
+"""The experiment on normal images: learn them, and find what is abnormal and where."""
 
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any as PyTree
 from typing import ClassVar
 
@@ -12,12 +12,15 @@ import numpy as np
 
 from vae_attn.data import sources
 from vae_attn.data.dataset import AnomalyData
+from vae_attn.errors import UserError
 from vae_attn.experiments import faithful, learned, learned_training
 from vae_attn.experiments.anomaly import (
     comparison,
     evaluation,
+    export,
     groups,
     loading,
+    own_images,
     report,
     selection,
     snapshots,
@@ -60,10 +63,35 @@ class AnomalyExperiment(Experiment):
         """The experiment on the data of a config."""
         return cls(config, sources.load(config))
 
-    members = staticmethod(groups.members)
+    members = staticmethod(sources.members)
     report_members = staticmethod(groups.report)
-    explainer = staticmethod(loading.load_with)
     main_scores = staticmethod(summary.main_scores)
+
+    @staticmethod
+    def use(
+        config: ml_collections.ConfigDict,
+        workdir: pathlib.Path,
+        *,
+        images: str | None,
+        tiles: str | None,
+    ) -> Callable[[], None]:
+        """Explains the user's image files, or exports the maps."""
+        if images is not None and config.data.frames > 1:
+            raise UserError(
+                f"--images={images}: this run explains stacks of {config.data.frames} frames "
+                "(data.frames), which no file holds: load it with vae_attn.load(workdir) and pass "
+                "arrays of stacks (vae_attn.data.frame_stacks)."
+            )
+        paths = own_images.find(images) if images is not None else []
+        explainer = loading.load_with(config, workdir)
+
+        def act() -> None:
+            if images is None:
+                _LOG.info("exported: %s", export.write(config, workdir, explainer))
+            else:
+                own_images.explain(explainer, paths, workdir, tiles=tiles)
+
+        return act
 
     def counts(self) -> str:
         """Images to train on, held out, and to test."""
@@ -125,7 +153,7 @@ class AnomalyExperiment(Experiment):
         scores |= faithful.evaluate(trained.config, explainer, images, held_out, layers=layers)
         if trained.config.evaluate.select:
             scores |= self._drawn_scores(trained, scores)
-            _LOG.info("%s", selection.told(scores))
+            _LOG.info("%s", selection.described(scores))
         curves.save(trained.workdir / EVALUATION / "curves.json")  # last, as the scores are written
         return scores
 
@@ -166,7 +194,7 @@ class AnomalyExperiment(Experiment):
         if (kept := Calibration.load(workdir / loading.CALIBRATION)) is not None:
             counted = {"An image": kept.images, "A pixel": kept.pixels}
             decided = [
-                f"{what} counts as abnormal above {of.told()}."
+                f"{what} counts as abnormal above {of.described()}."
                 if of.value is not None
                 else f"{what} gets no decision: {of.missing}."
                 for what, of in counted.items()

@@ -19,7 +19,6 @@ from vae_attn.experiments.counterpart_cache import CounterpartCache
 from vae_attn.experiments.map_functions import IMAGE, LEARNED, NormalLatents, layer_maps, project
 from vae_attn.experiments.maps import Mapper
 from vae_attn.models.model import Model
-from vae_attn.progress import Progress
 from vae_attn.training.checkpoints import digest
 
 
@@ -236,17 +235,12 @@ def calibrate(
     mapper = Mapper(model=model, variables=variables, projection_steps=projection_steps, **options)
     normal = mapper.normal_latents(normal_images)
     mapper = dataclasses.replace(mapper, normal=normal)
-    parts = []
-    with Progress("calibrating", total=len(validation)) as progress:
-        for start in range(0, len(validation), batch_size):
-            batch = validation[start : start + batch_size]
-            parts.append(mapper.maps(batch, styles=tuple(variant.parts), layers=variant.layers))
-            progress.add(len(batch))
-    raw = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    of = {"styles": tuple(variant.parts), "layers": variant.layers}
+    raw = mapper.all_maps(validation, **of, baselines=False)
     active = calibration_lib.active_latents(*mapper.encode(validation))
     missing = "" if active else calibration_lib.NO_ACTIVE_LATENT
-    told = {"missing": missing, "caveat": caveat}
-    pixels, images = calibration_lib.normal_thresholds(variant, raw, **told)
+    reasons = {"missing": missing, "caveat": caveat}
+    pixels, images = calibration_lib.normal_thresholds(variant, raw, **reasons)
     calibration = Calibration(
         parameters=digest(variables),
         variant=variant,

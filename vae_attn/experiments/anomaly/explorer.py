@@ -101,7 +101,7 @@ class Explorer:
           explainer: of the model.
           data: what is shown, `config.report.max_images` of each kind.
           scale: the value of the explainer's own maps that gets the full colour.
-          scores: of the run, from which the page tells what was measured of each kind of map.
+          scores: of the run, from which the page says what was measured of each kind of map.
         """
         self._scores = scores
         self._config, self._explainer, self._data = config, explainer, data
@@ -150,11 +150,11 @@ class Explorer:
             "maps": [self._describe(shown, values[shown.variant]) for shown in self.shown],
             "decision": {
                 "threshold": self._explainer.calibration.image_threshold,
-                "told": decision(self._explainer.calibration),
+                "text": decision(self._explainer.calibration),
             },
             "latents": {
                 "shares": _SHARES,
-                "truth": faithful.told(self._scores, f"{DEEPLIFT}/{IMAGE}").sentence,
+                "truth": faithful.truth_of(self._scores, f"{DEEPLIFT}/{IMAGE}").sentence,
                 # Of the image's deviation, and of single latents.
                 "scales": [_quantile(np.concatenate(pixels)) for pixels in (whole, latents)],
             },
@@ -191,8 +191,8 @@ class Explorer:
         for variant in dict.fromkeys(others):
             if variant != own:
                 missing = calibration.nothing_from(variant)
-                told = {"missing": missing, "caveat": self._data.caveat}
-                pixels, _ = normal_thresholds(variant, normal, **told)
+                reasons = {"missing": missing, "caveat": self._data.caveat}
+                pixels, _ = normal_thresholds(variant, normal, **reasons)
                 shown.append(Shown(variant, statistics, pixels))
         return shown
 
@@ -293,7 +293,7 @@ class Explorer:
         own = variant == self._explainer.variant
         scale = self._scale if own else _quantile(pixels)
         layer = variant.layers[0] if len(variant.layers) == 1 else FUSED
-        truth = faithful.told(self._scores, f"{variant.style}/{layer}")
+        truth = faithful.truth_of(self._scores, f"{variant.style}/{layer}")
         return {
             "style": variant.style,
             "layer": layer if variant.calibration == "none" else f"{layer}.{variant.calibration}",
@@ -314,14 +314,14 @@ def decision(calibration: Calibration) -> str:
     found = calibration.images
     if found.value is None:
         return f"No image is called abnormal or not: {found.missing}."
-    return f"An image counts as abnormal above {found.told()}."
+    return f"An image counts as abnormal above {found.described()}."
 
 
 def _promise(pixels: Threshold) -> str:
     """What the threshold of a map's pixels promises, or why there is none."""
     if pixels.value is None:
         return f"No threshold from normal images: {pixels.missing}."
-    return f"That of normal images: {pixels.told()}."
+    return f"That of normal images: {pixels.described()}."
 
 
 @dataclasses.dataclass

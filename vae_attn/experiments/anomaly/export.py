@@ -11,7 +11,6 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from vae_attn import attributions, whole_files, workdir_scores
 from vae_attn.data.dataset import to_unit
@@ -22,6 +21,7 @@ from vae_attn.experiments.map_functions import (
     DEEPLIFT,
     INTEGRATED_GRADIENTS,
     INTEGRATION_STEPS,
+    has_deeplift,
     project,
 )
 
@@ -82,9 +82,7 @@ def export_latent_maps(explainer: Explainer) -> jax.export.Exported:
 
 def latent_maps_style(explainer: Explainer) -> str:
     """DeepLIFT's, or integrated gradients of a model with an operation without a rule."""
-    shape = (1, *explainer.model.image_shape)
-    exact = explainer.has_deeplift(np.zeros(shape, np.uint8), np.zeros(shape, np.float32))
-    return DEEPLIFT if exact else INTEGRATED_GRADIENTS
+    return DEEPLIFT if has_deeplift(explainer.model) else INTEGRATED_GRADIENTS
 
 
 def _exported(fn: Callable, explainer: Explainer) -> jax.export.Exported:
@@ -118,8 +116,8 @@ def write(
         card["latent_maps"] = {"file": LATENT_MAPS, "sha256": digest, **_told_latents(explainer)}
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    if card["metrics"] and (told := workdir / model_card.CARD).exists():  # of this very model
-        files[model_card.CARD] = told.read_bytes()
+    if card["metrics"] and (kept := workdir / model_card.CARD).exists():  # of this very model
+        files[model_card.CARD] = kept.read_bytes()
     # The card last: where there is one, the functions it describes are whole.
     for name, data in (files | {CARD: json.dumps(card, indent=2).encode() + b"\n"}).items():
         with whole_files.writing(folder / name) as temporary:
@@ -203,7 +201,7 @@ def _told(threshold: Threshold) -> dict:
     if threshold.value is None:
         return known | {"threshold_meaning": f"there is none: {threshold.missing}"}
     interval = [threshold.low, threshold.high]
-    meaning = threshold.told().partition(", which ")[2]
+    meaning = threshold.described().partition(", which ")[2]
     return known | {"false_alarm_rate_interval": interval, "threshold_meaning": meaning}
 
 

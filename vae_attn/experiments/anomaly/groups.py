@@ -9,33 +9,12 @@ import ml_collections
 import numpy as np
 
 from vae_attn import workdir_scores
-from vae_attn.data import mvtec_ad
 from vae_attn.experiments import titles
 from vae_attn.experiments.anomaly import comparison, map_figures, summary
 from vae_attn.experiments.anomaly import report as report_lib
 from vae_attn.reporting import page, tables
 
 _LOG = logging.getLogger("vae_attn")
-
-
-def members(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
-    """A config for each category of a group; {} where `data.category` is no group.
-
-    Raises:
-      UserError: if the data folder holds none of them.
-    """
-    group = config.data.category
-    if group not in mvtec_ad.GROUPS:
-        return {}
-    categories = mvtec_ad.present(config.data.dir, group)
-    if missing := [c for c in mvtec_ad.GROUPS[group] if c not in categories]:
-        skipped = ", ".join(missing)
-        _LOG.warning("%s lacks these categories, which are skipped: %s", config.data.dir, skipped)
-    configs = {category: config.copy_and_resolve_references() for category in categories}
-    for category, one in configs.items():
-        one.data.category = category
-        one.data.update(mvtec_ad.augmentation(category, keep_pose=one.data.keep_pose))
-    return configs
 
 
 def report(

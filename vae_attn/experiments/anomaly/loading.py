@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 
 from vae_attn import workdir as workdir_lib
-from vae_attn.data import mvtec_ad, sources
+from vae_attn.data import sources
 from vae_attn.errors import UserError
 from vae_attn.experiments import learned, validation
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant, variant_of
@@ -60,7 +60,7 @@ def load_with(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Expla
 
 
 def _load(config: ml_collections.ConfigDict, workdir: pathlib.Path, which: str) -> Explainer:
-    if sources.kind_of(config.data.name) != sources.ANOMALY:
+    if sources.of(config).kind != sources.ANOMALY:
         raise UserError(
             f"{workdir} is a run on {config.data.name}, where no image is abnormal: it has no "
             "calibration, and only runs on normal images can be loaded."
@@ -103,7 +103,7 @@ def _check_is_a_run(workdir: pathlib.Path, config: ml_collections.ConfigDict | N
     if config is None:
         several = bool(inside) and not (workdir / "config.json").exists()
     else:
-        several = config.num_seeds > 1 or config.data.category in mvtec_ad.GROUPS
+        several = config.num_seeds > 1 or sources.is_group(config)
     if not several:
         return
     names = f" ({', '.join(inside)})" if inside else ""

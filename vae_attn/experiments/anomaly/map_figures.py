@@ -229,7 +229,7 @@ def _to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def _headings(shown: LabelledImages) -> list[str]:
-    """The images' names, which tell the defect or the clip, in short lines."""
+    """The images' names, which name the defect or the clip, in short lines."""
     return [
         "\n".join(
             line

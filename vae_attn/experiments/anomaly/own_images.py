@@ -24,7 +24,7 @@ from vae_attn.experiments.anomaly.tiles import PLACE
 from vae_attn.experiments.maps import Deviations, ExactMaps
 from vae_attn.progress import Progress
 from vae_attn.reporting import figures
-from vae_attn.workdir_data import DataRecord
+from vae_attn.workdir import DataRecord
 
 FOLDER = "explained"  # in the workdir
 RESULTS = "results.jsonl"  # in that folder
@@ -123,7 +123,7 @@ def explain(
     else:
         abnormal = sum(row["abnormal"] for row in rows)
         _LOG.info("%d of %d images abnormal: %s", abnormal, len(rows), folder / RESULTS)
-        _LOG.info("an image is abnormal above %s", threshold.told())
+        _LOG.info("an image is abnormal above %s", threshold.described())
     if problems:
         heading = f"{len(problems)} of {len(paths)} images could not be explained, the others were:"
         raise UserError("\n  ".join([heading, *problems]))
@@ -202,8 +202,8 @@ class _Writer:
             try:
                 rows.append(self._explain_one_tiled(path))
             except UserError as error:
-                told = str(error)
-                problems.append(told if str(path) in told else f"{path}: {told}")
+                reason = str(error)
+                problems.append(reason if str(path) in reason else f"{path}: {reason}")
         return rows, problems
 
     def _explain_one_tiled(self, path: pathlib.Path) -> dict:
@@ -219,13 +219,13 @@ class _Writer:
         threshold = explainer.calibration.image_threshold if self._tiles == PLACE else None
         why = explainer.calibration.images.missing or _of_tiles(self._tiles)
         above = None if threshold is None else found.corners[found.scores > threshold].tolist()
-        told = {"threshold": threshold, "abnormal": None, "not_decided": why}
+        decision = {"threshold": threshold, "abnormal": None, "not_decided": why}
         if self._tiles != PLACE:
-            told |= {"pixel_threshold": None, "false_alarm_rate": None}
-            told |= {"false_alarm_rate_interval": None}
+            decision |= {"pixel_threshold": None, "false_alarm_rate": None}
+            decision |= {"false_alarm_rate_interval": None}
         tiles = {"side": side, "count": len(found.scores), "calibrated": self._tiles}
         tiles |= {"above_threshold": above, "explained": [int(top), int(left)]}
-        return row | told | {"tiles": tiles}
+        return row | decision | {"tiles": tiles}
 
     def _latents(
         self,

@@ -106,7 +106,7 @@ def _facts(name: str, metrics: dict[str, float], scored: curves.Curves | None) -
         of_images = f"{scored.num_images} test images"
         if scored.histogram:
             of_images += f", {sum(scored.histogram.normal)} of them normal"
-    told = {
+    columns = {
         "image_auroc_max": ("Image AUROC", "which images are abnormal, by the map's maximum"),
         "pixel_auroc": ("Pixel AUROC", "where; 0.5 is chance"),
         "average_precision": ("Pixel AP", "average precision; chance is the share of such pixels"),
@@ -121,7 +121,7 @@ def _facts(name: str, metrics: dict[str, float], scored: curves.Curves | None) -
             meaning,
             of_images if metric.startswith("image") else of_places,
         )
-        for metric, (heading, meaning) in told.items()
+        for metric, (heading, meaning) in columns.items()
         if f"{name}/{metric}" in metrics
     ]
 
@@ -137,10 +137,10 @@ def _sureness(explainer: Explainer) -> list[page.Fact]:
     if found.value is None:
         decided = page.Fact("Decision threshold", "none", f"{found.missing}", of)
     else:
-        told = f"at most {found.rate:.0%} of normal images are expected above it; 95% interval "
-        told += f"{found.low:.1%} to {found.high:.1%}"
-        told += f"; {found.caveat}" if found.caveat else ""
-        decided = page.Fact("Decision threshold", f"{found.value:.3g}", told, of)
+        promise = f"at most {found.rate:.0%} of normal images are expected above it; 95% interval "
+        promise += f"{found.low:.1%} to {found.high:.1%}"
+        promise += f"; {found.caveat}" if found.caveat else ""
+        decided = page.Fact("Decision threshold", f"{found.value:.3g}", promise, of)
     return [page.Fact("Active latents", f"{active} of {latents}", meaning, of), decided]
 
 
@@ -199,10 +199,10 @@ def _latents(
         marks[name] = [name, "counterpart", *map_figures.latent_captions(found, exact, n)]
     title = f"{data.name}: which pixels make the most deviating latents deviate"
     columns = [""] * (2 + found.latents.shape[1])
-    told = faithful.told(scores, f"{DEEPLIFT}/{IMAGE}").sentence
+    truth = faithful.truth_of(scores, f"{DEEPLIFT}/{IMAGE}").sentence
     note = (
         "sd: the latent's deviation from normal images. Sum of the map = change of the latent from "
-        f"the counterpart to the image. {told}"
+        f"the counterpart to the image. {truth}"
     )
     figure = figures.grid(rows, columns, title=title, labels=marks, note=note)
     figures.add_signed_scale(figure, scale, ("pushes z down", "pushes z up"))
@@ -210,7 +210,7 @@ def _latents(
         "For each image the latents that deviate most from the normal images' (in standard "
         "deviations, sd), and which pixels push each up (red) or down (blue) against the image's "
         "normal counterpart. The sum of a map is the change of z from the counterpart to the "
-        f"image; both numbers stand over it. One colour scale for all. {told}"
+        f"image; both numbers stand over it. One colour scale for all. {truth}"
     )
     caption += titles.first_seed(config)
     return figure, "Why single latents deviate", caption

@@ -3,11 +3,18 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vae_attn.experiments.anomaly import bootstrap, localization, own_size, pixel_counts
+from vae_attn.experiments.anomaly import (
+    bootstrap,
+    localization,
+    own_size,
+    pixel_counts,
+    published,
+)
 from vae_attn.experiments.anomaly.localization import LocalizationState
 from vae_attn.experiments.anomaly.own_size import Truth
 from vae_attn.experiments.anomaly.pixel_counts import Counted, Regions
@@ -98,7 +105,9 @@ class Located:
         return bootstrap.bootstrap_pixel_scores(self.pixels)
 
 
-def _pooled(name: str, heading: str = "", note: str = "", *, interval: bool = True) -> Score:
+def _pooled(
+    name: str, heading: str = "", note: str = "", *, interval: bool = True, **options: Any
+) -> Score:
     """A score of all pixels of all images, pooled."""
     return Score(
         name,
@@ -107,6 +116,7 @@ def _pooled(name: str, heading: str = "", note: str = "", *, interval: bool = Tr
         heading,
         note,
         interval=(lambda found: found.intervals[name]) if interval else None,
+        **options,
     )
 
 
@@ -159,13 +169,14 @@ IMAGE_SCORES = (
 
 # Of maps; those with a heading are columns of the table of scores, in this order.
 MAP_SCORES = (
-    _pooled("pixel_auroc", "pixel AUROC"),
+    _pooled("pixel_auroc", "pixel AUROC", references=published.PIXEL_AUROC),
     _pooled(
         "best_iou_test",
         "best IoU*",
         "* at the threshold that is best on the test set, as in the paper; IoU takes the one that "
         f"at most {FALSE_ALARM_RATE:.0%} of normal images are expected to exceed on more than "
         f"{PIXEL_SHARE:.0%} of their pixels.",
+        references=published.BEST_IOU,
     ),
     _pooled("best_f1_test", "best F1*"),
     Score("iou", "masks", _iou, heading="IoU"),
@@ -179,6 +190,7 @@ MAP_SCORES = (
         lambda found: localization.share_missed(np.array(found.hits)),
         "defect missed",
         "Defect missed: share of maps whose peak lies outside of the defect.",
+        references=published.SHARE_MISSED,
     ),
     Score(
         "share_below_chance",

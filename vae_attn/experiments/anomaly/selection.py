@@ -173,7 +173,7 @@ def rank_correlations(scores: Mapping[str, float]) -> dict[str, tuple[float, int
     return found
 
 
-def told(scores: Mapping[str, float]) -> str:
+def described(scores: Mapping[str, float]) -> str:
     """`rank_correlations` in a sentence; "" where there are none."""
     headings = {
         SCORE: "average precision",

@@ -40,7 +40,7 @@ def of_run(
     active = active_note(scores, config.model.latents)
     missing = [f"Not scored: {sentence}." for sentence in data.missing]
     some = some_note(config, data)
-    chosen = selection.told(scores) if config.evaluate.select else ""
+    chosen = selection.described(scores) if config.evaluate.select else ""
     notes = filter(None, (data.scores_note, some, size, active, chosen, *missing))
     where = scores_table(scores, note=" ".join(notes))
     return [*compared, where, *faithful.table(scores)]
@@ -52,8 +52,8 @@ def some_note(config: ml_collections.ConfigDict, data: AnomalyData) -> str:
     if not most or count <= most:
         return ""
     kinds = len(data.test.kinds)
-    told = "at least one of each kind" if kinds <= most else "fewer than there are kinds"
-    return f"Scores are of {most} of {count} test images (evaluate.max_images), {told}."
+    which = "at least one of each kind" if kinds <= most else "fewer than there are kinds"
+    return f"Scores are of {most} of {count} test images (evaluate.max_images), {which}."
 
 
 def log(calibration: Calibration, latents: int) -> None:
@@ -71,7 +71,7 @@ def log(calibration: Calibration, latents: int) -> None:
         if found.value is None:
             _LOG.warning("%s gets no decision: %s", counted, found.missing)
         else:
-            _LOG.info("%s is abnormal above %s", counted, found.told())
+            _LOG.info("%s is abnormal above %s", counted, found.described())
 
 
 def few_latents(active: int, latents: int) -> str:
@@ -88,12 +88,12 @@ def active_note(scores: Mapping[str, float], latents: int) -> str:
     if ACTIVE not in scores:
         return ""
     active = scores[ACTIVE]
-    told = f"Active latents: {scores_lib.count(scores, ACTIVE)} of {latents} (mean KL over "
-    told += f"{ACTIVE_NATS:g} nats on held-out images)."
+    sentence = f"Active latents: {scores_lib.count(scores, ACTIVE)} of {latents} (mean KL over "
+    sentence += f"{ACTIVE_NATS:g} nats on held-out images)."
     if active < _FEW_LATENTS < latents:
         few = few_latents(round(active), latents)
-        told += f" {few[0].upper()}{few[1:]}"
-    return told
+        sentence += f" {few[0].upper()}{few[1:]}"
+    return sentence
 
 
 def scores_table(scores: Mapping[str, float], *, note: str = "") -> Table:

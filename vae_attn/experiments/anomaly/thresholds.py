@@ -54,7 +54,7 @@ class Threshold:
         where = f" on more than {self.share:.0%} of their pixels" if self.share else ""
         return f"which at most {self.rate:.0%} of normal images are expected to exceed{where}"
 
-    def told(self) -> str:
+    def described(self) -> str:
         """The promise in a sentence without its full stop, such as for a log line."""
         if self.value is None:
             return self.missing

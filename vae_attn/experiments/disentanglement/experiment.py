@@ -4,7 +4,7 @@ import logging
 import pathlib
 from collections.abc import Mapping
 from typing import Any as PyTree
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import ml_collections
 
@@ -56,8 +56,15 @@ class DisentanglementExperiment(Experiment):
         return cls(config, sources.load(config))
 
     @staticmethod
-    def explainer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    def use(
+        config: ml_collections.ConfigDict,
+        workdir: pathlib.Path,
+        *,
+        images: str | None,
+        tiles: str | None,
+    ) -> NoReturn:
         """Refuses: no image is abnormal here."""
+        del images, tiles
         raise UserError(
             f"--workdir={workdir} is a run on data.name={config.data.name}, where no image is "
             "abnormal: --mode=export and --images are for runs on normal images."

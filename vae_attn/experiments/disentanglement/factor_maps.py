@@ -1,4 +1,4 @@
-"""Does a latent's map lie where its factor is? Ground-truth factors tell the pixels exactly.
+"""Does a latent's map lie where its factor is? Ground-truth factors give the pixels exactly.
 
 On a grid of factors the pixels that change when one factor alone changes are known. A latent that
 stands for the factor should be explained by them (`faithfulness.relevance_mass_accuracy`,

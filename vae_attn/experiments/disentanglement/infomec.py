@@ -24,8 +24,8 @@ def infomec(
     its public code (kylehkhsu/latent_quantization). InfoM and InfoC: how far each latent informs
     of one factor only, and each factor is known by one latent only, as the largest share of the
     normalised mutual informations, of latents whose range is more than 1/20 of the largest. InfoE:
-    how much of the factors a linear classifier on all latents tells, on the points that it learned
-    from: one minus its cross entropy over that of a classifier that sees nothing.
+    how much of the factors a linear classifier on all latents predicts, on the points that it
+    learned from: one minus its cross entropy over that of a classifier that sees nothing.
 
     Where the definition is 0 / 0, a latent that knows nothing counts as 0 in InfoM, a factor of
     which nothing is known as 0 in InfoC, and the only latent as complete.

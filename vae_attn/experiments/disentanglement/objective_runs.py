@@ -229,8 +229,8 @@ class Comparison:
         self._append("scores.jsonl", about, curves[about] | scores)
 
     def _in_progress(self) -> About | None:
-        told = compact.read(self._state)
-        return None if told is None else About(**told)
+        about = compact.read(self._state)
+        return None if about is None else About(**about)
 
     @property
     def _state(self) -> pathlib.Path:

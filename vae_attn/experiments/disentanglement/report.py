@@ -135,7 +135,7 @@ def finished_runs(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
         for path in paths or run.glob("evaluation/metrics.json"):
             try:
                 metrics = workdir_scores.of_run(path.parents[1]).scores
-            except UserError:  # another run's: that one tells
+            except UserError:  # another run's, which reports it
                 continue
             if {"reconstruction", "factor_vae"} <= metrics.keys():
                 pair = (metrics["reconstruction"], metrics["factor_vae"])

@@ -143,8 +143,8 @@ class Representation:
         paid = {"reconstruction": float(found.reconstruction.mean()), "kl": float(kl.sum())}
         covariance = diagnosis.covariance(mean=found.mean, logvar=found.logvar)
         correlation = diagnosis.gaussian_total_correlation(covariance=covariance)
-        told = {diagnosis.ACTIVE: float(active.sum()), diagnosis.GAUSSIAN: correlation}
-        return scores | paid | told
+        counted = {diagnosis.ACTIVE: float(active.sum()), diagnosis.GAUSSIAN: correlation}
+        return scores | paid | counted
 
 
 def main_scores(config: ml_collections.ConfigDict, scores: Mapping[str, float]) -> dict[str, float]:

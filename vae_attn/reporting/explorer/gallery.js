@@ -47,7 +47,7 @@ function fillFilters() {
     input.defaultValue = name === "from" ? "0" : String(ranked.length);
     input.value = input.defaultValue;
   }
-  byId("decision").textContent = data.decision.told;
+  byId("decision").textContent = data.decision.text;
 }
 
 const SORTS = {
