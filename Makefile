@@ -24,7 +24,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 
 docs: $(VENV)/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open build/site/index.html"
 
 $(VENV)/installed: pyproject.toml

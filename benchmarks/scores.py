@@ -1,25 +1,31 @@
 """Scores of a whole test set: time, and the peak of memory."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
 import scipy.ndimage
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.case import OURS, Case, Side
 from benchmarks.ours import encoder, setting
 from benchmarks.torch_models import TorchVAE
 from benchmarks.training import channels_first, unit
 from vae_attn.data.factor_grid import FactorGrid
-from vae_attn.experiments.anomaly.localization import LocalizationState
+from vae_attn.experiments.anomaly.localization import (
+    LocalizationState,
+    image_auroc,
+    image_average_precision,
+)
 from vae_attn.experiments.disentanglement.codes import BATCH_SIZE, sample_with_fixed_factor
 from vae_attn.experiments.disentanglement.factor_scores import factor_vae_score
 
 _MAPS = 1725  # as MVTec-AD has test images
 _SIDE = 256
 _CHUNK = 25
+_IMAGES, _RESAMPLES = 83, 1000  # as the bottle has test images
 _VOTES = 200
 _LATENTS = 10
 _SHAPES = FactorGrid(
@@ -39,6 +45,15 @@ def cases() -> list[Case]:
             sides={OURS: _our_pixels, "scikit-learn, all pixels at once": _their_pixels},
             rounds=1,
             warm_up=False,
+        ),
+        Case(
+            name="score_images",
+            what=f"AUROC and average precision of {_IMAGES} images, as a bootstrap's 1,000 samples",
+            items=_RESAMPLES,
+            unit="samples",
+            sides={OURS: _our_images, "scikit-learn": _their_images},
+            rounds=3,
+            tolerance=1e-9,
         ),
         Case(
             name="score_factor_vae",
@@ -114,6 +129,36 @@ def _aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
     kept = rate <= limit
     rate, overlap = np.append(rate[kept], limit), np.append(overlap[kept], overlap[kept][-1])
     return float(np.trapezoid(overlap, rate) / limit)
+
+
+def _resampled(*metrics: Callable[[np.ndarray, np.ndarray], float]) -> Side:
+    """Sums of metrics of scores and labels over samples with replacement."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(_IMAGES) < 0.7
+    scores = rng.normal(size=_IMAGES) + labels
+
+    def score() -> list[float]:
+        sums = np.zeros(len(metrics))
+        for _ in range(_RESAMPLES):
+            drawn = rng.integers(_IMAGES, size=_IMAGES)
+            sums += [metric(scores[drawn], labels[drawn]) for metric in metrics]
+        return list(sums)
+
+    return Side(score, {str(n): metric(scores, labels) for n, metric in enumerate(metrics)})
+
+
+def _our_images() -> Side:
+    return _resampled(
+        lambda scores, labels: image_auroc(scores=scores, labels=labels),
+        lambda scores, labels: image_average_precision(scores=scores, labels=labels),
+    )
+
+
+def _their_images() -> Side:
+    return _resampled(
+        lambda scores, labels: roc_auc_score(labels, scores),
+        lambda scores, labels: average_precision_score(labels, scores),
+    )
 
 
 def _our_votes(batch_size: int = BATCH_SIZE) -> Side:

@@ -158,7 +158,7 @@ def config_of(**report_options):
     return config
 
 
-def write(folder, data, config=None, drawn=None, tables=()):
+def write(folder, data, config=None, drawn=None, tables=(), **shell):
     """Writes a page with an explorer; returns its path, what it knows, and the explainer."""
     config, explainer = config or config_of(), Maps(data.validation)
     made = explorer.Explorer(config, explainer, data, scale=12.0, scores=SCORES)
@@ -166,7 +166,7 @@ def write(folder, data, config=None, drawn=None, tables=()):
     curves = report._plots(config, None, explainer, known["images"])
     path = page.write(
         config, folder, title=data.name, summary="A run.", drawn=drawn or {}, tables=tables,
-        explorer=known | {"note": ""}, plots=curves,
+        explorer=known | {"note": ""}, plots=curves, **shell,
     )  # fmt: skip
     assert all(isinstance(plot, svg_plots.Plot) for plot in curves)
     return path, known, explainer

@@ -32,6 +32,14 @@ MODEL = VAE(
         ("convtr1", ConvTranspose(1, 4, 2, 1)),
     ),
 )
+
+
+def model(*, latents, image_shape, **options):
+    """For `model.name=factor_model:model`."""
+    assert (latents, image_shape) == (MODEL.latents, MODEL.image_shape)
+    return MODEL
+
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
 PIXELS = jnp.asarray(IMAGES, jnp.float32) / 255.0
 

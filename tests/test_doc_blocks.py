@@ -1,5 +1,7 @@
 """Every code block of README and docs: Python is executed, and commands are what they can be."""
 
+import json
+import os
 import pathlib
 import re
 import shlex
@@ -8,8 +10,10 @@ import sys
 import tomllib
 
 import doc_stand_ins
+import numpy as np
 import pytest
 from command_lines import parsed
+from PIL import Image
 from tiny_run import tiny_config, trained
 
 from vae_attn import workdir as workdir_lib
@@ -91,10 +95,12 @@ def check_flags(program, arguments):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command, tmp_path, monkeypatch):
-    words = shlex.split(command, comments=True)
+    words = shlex.split(command.removeprefix(".venv/bin/"), comments=True)
     if words[0] == "vae-attn":
         words = ["python", "-m", "vae_attn.main", *words[1:]]
     match words:
+        case ["python", "-m", "venv", ".venv"]:
+            pass
         case ["make", target]:
             makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
             assert target in re.search(r"^\.PHONY: (.*)$", makefile, flags=re.M)[1].split()
@@ -131,3 +137,59 @@ def check_run(arguments, tmp_path, monkeypatch):
     config, _ = parsed(monkeypatch, arguments)
     if config is not None:
         validation.validate(config)
+
+
+# What makes a documented run small.
+SMALL = {
+    "model.name": "small_models:digits",
+    "model.latents": 3,
+    "data.image_size": 28,
+    "data.channels": 1,
+    "data.cache_dir": "cache",
+    "train.batch_size": 8,
+    "train.steps": 2,
+    "train.checkpoint_every": 2,
+    "attention.layer": "conv1",
+    "attention.layers": (),
+    "evaluate.layers": ("conv1",),
+    "evaluate.faithful_images": 0,
+    "report.max_images": 2,
+}
+
+
+@pytest.mark.slow
+def test_the_pages_on_own_images_in_small(tmp_path, monkeypatch):
+    """All its commands and the blocks between them, in order, on pictures of noise."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for folder, count, shape in (
+        ("photos/train/good", 20, (40, 40)),
+        ("photos/test/good", 2, (40, 40)),
+        ("photos/test/scratch", 2, (40, 40)),
+        ("new_photos", 2, (60, 50)),
+        ("photographs/train/good", 25, (300, 260)),
+        ("photographs/test/good", 1, (300, 260)),
+        ("photographs/test/scratch", 1, (300, 260)),
+    ):
+        pathlib.Path(folder).mkdir(parents=True)
+        for n in range(count):
+            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(pathlib.Path(folder, f"{n}.png"))
+    small = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    for kind, text in BLOCKS[ROOT / "docs" / "own-images.md"]:
+        if kind == "python data=photographs":
+            exec(compile(text, "own-images.md", "exec"), {"__name__": "docs"})
+        for line in text.splitlines() if kind == "sh" else ():
+            _, *arguments = shlex.split(line)
+            if any(argument.startswith("--config=") for argument in arguments):
+                arguments += small
+            command = [sys.executable, "-W", "error", *arguments]
+            subprocess.run(command, env=environment, check=True)
+    assert pathlib.Path("runs/folder_photos/report/index.html").exists()
+    of_photos = pathlib.Path("runs/folder_photos/explained/results.jsonl")
+    assert len(of_photos.read_text("utf-8").splitlines()) == 2
+    of_tiles = pathlib.Path("runs/folder_light_tiles/explained/results.jsonl")
+    for row in map(json.loads, of_tiles.read_text("utf-8").splitlines()):
+        assert row["tiles"]["above_threshold"] is not None
+        assert row["abnormal"] is None

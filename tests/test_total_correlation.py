@@ -173,12 +173,13 @@ def test_parts_of_the_kl_by_hand():
 def beta_tc_config() -> ConfigDict:
     config = default_config()
     config.train.objective, config.train.beta = "beta_tc_vae", 5.0
+    config.model.name, config.model.latents = "factor_model:model", LATENTS
+    config.data.image_size, config.data.channels = 8, 1
     return config
 
 
 def test_beta_tc_vae_of_eight_devices_by_hand(monkeypatch):
     """Its loss and its step, with the total correlation over the batch of all devices."""
-    monkeypatch.setattr(objectives, "build_model", lambda config: MODEL)
     monkeypatch.setattr(objectives, "_optimizer", lambda config, model: optax.sgd(0.05))
     task = objectives.make_task(beta_tc_config(), steps.to_unit)
     before = state.create(model=MODEL, tx=optax.sgd(0.05), seed=1)

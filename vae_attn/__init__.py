@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     )
     from vae_attn.experiments.anomaly.loading import load
 
-# The module of each name, imported when the name is asked for: attention needs jax and no more.
+# Imported when asked for: the first three, and the functions below but `load`, need jax and
+# jaxtyping alone.
+_SUBMODULES = ("attention", "attributions", "faithfulness", "counterparts", "losses")
+# The module of each other name.
 _MODULES = {
     "load": "vae_attn.experiments.anomaly.loading",
     "make_attention_fn": "vae_attn.attention",
@@ -42,10 +45,12 @@ __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_SUBMODULES})
