@@ -72,7 +72,7 @@ def _run(name: str, out: pathlib.Path, ends: float, *, small: bool) -> None:
     left = ends - time.monotonic()
     seconds = left if small else min(CASES[name], left)
     if seconds < _LEAST_SECONDS:
-        print(f"{name}: no time left; the same command goes on with it", file=sys.stderr)
+        print(f"{name}: no time left; the same command resumes with it", file=sys.stderr)
         return
     command = [sys.executable, "-m", "benchmarks.accelerator_cases", name, str(out / _MEASURED)]
     # Else JAX takes most of the memory, of which PyTorch needs some in the same process.

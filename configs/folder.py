@@ -4,7 +4,7 @@
 
 `data.dir` holds train/good/*, test/good/*, test/<defect>/* and, where the defects' places are
 known, ground_truth/<defect>/<name of the image>_mask.png: any format that Pillow reads, grey or
-colour, of any size. Without ground_truth it is scored which images are abnormal, and not where.
+colour, of any size. Without ground_truth the scores say which images are abnormal, not where.
 
 Mirrors, which may turn a good object into a bad one, are off; allow them with
 `--config.data.mirror_horizontal=True` and `--config.data.mirror_vertical=True`. `folder.py:light`

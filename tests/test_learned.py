@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import sklearn.metrics
+import small_models
 from tiny_run import tiny_config, trained
 
 import vae_attn
@@ -83,6 +84,21 @@ def test_network_by_hand():
     expected = convolved(x, params["last"])[..., 0]
     found = learned.logits(params, scales, differences)
     np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_inputs_by_hand():
+    """Of pixels and of a layer: the difference, and the image's own positive and negative parts."""
+    model = small_models.plain(latents=3, image_shape=(8, 8, 1))
+    x, other = RNG.random((2, 2, 8, 8, 1)).astype(np.float32)
+    variables = model.init(jax.random.key(0), x, np.zeros((2, 3), np.float32))
+    found = learned.raw_inputs(model, variables, jnp.asarray(x), jnp.asarray(other), ("conv1",))
+    a, b = (np.asarray(model.apply(variables, of, "conv1", method="features")) for of in (x, other))
+    for name, (one, two), parts in (
+        ("image", (x, other), [x, 1 - x]),
+        ("conv1", (a, b), [np.maximum(a, 0), np.maximum(-a, 0)]),
+    ):
+        expected = np.concatenate([np.abs(one - two), *parts], axis=3)
+        np.testing.assert_allclose(found[name], expected, atol=1e-6)
 
 
 def test_scale_has_a_floor():

@@ -161,7 +161,7 @@ def contrast_maps(
 def authors_code_map(
     mean: Mean, features: Float[Array, "batch h w k"], image_size: tuple[int, int]
 ) -> Float[Array, "batch height width"]:
-    """The public code's map: one an image, of s = sum_i mean_i, already resized.
+    """The public code's map: one per image, of s = sum_i mean_i, already resized.
 
     g = d s / d A is divided by rms(g) + 1e-5, the root mean square running over the whole
     batch, so that (unlike every other style) an image's map depends on what else is in its
@@ -250,7 +250,7 @@ def make_attention_fn(
       normal_mean: for `normal_difference`; see `normal_statistics`.
       normal_variance: likewise.
       num_samples: for `normal_difference`, over how many fixed samples it averages.
-      per_latent: one map for every latent, (batch, latents, height, width), not one an image,
+      per_latent: one map for every latent, (batch, latents, height, width), not one per image,
         (batch, height, width); for `PER_LATENT_STYLES`.
       latent_batch_size: see `channel_weights`.
 

@@ -47,7 +47,7 @@ def integrated_gradients(
 
     Args:
       fn: from images to latents, (batch, latents); the mean, the log variance, or anything else of
-        that shape. Of a layer's features, it is the head above it. Images must not interact.
+        that shape. For a layer's features, it is the head above. Images must not interact.
       images: x, or features of it.
       baselines: x', likewise.
       steps: gradients along the path. One, at its midpoint, is already useful.

@@ -1,4 +1,4 @@
-"""The flags of `vae_attn.main`, and one sentence for what they cannot be."""
+"""The flags of `vae_attn.main`, and one-sentence errors for invalid ones."""
 
 import difflib
 import importlib.machinery
@@ -118,7 +118,7 @@ def default_workdir() -> pathlib.Path:
 
 
 def _config_of_workdir(argv: Sequence[str]) -> list[str]:
-    """The config of the run that exists, as the flag that stands for it, where none is given."""
+    """The --config flag of the run in --workdir, if it exists and no config is given."""
     given = flags.FlagValues()
     for name in ("config", "workdir", "mode"):
         flags.DEFINE_string(name, None, "", flag_values=given)
@@ -185,7 +185,7 @@ def _file_or_recipe(path: str) -> str:
 
 
 def _check_keys(config: ml_collections.ConfigDict, argv: Sequence[str]) -> None:
-    """Refuses overrides of what the config has not, or of a whole section."""
+    """Refuses overrides of keys that the config does not have, and of whole sections."""
     known = flat(config.to_dict())
     for argument in argv:
         option = argument.partition("=")[0]

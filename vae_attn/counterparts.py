@@ -1,4 +1,4 @@
-"""What the model itself holds for normal: the counterparts with which contrast compares."""
+"""What the model itself considers normal: the counterparts that contrast compares with."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
 """A run's folder: its config and its images, kept and compared, and its lock.
 
-Never are two commands at work in it, which would overwrite each other's checkpoints and figures,
-and a run never continues with another config or on other images.
+Two commands never work in it at once, as they would overwrite each other's checkpoints and
+figures, and a run never continues with another config or on other images.
 """
 
 import contextlib

@@ -27,7 +27,7 @@ def read_ahead(
     Args:
       images: in memory, or mapped from a file.
       indices_of: which images a step takes. It alone determines what is read, so that nothing
-        has to be kept to go on from any step.
+        has to be kept to continue from any step.
       start: the first step.
       stop: exclusive.
 

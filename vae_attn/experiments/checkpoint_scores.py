@@ -110,7 +110,7 @@ def read(workdir: pathlib.Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> tables.Table:
-    """A row a checkpoint, with the one marked that may be chosen."""
+    """One row per checkpoint; the one that may be chosen is marked."""
     names, chosen = _names(rows), best(rows)
     cells = [["step", "epoch", "validation loss", *names, ""]]
     for row in rows:

@@ -4,10 +4,12 @@
 counterpart alike. This head has seen anomalies drawn on normal images (`data.drawn_anomalies`) and
 says of each pixel how likely it is one of them. From pixels and from several layers it takes
 
-    d = log(1 + |A - B| / mean of |A - B| over normal images at that place and channel)
+    log(1 + u / mean of u over normal images at that place and channel)   for u = |A - B|, A+, A-
 
-brings them to half the image's size by a 1 x 1 convolution each, and adds two of 3 x 3. Single
-latents have no part in it: their exact maps (`attributions`) explain why an image deviates.
+where A+ and A- are the positive and the negative part of A: a texture that the model does not
+reconstruct differs everywhere, and A says what kind of place it is. The head brings them to half
+the image's size by a 1 x 1 convolution each, and adds two of 3 x 3. Single latents have no part in
+it: their exact maps (`attributions`) explain why an image deviates.
 """
 
 import json
@@ -34,24 +36,24 @@ _PARAMS, _SCALES = "params", "scales"  # in that file
 _WIDTH = 64
 _FLOOR = 0.1  # of a channel's mean over all places, added to that of each
 
-Differences = Mapping[str, Float[Array | np.ndarray, "n _h _w _k"]]
+Inputs = Mapping[str, Float[Array | np.ndarray, "n _h _w _k"]]
 
 
 class Network(nn.Module):
-    """From differences, by layer, to the logits of anomalous pixels at half the image's size."""
+    """From inputs, by layer, to the logits of anomalous pixels at half the image's size."""
 
     @nn.compact
-    def __call__(self, differences: Differences) -> Float[Array, "n half_height half_width"]:
+    def __call__(self, inputs: Inputs) -> Float[Array, "n half_height half_width"]:
         """The logits; see the module's docstring."""
-        n, height, width, _ = differences[IMAGE].shape
+        n, height, width, _ = inputs[IMAGE].shape
         size = (-(-height // 2), -(-width // 2))
 
         def resized(x: Array) -> Array:
             return jax.image.resize(x, (n, *size, x.shape[3]), "bilinear")
 
         total = self.param("bias", nn.initializers.zeros_init(), (_WIDTH,))
-        for number, layer in enumerate(sorted(differences)):
-            x = jnp.asarray(differences[layer])
+        for number, layer in enumerate(sorted(inputs)):
+            x = jnp.asarray(inputs[layer])
             # Resizing and a 1 x 1 convolution commute; where pixels are fewer the latter is first.
             dense = nn.Dense(_WIDTH, use_bias=False, name=f"layer_{number}")
             larger = x.shape[1] > size[0]
@@ -66,7 +68,7 @@ class Head:
 
     Attributes:
       params: of `Network`.
-      scales: by layer and `IMAGE`, what differences of normal images are, with a floor.
+      scales: by layer and `IMAGE`, what inputs of normal images are, with a floor.
     """
 
     params: PyTree
@@ -114,14 +116,14 @@ def _flat(head: Head) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in arrays.items()}
 
 
-def raw_differences(
+def raw_inputs(
     model: Model,
     variables: PyTree,
     x: Float[Array, "n height width channels"],
     counterparts: Float[Array, "n height width channels"],
     layers: tuple[str, ...],
-) -> Differences:
-    """|A - B| by layer, and under `IMAGE` that of the pixels.
+) -> Inputs:
+    """|A - B|, A+ and A- by layer; under `IMAGE` |x - x'|, x and 1 - x. None is negative.
 
     Args:
       model: the VAE.
@@ -130,26 +132,26 @@ def raw_differences(
       counterparts: of the images.
       layers: of the encoder.
     """
-    found = {IMAGE: jnp.abs(x - counterparts)}
+    found = {IMAGE: jnp.concatenate([jnp.abs(x - counterparts), x, 1 - x], axis=3)}
     for layer in layers:
         a, b = (model.apply(variables, of, layer, method="features") for of in (x, counterparts))
-        found[layer] = jnp.abs(a - b)
+        found[layer] = jnp.concatenate([jnp.abs(a - b), nn.relu(a), nn.relu(-a)], axis=3)
     return found
 
 
 def scale_of(mean: Float[np.ndarray, "_h _w _k"]) -> Float[np.ndarray, "_h _w _k"]:
-    """What normal differences are at each place, from their mean over images, with a floor."""
+    """What normal inputs are at each place, from their mean over images, with a floor."""
     typical = mean.mean(axis=(0, 1))
     return (mean + _FLOOR * np.where(typical > 0, typical, 1)).astype(np.float32)
 
 
 def logits(
-    params: PyTree, scales: Mapping[str, Array | np.ndarray], differences: Differences
+    params: PyTree, scales: Mapping[str, Array | np.ndarray], inputs: Inputs
 ) -> Float[Array, "n half_height half_width"]:
     """Of anomalous pixels, at half the image's size."""
     return Network().apply(
         {"params": params},
-        {layer: jnp.log1p(differences[layer] / scales[layer]) for layer in scales},
+        {layer: jnp.log1p(inputs[layer] / scales[layer]) for layer in scales},
     )
 
 
@@ -170,6 +172,6 @@ def maps(
       counterparts: of the images.
     """
     layers = tuple(layer for layer in sorted(head.scales) if layer != IMAGE)
-    differences = raw_differences(model, variables, x, counterparts, layers)
-    found = jax.nn.sigmoid(logits(head.params, head.scales, differences))
+    inputs = raw_inputs(model, variables, x, counterparts, layers)
+    found = jax.nn.sigmoid(logits(head.params, head.scales, inputs))
     return jax.image.resize(found, x.shape[:3], "bilinear")

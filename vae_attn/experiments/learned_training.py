@@ -23,7 +23,7 @@ from vae_attn.experiments.map_functions import project
 from vae_attn.models.model import Model
 from vae_attn.progress import Progress
 
-_SCALE_IMAGES = 256  # normal ones, whose differences are the scale
+_SCALE_IMAGES = 256  # normal ones, whose inputs are the scale
 _ADAM = optax.scale_by_adam()
 
 
@@ -34,7 +34,7 @@ class Settings(NamedTuple):
       steps: of its training.
       batch_size: of each.
       learning_rate: of Adam, at the start; it falls to 0 along a cosine.
-      layers: whose differences it takes, beside those of the pixels.
+      layers: whose features it takes, beside the pixels.
       projection_steps: of the counterparts.
       seed: of all that is drawn.
     """
@@ -97,23 +97,23 @@ def train(
 def _scales(
     model: Model, variables: PyTree, images: np.ndarray, settings: Settings
 ) -> dict[str, np.ndarray]:
-    """By layer, what differences are on average over normal images."""
+    """By layer, what inputs are on average over normal images."""
     thinned = images[:: -(-len(images) // _SCALE_IMAGES)]
     totals: dict[str, np.ndarray] = {}
 
-    def differences(batch: np.ndarray) -> dict[str, Array]:
+    def inputs(batch: np.ndarray) -> dict[str, Array]:
         options = {"layers": settings.layers, "projection_steps": settings.projection_steps}
-        return _differences_jit(model, variables, batch, **options)
+        return _inputs_jit(model, variables, batch, **options)
 
     for start in range(0, len(thinned), settings.batch_size):
         batch = thinned[start : start + settings.batch_size]
-        found = map_batches(differences, batch, settings.batch_size)
+        found = map_batches(inputs, batch, settings.batch_size)
         for layer, of in found.items():
             totals[layer] = totals.get(layer, 0) + of.sum(axis=0, dtype=np.float64)
     return {layer: learned.scale_of(total / len(thinned)) for layer, total in totals.items()}
 
 
-def _differences(
+def _inputs(
     model: Model,
     variables: PyTree,
     images: Array,
@@ -123,7 +123,7 @@ def _differences(
 ) -> dict[str, Array]:
     x = to_unit(images)
     counterparts = project(model, variables, x, projection_steps)
-    return dict(learned.raw_differences(model, variables, x, counterparts, layers))
+    return dict(learned.raw_inputs(model, variables, x, counterparts, layers))
 
 
 def drawn(
@@ -158,11 +158,11 @@ def _update(
     x, masks = drawn(key, images, others, augment)
     counterparts = project(model, variables, x, projection_steps)
     layers = tuple(layer for layer in scales if layer != learned.IMAGE)
-    differences = learned.raw_differences(model, variables, x, counterparts, layers)
+    inputs = learned.raw_inputs(model, variables, x, counterparts, layers)
     params, opt_state = state
 
     def loss(params: PyTree) -> Float[Array, ""]:
-        found = learned.logits(params, scales, differences)
+        found = learned.logits(params, scales, inputs)
         truth = jax.image.resize(masks.astype(jnp.float32), found.shape, "bilinear")
         # Focal loss (Lin et al. 2017), as anomalous pixels are few.
         return optax.sigmoid_focal_loss(found, (truth >= 0.5).astype(jnp.float32)).mean()
@@ -171,12 +171,10 @@ def _update(
     return jax.tree.map(lambda x, update: x - rate * update, params, updates), opt_state
 
 
-def _init(key: Key[Array, ""], differences: dict[str, Array]) -> PyTree:
-    return learned.Network().init(key, differences)["params"]
+def _init(key: Key[Array, ""], inputs: dict[str, Array]) -> PyTree:
+    return learned.Network().init(key, inputs)["params"]
 
 
 _init_jit = backend.jit(_init)
-_differences_jit = backend.jit(
-    _differences, static_argnames=("model", "layers", "projection_steps")
-)
+_inputs_jit = backend.jit(_inputs, static_argnames=("model", "layers", "projection_steps"))
 _update_jit = backend.jit(_update, static_argnames=("model", "projection_steps", "augment"))

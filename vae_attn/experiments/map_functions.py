@@ -202,10 +202,10 @@ def attributed(
 ) -> tuple[
     Float[Array, "n chosen height width"], Float[Array, "n chosen"], Float[Array, "n chosen"]
 ]:
-    """Signed maps of each image's own choice of latents, or, of None, of the image's deviation.
+    """Signed maps of the latents chosen for each image; for None, of the image's deviation.
 
-    Of integrated gradients it gives one step's part, to be added up: all in one program would take
-    long to compile.
+    With integrated gradients it gives the part of one step, and the caller adds the parts up: all
+    of them in one program would take long to compile.
     """
     x = to_unit(images)
 

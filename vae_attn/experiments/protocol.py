@@ -128,7 +128,7 @@ class Experiment(abc.ABC):
         """The few scores by which runs and checkpoints are compared, all better where higher."""
 
     def choose(self, trained: Trained) -> Mapping[str, Any]:
-        """What the config's `attention` leaves to be chosen without the test set, by key; {}."""
+        """Keys of the config's `attention` that were chosen without the test set; {} for none."""
         del trained
         return {}
 

@@ -1,4 +1,4 @@
-"""Work that goes on beside the training: one job at a time, in the order given."""
+"""Work that runs alongside the training: one job at a time, in the order given."""
 
 import concurrent.futures
 import contextlib

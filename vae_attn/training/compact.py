@@ -20,7 +20,7 @@ _MOMENTS = "opt_state"  # in the names of the optimisers' leaves
 def rounded(state: PyTree) -> PyTree:
     """The state as `load` will give it, its moments rounded to bfloat16.
 
-    A run that goes on from this each time it saves equals the one that is stopped there and
+    A run that continues from this each time it saves equals one that was stopped there and
     resumed.
     """
     return jax.tree_util.tree_map_with_path(

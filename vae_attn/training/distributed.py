@@ -40,8 +40,8 @@ def initialize(
       process_id: of this process, from 0.
 
     Raises:
-      UserError: if only some arguments are given, they cannot be, nothing says what they are, or
-        the other processes do not come.
+      UserError: if only some arguments are given, they are invalid or cannot be found out, or the
+        other processes do not join.
     """
     given = {
         "coordinator_address": coordinator_address,

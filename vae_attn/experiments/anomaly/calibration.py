@@ -1,7 +1,7 @@
 """Maps made comparable: between places of an image, between layers, by what normal images give.
 
 A raw map is higher where even normal images are hard to reconstruct, and every layer has its own
-scale. Dividing by what held-out normal images give at a place mends both, and lets the layers be
+scale. Dividing by what held-out normal images give at a place fixes both, and lets the layers be
 fused, so that none has to be picked by a look at the test set.
 """
 

@@ -41,7 +41,7 @@ def compare(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> li
 
 
 def _table_3(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> tables.Table | None:
-    """Pixel AUROC by layer, a row a method."""
+    """Pixel AUROC by layer, one row per method."""
     rows = _by_layer(config, runs, ("pixel_auroc",))
     if len(rows) < 2:
         return None
@@ -56,7 +56,7 @@ def _table_3(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> t
 def _precision_by_layer(
     config: ml_collections.ConfigDict, runs: Mapping[str, Scores]
 ) -> tables.Table | None:
-    """Average precision and best F1 by layer, a row a method."""
+    """Average precision and best F1 by layer, one row per method."""
     rows = _by_layer(config, runs, _PRECISION)
     note = f"{_PRECISION_NOTE}{_averaged(config)}".strip()
     return tables.Table("Average precision by layer", rows, note) if len(rows) > 1 else None

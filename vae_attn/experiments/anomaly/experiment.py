@@ -158,7 +158,7 @@ class AnomalyExperiment(Experiment):
         return scores
 
     def _drawn_scores(self, trained: Trained, scores: Mapping[str, float]) -> dict[str, float]:
-        """Of the first seed, which chose: the scores on drawn anomalies, of the maps scored."""
+        """The first seed's scores on drawn anomalies, of the maps that were scored."""
         found = selection.Selection.load(trained.workdir / selection.FILE)
         names = {key.rpartition("/")[0] for key in scores}
         kept = {} if found is None else found.scores
@@ -291,7 +291,7 @@ class AnomalyExperiment(Experiment):
         return evaluation.sample_validation(self.data, self.config.evaluate.max_images)
 
     def _known(self, parameters: str) -> CounterpartCache:
-        """The counterparts of these parameters; of others all but the first ones' are forgotten.
+        """The cache of these parameters' counterparts; all others but the first are dropped.
 
         The first are those of the first seed, which the page shows at the end.
         """

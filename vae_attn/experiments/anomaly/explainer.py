@@ -114,8 +114,8 @@ class Explainer(Mapper):
         Args:
           image: grey or RGB, 0 to 255, no side smaller than the model's.
           calibrated: `place`: by what normal images give at the same place of a tile, edges and
-            corners among them; `free`: by what they give anywhere, for textures, of which no place
-            of a tile is like no other. The calibration's thresholds are for `place` alone.
+            corners among them; `free`: by what they give anywhere, for textures, in which no place
+            of a tile is special. The calibration's thresholds are for `place` alone.
           overlap: of neighbouring tiles, at least this share of a tile's side.
 
         Returns:
@@ -123,7 +123,7 @@ class Explainer(Mapper):
           its rate of false alarms for a tile, and not for the maximum of many.
 
         Raises:
-          UserError: for an image smaller than a tile, or options that cannot be.
+          UserError: for an image smaller than a tile, or invalid options.
         """
         if calibrated not in tiles_lib.KINDS:
             raise UserError(f"calibrated={calibrated!r} must be place or free.")

@@ -321,7 +321,7 @@ def _promise(pixels: Threshold) -> str:
     """What the threshold of a map's pixels promises, or why there is none."""
     if pixels.value is None:
         return f"No threshold from normal images: {pixels.missing}."
-    return f"That of normal images: {pixels.described()}."
+    return f"The threshold from normal images: {pixels.described()}."
 
 
 @dataclasses.dataclass

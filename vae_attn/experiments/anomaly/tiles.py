@@ -83,7 +83,7 @@ def blend(
       overlap: see `starts`.
 
     Raises:
-      UserError: for an image smaller than a tile, or an overlap that cannot be.
+      UserError: for an image smaller than a tile, or an invalid overlap.
     """
     height, width = image.shape[:2]
     if min(height, width) < side:

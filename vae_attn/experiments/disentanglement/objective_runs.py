@@ -55,7 +55,7 @@ class Program:
       config: of any seed.
       task: of the objective.
       update: of `at_once` steps, over all devices.
-      at_once: steps a call.
+      at_once: steps per call.
       learned: what scores its models.
     """
 

@@ -84,9 +84,9 @@ def dci(
 ) -> dict[str, float]:
     """Disentanglement, completeness and informativeness of Eastwood & Williams (2018).
 
-    Importances come from one random forest a factor, a regressor class of the paper's, in
-    place of disentanglement_lib's gradient boosting, which fits one tree a class and round, 40
-    for dSprites' orientation: compare with other implementations' numbers in mind. Every split
+    Importances come from one random forest per factor, one of the paper's regressors, in place
+    of disentanglement_lib's gradient boosting, which fits one tree per class and round, 40 for
+    dSprites' orientation: keep this in mind beside other implementations' numbers. Every split
     looks at all latents; drawing a few, as forests usually do, would credit latents for
     a factor only because the right one was not among the drawn.
 
