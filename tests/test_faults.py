@@ -15,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from vae_attn import workdir as workdir_lib
+from vae_attn import workdir_scores
 from vae_attn.errors import UserError
 from vae_attn.experiments import run as experiment
 from vae_attn.experiments.anomaly.calibration import Calibration, Variant
@@ -177,7 +178,7 @@ def files_up_to(size):
 
 
 def write_scores(folder, n):
-    tables.write({"contrast/conv1/iou": 1 / (n + 2)}, folder)
+    workdir_scores.write_metrics({"contrast/conv1/iou": 1 / (n + 2)}, folder)
 
 
 def write_table(folder, n):

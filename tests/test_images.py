@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_attn.data import images
+from vae_attn.data import image_files, images
 from vae_attn.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -193,7 +193,7 @@ def test_files_of_8_bits_are_never_scaled(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["webp", "gif", "ppm", "pnm", "jp2", "avif", "jfif"])
 def test_what_else_pillow_reads(tmp_path, suffix):
-    assert f".{suffix}" in images.EXTENSIONS
+    assert f".{suffix}" in image_files.EXTENSIONS
     smooth = np.tile(np.arange(0, 160, 5, dtype=np.uint8), (32, 1))
     exact = {"webp": {"lossless": True}, "avif": {"quality": 100}}.get(suffix, {})
     Image.fromarray(np.stack([smooth] * 3, axis=-1)).save(tmp_path / f"a.{suffix}", **exact)

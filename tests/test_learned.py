@@ -89,9 +89,9 @@ def test_network_by_hand():
 def test_inputs_by_hand():
     """Of pixels and of a layer: the difference, and the image's own positive and negative parts."""
     model = small_models.plain(latents=3, image_shape=(8, 8, 1))
-    x, other = RNG.random((2, 2, 8, 8, 1)).astype(np.float32)
-    variables = model.init(jax.random.key(0), x, np.zeros((2, 3), np.float32))
-    found = learned.raw_inputs(model, variables, jnp.asarray(x), jnp.asarray(other), ("conv1",))
+    x, other = jnp.asarray(RNG.random((2, 2, 8, 8, 1)), jnp.float32)
+    variables = model.init(jax.random.key(0), x, jnp.zeros((2, 3)))
+    found = learned.raw_inputs(model, variables, x, other, ("conv1",))
     a, b = (np.asarray(model.apply(variables, of, "conv1", method="features")) for of in (x, other))
     for name, (one, two), parts in (
         ("image", (x, other), [x, 1 - x]),

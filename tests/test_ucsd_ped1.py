@@ -11,7 +11,7 @@ import pytest
 import synthetic
 from PIL import Image
 
-from vae_attn.data import ucsd_ped1, ucsd_ped1_decoding
+from vae_attn.data import frame_labels, ucsd_ped1, ucsd_ped1_decoding
 from vae_attn.errors import UserError
 
 SIZE = 40
@@ -366,7 +366,10 @@ def test_labels_of_fewer_or_more_clips(root, clips):
 def _labels(tmp_path, text, counts):
     path = tmp_path / "UCSDped1.m"
     path.write_text(text, encoding="utf-8")
-    return ucsd_ped1.read_frame_labels(path, counts)
+    labels, problems = frame_labels.read_frame_labels(path, counts)
+    if problems:
+        raise UserError("\n".join(problems))
+    return tuple(labels)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
@@ -427,16 +430,6 @@ def test_nothing_in_the_label_file_is_executed(tmp_path):
     assert not victim.exists()
 
 
-def test_read_masks(root):
-    masks = ucsd_ped1.read_masks(root / "Test/Test002_gt")
-    assert masks.shape == (12, 158, 238)
-    assert masks.any(axis=(1, 2)).tolist() == [3 <= i < 10 for i in range(12)]
-    Image.new("L", (5, 5)).save(root / "Test/Test002_gt/002.bmp")
-    (root / "Test/Test002_gt/003.bmp").write_text("no image", encoding="utf-8")
-    with pytest.raises(UserError, match="2 problems"):
-        ucsd_ped1.read_masks(root / "Test/Test002_gt")
-
-
 def _with_drawn_frames(root: pathlib.Path, archive: pathlib.Path) -> None:
     """The real masks and labels, with frames whose grey level tells their clip."""
     (root / "Test").mkdir(parents=True)
@@ -456,7 +449,7 @@ def _with_drawn_frames(root: pathlib.Path, archive: pathlib.Path) -> None:
 def test_real_masks_and_labels(shared_data, tmp_path):
     root = tmp_path / "UCSDped1"
     _with_drawn_frames(root, shared_data / "ucsd_ped1_masks.tar.xz")
-    labels = ucsd_ped1.read_frame_labels(root / "Test/UCSDped1.m", [200] * 36)
+    labels, _ = frame_labels.read_frame_labels(root / "Test/UCSDped1.m", [200] * 36)
     assert sum(int(label.sum()) for label in labels) == 4045
     data = ucsd_ped1.load(tmp_path, cache_dir=tmp_path / "cache")
     assert data.name == "UCSD Ped1"

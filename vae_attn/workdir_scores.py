@@ -16,7 +16,6 @@ import ml_collections
 from vae_attn import whole_files
 from vae_attn.config import default_config
 from vae_attn.errors import UserError
-from vae_attn.reporting import tables
 from vae_attn.training import telemetry
 
 EVALUATION = "evaluation"  # in the workdir
@@ -80,7 +79,7 @@ class Found:
 def write(workdir: pathlib.Path, scores: Mapping[str, float], scored: Scored) -> None:
     """Writes `evaluation/metrics.json`, and then what the scores are of."""
     folder = workdir / EVALUATION
-    tables.write(scores, folder)
+    write_metrics(scores, folder)
     with whole_files.writing(folder / SCORED) as temporary:
         # The digest of the other file, as a killed command may have written only that.
         text = json.dumps({"metrics": _digest(folder), **dataclasses.asdict(scored)}, indent=2)
@@ -103,7 +102,7 @@ def of_run(workdir: pathlib.Path, parameters: Sequence[str] = ()) -> Found:
     Raises:
       UserError: if `metrics.json` is broken.
     """
-    scores = tables.read(workdir / EVALUATION)
+    scores = read_metrics(workdir / EVALUATION)
     if not scores:
         return Found({})
     scored = _read(workdir)
@@ -118,6 +117,32 @@ def of_run(workdir: pathlib.Path, parameters: Sequence[str] = ()) -> Found:
         choices = _choices(folder)
         same.append(not choices or step in choices)
     return Found(scores, scored) if all(same) else _other_model(workdir, scored)
+
+
+def write_metrics(metrics: Mapping[str, float], folder: pathlib.Path) -> None:
+    """Writes `metrics.json` into a folder, which is created if missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(metrics, indent=2, allow_nan=False)
+    with whole_files.writing(folder / "metrics.json") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_metrics(folder: pathlib.Path) -> dict[str, float]:
+    """The scores in the `metrics.json` of a folder; none where there is no such file.
+
+    Raises:
+      UserError: if the file cannot be read, or holds anything else.
+    """
+    path = folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not all(type(value) in (int, float) for value in metrics.values()):
+            raise ValueError("not all of it are numbers")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): --mode=evaluate writes it anew, or move it away."
+        ) from error
+    return metrics
 
 
 def _other_model(workdir: pathlib.Path, scored: Scored) -> Found:

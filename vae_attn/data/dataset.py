@@ -134,6 +134,11 @@ class AnomalyData:
     caveat: str = ""
     levels: Levels = ALL_LEVELS
 
+    @property
+    def needs_drawn_defects(self) -> bool:
+        """Whether places can be scored on drawn defects alone, as no true mask is known."""
+        return self.draws_defects and not self.test.has_mask.any()
+
     def held_out(self, images: UInt8[np.ndarray, "n height width channels"]) -> LabelledImages:
         """Some of the validation images as labelled ones."""
         return LabelledImages(

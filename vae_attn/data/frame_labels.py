@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from vae_attn.data.layout import problems_error
-
 _FRAMES = re.compile(r"TestVideoFile\{\s*end\s*\+\s*1\s*\}\.gt_frame\s*=\s*\[(.*)\]\s*;?")
 _NO_FRAMES = re.compile(r"(TestVideoFile\s*=\s*\{\s*\}\s*;?)?")
 _RANGE = re.compile(r"([0-9]{1,9})(?::([0-9]{1,9}))?")
@@ -19,7 +17,7 @@ _SHOWN = 80  # characters of what is not understood
 
 def read_frame_labels(
     path: pathlib.Path, frame_counts: Sequence[int]
-) -> tuple[Bool[np.ndarray, "_"], ...]:
+) -> tuple[list[Bool[np.ndarray, "_"]], list[str]]:
     """Reads which frames are anomalous from a Ped1 `.m` file, without executing anything.
 
     Args:
@@ -28,22 +26,10 @@ def read_frame_labels(
       frame_counts: the number of frames of each clip.
 
     Returns:
-      One array per clip, True on anomalous frames.
-
-    Raises:
-      UserError: all lines that cannot be understood, ranges beyond a clip, and a number of clips
-        other than that of `frame_counts`.
+      One array per clip, True on anomalous frames; and what is wrong with the file: all lines that
+      cannot be understood, ranges beyond a clip, and a number of clips other than that of
+      `frame_counts`.
     """
-    labels, problems = parse_frame_labels(path, frame_counts)
-    if problems:
-        raise problems_error(path, problems, layout="one range or more a test clip, from 1")
-    return tuple(labels)
-
-
-def parse_frame_labels(
-    path: pathlib.Path, frame_counts: Sequence[int]
-) -> tuple[list[Bool[np.ndarray, "_"]], list[str]]:
-    """As `read_frame_labels`, but returns what is wrong with the file beside the labels."""
     try:
         lines = _read(path).splitlines()
     except OSError as error:

@@ -13,10 +13,6 @@ from vae_attn.data import image_files
 from vae_attn.data.image_files import ALL_LEVELS, Levels
 from vae_attn.errors import UserError
 
-EXTENSIONS: tuple[str, ...] = image_files.EXTENSIONS
-KINDS = image_files.KINDS
-MAX_PIXELS = image_files.MAX_PIXELS
-
 _Result = TypeVar("_Result")
 
 
@@ -29,7 +25,7 @@ def read_image(
     white as viewers show them, CMYK and palettes become RGB (a palette of greys becomes grey).
 
     Args:
-      path: an image file (see `EXTENSIONS`); its content decides, not its ending.
+      path: an image file (see `image_files.EXTENSIONS`); its content decides, not its ending.
       channels: 1 for grey (ITU-R 601 luma), 3 for RGB, None for what the file has.
       levels: what becomes 0 and 255 where the file has more than 8 bits per channel; what is
         darker or brighter is cut off. See `levels_of`.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -27,18 +27,27 @@ class Source:
       groups: of categories, which it may name too, for a run of each.
       members: from the config of a group to those of its runs, by category.
       frames: whether its images are frames of clips.
-      own_images: whether `data.dir` alone says which images they are.
+      which: the keys of `data`, beside the name, that say which data it is.
     """
 
     load: Callable[[ml_collections.ConfigDict], Any]
     kind: str = ANOMALY
     categories: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     members: Callable[[ml_collections.ConfigDict], dict[str, ml_collections.ConfigDict]] = (
-        lambda _: {}
+        lambda config: _copies(config, of(config).groups[config.data.category])
     )
     frames: bool = False
-    own_images: bool = False
+    which: tuple[str, ...] = ()
+
+
+def _copies(
+    config: ml_collections.ConfigDict, categories: tuple[str, ...]
+) -> dict[str, ml_collections.ConfigDict]:
+    configs = {category: config.copy_and_resolve_references() for category in categories}
+    for category, one in configs.items():
+        one.data.category = category
+    return configs
 
 
 def _split(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -61,27 +70,26 @@ def _load_folder(config: ml_collections.ConfigDict):
 def _members_of_mvtec_ad(
     config: ml_collections.ConfigDict,
 ) -> dict[str, ml_collections.ConfigDict]:
-    categories = mvtec_ad.present(config.data.dir, config.data.category)
-    configs = {category: config.copy_and_resolve_references() for category in categories}
+    configs = _copies(config, mvtec_ad.present(config.data.dir, config.data.category))
     for category, one in configs.items():
-        one.data.category = category
         one.data.update(mvtec_ad.augmentation(category, keep_pose=one.data.keep_pose))
     return configs
 
 
 SOURCES = {
-    "digits": Source(lambda c: digits.load(c.data.digit, **_split(c))),
-    "mnist": Source(lambda c: mnist.load(c.data.dir, c.data.digit, **_split(c))),
+    "digits": Source(lambda c: digits.load(c.data.digit, **_split(c)), which=("digit",)),
+    "mnist": Source(lambda c: mnist.load(c.data.dir, c.data.digit, **_split(c)), which=("digit",)),
     "mvtec_ad": Source(
         lambda c: mvtec_ad.load(c.data.dir, c.data.category, **_files(c)),
         categories=mvtec_ad.CATEGORIES,
-        groups=tuple(mvtec_ad.GROUPS),
+        groups=mvtec_ad.GROUPS,
         members=_members_of_mvtec_ad,
+        which=("category",),
     ),
     "ucsd_ped1": Source(
         lambda c: ucsd_ped1.load(c.data.dir, frames=c.data.frames, **_files(c)), frames=True
     ),
-    "folder": Source(_load_folder, own_images=True),
+    "folder": Source(_load_folder, which=("dir",)),
     "dsprites": Source(
         lambda c: dsprites.load_dsprites(
             c.data.dir or None, source=c.data.source, grid=dsprites.GRID

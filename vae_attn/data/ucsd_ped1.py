@@ -17,7 +17,7 @@ from jaxtyping import Bool, UInt8
 
 from vae_attn.data import cache, frame_stacks, images
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.data.frame_labels import last_frames, parse_frame_labels, read_frame_labels
+from vae_attn.data.frame_labels import last_frames, read_frame_labels
 from vae_attn.data.layout import (
     check_settings,
     held_out_count,
@@ -25,10 +25,8 @@ from vae_attn.data.layout import (
 )
 from vae_attn.data.ucsd_ped1_decoding import HEALED, LOST, is_known
 from vae_attn.data.ucsd_ped1_decoding import decode as decode_clips
-from vae_attn.data.ucsd_ped1_files import LABELS, Clip, list_clips, numbered
+from vae_attn.data.ucsd_ped1_files import LABELS, Clip, list_clips
 from vae_attn.errors import UserError
-
-__all__ = ["LAYOUT", "SOURCE", "load", "read_frame_labels", "read_masks"]
 
 SOURCE = "http://www.svcl.ucsd.edu/projects/anomaly/dataset.htm"
 LAYOUT = (
@@ -81,7 +79,7 @@ def load(
     train, test, problems = list_clips(root)
     for clip, last in zip(test, last_frames(root / "Test" / LABELS), strict=False):
         clip.lengthen(last)
-    labels, wrong = parse_frame_labels(root / "Test" / LABELS, [len(c.frames) for c in test])
+    labels, wrong = read_frame_labels(root / "Test" / LABELS, [len(c.frames) for c in test])
     problems += wrong
     if wrong:
         labels = []  # half-read labels would only contradict the masks
@@ -124,27 +122,6 @@ def load(
         validation=stacked("validation"),
         test=dataclasses.replace(labelled, images=stacked("test")),
     )
-
-
-def read_masks(mask_dir: pathlib.Path) -> Bool[np.ndarray, "frames height width"]:
-    """Reads the pixel masks of one clip (a folder `TestNNN_gt`), in order, at their own size.
-
-    Raises:
-      UserError: all files that cannot be read, gaps in the numbering, or sizes that differ.
-    """
-    problems: list[str] = []
-    paths = numbered(mask_dir, ".bmp", problems)
-    masks, unreadable = images.read_many(images.read_mask, paths)
-    problems += unreadable
-    problems += [
-        f"{path}: {images.size_text(mask.shape)} pixels, but {paths[0].name} has "
-        f"{images.size_text(masks[0].shape)}; restore the mask"
-        for path, mask in zip(paths, masks, strict=True)
-        if mask is not None and masks[0] is not None and mask.shape != masks[0].shape
-    ]
-    if problems:
-        raise problems_error(mask_dir, problems, layout="001.bmp, 002.bmp, ... of one size")
-    return np.stack(masks)
 
 
 def _find_root(data_dir: pathlib.Path) -> pathlib.Path:

@@ -11,6 +11,7 @@ from vae_attn.errors import UserError
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.finished_runs import SCORED_ON, SEED_KEYS, Run, find, over_seeds
 from vae_attn.reporting import figures, page, tables
+from vae_attn.workdir import CONFIG
 
 _CURVES = {"loss": "training loss", "validation_loss": "validation loss"}
 _BEST = " (best)"
@@ -40,7 +41,7 @@ def write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _write(patterns: str, workdir: pathlib.Path) -> pathlib.Path:
-    if (workdir / "config.json").exists():
+    if (workdir / CONFIG).exists():
         raise UserError(f"--workdir={workdir} is a run: give another folder for the report.")
     runs = find(patterns, leave_out=workdir)
     workdir.mkdir(parents=True, exist_ok=True)

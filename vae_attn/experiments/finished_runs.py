@@ -17,6 +17,7 @@ from vae_attn.errors import UserError
 from vae_attn.experiments import kinds, validation
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.training.telemetry import read_metrics
+from vae_attn.workdir import CONFIG
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -51,8 +52,8 @@ class Run:
     @property
     def data(self) -> tuple[object, ...]:
         """What distinguishes its data from that of other runs."""
-        own = ("dir",) if sources.SOURCES[self.keys["data.name"]].own_images else ()
-        return tuple(self.keys[f"data.{key}"] for key in ("name", "digit", "category", *own))
+        which = sources.SOURCES[self.keys["data.name"]].which
+        return tuple(self.keys[f"data.{key}"] for key in ("name", *which))
 
     @property
     def scored_on(self) -> tuple[object, ...]:
@@ -92,7 +93,7 @@ def find(patterns: str, *, leave_out: pathlib.Path) -> list[Run]:
         config.parent.resolve(): config.parent
         for folder in outside
         for depth in range(_DEPTH + 1)
-        for config in folder.glob("*/" * depth + "config.json")
+        for config in folder.glob("*/" * depth + CONFIG)
         if leave_out.resolve() not in config.resolve().parents
     }
     runs = [_read(folder) for folder in folders.values()]

@@ -5,6 +5,7 @@ chooses one by the data, once per run.
 """
 
 import abc
+import copy
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -90,6 +91,12 @@ class Experiment(abc.ABC):
     ) -> pathlib.Path:
         """Writes the tables and the page over all members; returns the path of either."""
         raise NotImplementedError
+
+    def with_config(self, config: ml_collections.ConfigDict) -> "Experiment":
+        """The same with another config, whose `attention` alone may differ."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     def counts(self) -> str:
         """How many images there are of each kind, for the line at the start."""

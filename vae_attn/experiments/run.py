@@ -140,7 +140,8 @@ def _run_one(
     ]
     if distributed.is_main():
         if chosen := experiment.choose(trained[0]):
-            config = experiment.config = _with_attention(config, chosen)
+            config = _with_attention(config, chosen)
+            experiment = experiment.with_config(config)
             trained = [one._replace(config=_with_attention(one.config, chosen)) for one in trained]
         _evaluate_and_explain(experiment, config, workdir, trained, mode)
     distributed.barrier("evaluated")

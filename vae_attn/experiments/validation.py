@@ -12,7 +12,7 @@ from vae_attn.data import sources
 from vae_attn.experiments import learned_training
 from vae_attn.experiments.anomaly import calibration, evaluation
 from vae_attn.models import build
-from vae_attn.training import loop
+from vae_attn.training import loop, objectives
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -28,7 +28,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         from vae_attn.experiments.disentanglement import representation
 
         representation.validate(config)
-    build.validate(config)
+    build.validate(config, discriminated=objectives.of(config).discriminates)
     _validate_maps(config)
 
 

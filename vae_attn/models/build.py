@@ -164,8 +164,12 @@ def image_shape(name: str, image_size: int, channels: int) -> tuple[int, int, in
     return image_size, image_size, channels or (3 if name in _COLOUR else 1)
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
+def validate(config: ml_collections.ConfigDict, *, discriminated: bool) -> None:
     """Checks all of a config that concerns its model, before any image is read.
+
+    Args:
+      config: the run's.
+      discriminated: whether a discriminator sees its codes (`objectives.Objective`).
 
     Raises:
       UserError: in one sentence, with the key, its value and what it may be.
@@ -193,7 +197,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         layers = config[key].layers
         layers = (layers,) if isinstance(layers, str) else layers
         named += [(f"{key}.layers", layer) for layer in layers]
-    if discriminated := config.train.objective == "factor_vae":
+    if discriminated:
         named.append(("factor.ad_layer", config.factor.ad_layer))
     contract.require_layers(model, name, named)
     if name not in MODELS or discriminated:

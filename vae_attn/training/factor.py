@@ -101,6 +101,19 @@ def validate(config: ml_collections.ConfigDict) -> None:
         require(config, "factor.ad_pairs", lambda v: 1 <= v <= most, within)
 
 
+def title(config: ml_collections.ConfigDict) -> str:
+    """What a page calls the model."""
+    options = config.factor
+    weights = f"gamma {options.gamma:g}"
+    if options.discriminator_input != "codes":
+        weights += ", of standardized codes"
+    if not options.ad_weight:
+        return f"FactorVAE ({weights})"
+    form = attention_loss.FORMS[options.ad_form].title
+    place = f" at {options.ad_layer}" if options.ad_form == "paper" else ""
+    return f"AD-FactorVAE ({weights}, lambda {options.ad_weight:g} of the {form}{place})"
+
+
 FactorUpdateFn = Callable[[FactorState, Images, Int[Array, "local 2"]], tuple[FactorState, Metrics]]
 
 

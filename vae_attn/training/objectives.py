@@ -1,8 +1,9 @@
-"""What a config trains: one row per objective, each a function that makes a `Task`.
+"""What a config trains: one row per objective.
 
 `configs/dsprites.py` names those that the literature compares, with the values of their keys.
 """
 
+import dataclasses
 import functools
 import types
 from collections.abc import Callable, Mapping
@@ -23,6 +24,24 @@ from vae_attn.training.task import Task
 DTYPES = ("float32", "bfloat16")
 
 
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A row.
+
+    Attributes:
+      make: from a config, and from images as they are stored to [0, 1], to the task.
+      title: from a config to what a page calls the model.
+      validate: raises UserError for keys of the config that the objective cannot take.
+      discriminates: whether a discriminator sees each image's codes, so that the model may have no
+        batch statistics, and computes in float32; the keys of `factor` are for such objectives.
+    """
+
+    make: Callable[[ml_collections.ConfigDict, steps.PixelsOf], Task]
+    title: Callable[[ml_collections.ConfigDict], str]
+    validate: Callable[[ml_collections.ConfigDict], None] = lambda _: None
+    discriminates: bool = False
+
+
 def build_model(config: ml_collections.ConfigDict) -> Model:
     """The model of a config; its batch normalisation is synchronised in training."""
     return build.from_config(config, axis_name=steps.AXIS)
@@ -35,7 +54,7 @@ def make_task(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) -> T
       config: see `vae_attn.config.default_config`.
       pixels_of: from images as they are stored to [0, 1].
     """
-    return OBJECTIVES[config.train.objective](config, pixels_of)
+    return of(config).make(config, pixels_of)
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -46,18 +65,29 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """
     known = f"one of {', '.join(OBJECTIVES)}"
     require(config, "train.objective", lambda v: v in OBJECTIVES, known)
-    discriminates = config.train.objective == "factor_vae"
-    dtypes = ("float32",) if discriminates else DTYPES
+    objective = of(config)
+    dtypes = ("float32",) if objective.discriminates else DTYPES
     known = f"one of {', '.join(dtypes)} (with a discriminator float32)"
     require(config, "train.dtype", lambda v: v in dtypes, known)
-    if discriminates:
-        factor.validate(config)
-        return
-    for key in ("factor.gamma", "factor.ad_weight"):  # else they would silently do nothing
+    objective.validate(config)
+    for key in () if objective.discriminates else ("factor.gamma", "factor.ad_weight"):
+        # Else they would silently do nothing.
         require(config, key, lambda v: v == 0, "0 unless train.objective=factor_vae")
-    if config.train.objective == "beta_tc_vae":
-        at_least = "at least 2, as latents of one image alone have no total correlation"
-        require(config, "train.batch_size", lambda v: v >= 2, at_least)
+
+
+def of(config: ml_collections.ConfigDict) -> Objective:
+    """The row of `train.objective`."""
+    return OBJECTIVES[config.train.objective]
+
+
+def _vae_title(config: ml_collections.ConfigDict) -> str:
+    beta = config.train.beta
+    return "A VAE" if beta == 1 else f"A beta-VAE (beta {beta:g})"
+
+
+def _require_pairs(config: ml_collections.ConfigDict) -> None:
+    at_least = "at least 2, as latents of one image alone have no total correlation"
+    require(config, "train.batch_size", lambda v: v >= 2, at_least)
 
 
 def _vae(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) -> Task:
@@ -122,14 +152,16 @@ def _factor_vae(config: ml_collections.ConfigDict, pixels_of: steps.PixelsOf) ->
     return factor.make_task(config, model=model, tx=tx, loss=loss, pixels_of=pixels_of)
 
 
-OBJECTIVES: Mapping[str, Callable[[ml_collections.ConfigDict, steps.PixelsOf], Task]] = (
-    types.MappingProxyType(
-        {
-            "vae": _vae,
-            "beta_tc_vae": _beta_tc_vae,
-            "factor_vae": _factor_vae,
-        }
-    )
+OBJECTIVES: Mapping[str, Objective] = types.MappingProxyType(
+    {
+        "vae": Objective(_vae, _vae_title),
+        "beta_tc_vae": Objective(
+            _beta_tc_vae,
+            lambda config: f"A beta-TCVAE (beta {config.train.beta:g})",
+            _require_pairs,
+        ),
+        "factor_vae": Objective(_factor_vae, factor.title, factor.validate, discriminates=True),
+    }
 )
 
 

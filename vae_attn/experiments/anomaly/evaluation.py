@@ -125,7 +125,7 @@ def evaluate(
                 progress.add(chunk.stop - chunk.start)
 
     give("scoring test images", test, mask_size, Collected.add_test)
-    if test.masks is None and data.draws_defects:
+    if data.needs_drawn_defects:
         located = defects(data, max_images, seed)
         give("scoring drawn defects", located, MODEL, Collected.add_located)
     with _threads() as pool:

@@ -169,7 +169,7 @@ class Explorer:
             Part("test", data.test.sample(most, seed)),
             Part("validation", _validation(data, most)),
         ]
-        if not data.test.has_mask.any() and data.draws_defects:
+        if data.needs_drawn_defects:
             drawn = evaluation.defects(data, most, seed)
             names = tuple(f"drawn: {name}" for name in drawn.class_names)
             parts.append(Part("drawn defects", dataclasses.replace(drawn, class_names=names)))

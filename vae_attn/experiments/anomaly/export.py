@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from vae_attn import attributions, whole_files, workdir_scores
+from vae_attn.data import sources
 from vae_attn.data.dataset import to_unit
 from vae_attn.experiments import model_card
 from vae_attn.experiments.anomaly.explainer import Explainer
@@ -24,6 +25,7 @@ from vae_attn.experiments.map_functions import (
     has_deeplift,
     project,
 )
+from vae_attn.workdir import CONFIG
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -166,7 +168,8 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
             **({"head": calibration.head} if calibration.head else {}),
         },
         "data": {
-            key: config.data[key] for key in ("name", "dir", "category", "digit", "image_size")
+            key: config.data[key]
+            for key in dict.fromkeys(("name", "dir", *sources.of(config).which, "image_size"))
         },
         "model": {
             "name": config.model.name,
@@ -174,7 +177,7 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
             "active_latents": calibration.active_latents,
         },
         "parameters": calibration.parameters,
-        "config_sha256": hashlib.sha256((workdir / "config.json").read_bytes()).hexdigest(),
+        "config_sha256": hashlib.sha256((workdir / CONFIG).read_bytes()).hexdigest(),
         "metrics": {k.removeprefix(own): v for k, v in found.scores.items() if k.startswith(own)},
         **({"metrics_missing": found.missing} if found.missing else {}),
         "platforms": list(exported.platforms),

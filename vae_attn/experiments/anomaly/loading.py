@@ -13,6 +13,7 @@ from vae_attn.experiments.anomaly.calibration import Calibration, Variant, varia
 from vae_attn.experiments.anomaly.explainer import Explainer
 from vae_attn.training import loop, objectives
 from vae_attn.training.checkpoints import digest, which_checkpoint
+from vae_attn.workdir import CONFIG
 
 CALIBRATION = "calibration.npz"  # in the workdir, beside the checkpoints that it belongs to
 
@@ -101,7 +102,7 @@ def _check_is_a_run(workdir: pathlib.Path, config: ml_collections.ConfigDict | N
     """A group of categories and a run of several seeds have their runs in folders."""
     inside = sorted(path.parent.name for path in workdir.glob("*/config.json"))
     if config is None:
-        several = bool(inside) and not (workdir / "config.json").exists()
+        several = bool(inside) and not (workdir / CONFIG).exists()
     else:
         several = config.num_seeds > 1 or sources.is_group(config)
     if not several:

@@ -16,6 +16,7 @@ from PIL import Image
 from vae_attn import whole_files
 from vae_attn.data import images as images_lib
 from vae_attn.data.folder_files import images_below, skipped_note
+from vae_attn.data.image_files import EXTENSIONS
 from vae_attn.errors import UserError, shown
 from vae_attn.experiments.anomaly import map_figures
 from vae_attn.experiments.anomaly.calibration import Calibration
@@ -66,7 +67,7 @@ def find(pattern: str) -> list[pathlib.Path]:
     if not files:
         raise UserError(
             f"--images={shown(pattern)} matches no image: give a file, a folder with images "
-            f"({', '.join(images_lib.EXTENSIONS)}) or a pattern such as 'photos/*.png', quoted."
+            f"({', '.join(EXTENSIONS)}) or a pattern such as 'photos/*.png', quoted."
         )
     if skipped:
         _LOG.warning("%s", skipped_note(skipped))

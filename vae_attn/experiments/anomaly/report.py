@@ -171,7 +171,7 @@ def _located(config: ml_collections.ConfigDict, data: AnomalyData) -> LabelledIm
     known = data.test.has_mask & (data.test.labels > 0)
     if known.any():
         return data.test.take(known)
-    return evaluation.defects(data, 0, config.seed) if data.draws_defects else None
+    return evaluation.defects(data, 0, config.seed) if data.needs_drawn_defects else None
 
 
 def _latents(

@@ -35,7 +35,7 @@ def of_run(
         own = config.evaluate.mask_size == OWN
         size = "Places are scored at the masks' own size, to which maps are enlarged."
         size = size if own else "Places are scored on masks shrunk to the model's size."
-    elif data.test.has_mask.any() or data.draws_defects:
+    elif data.test.has_mask.any() or data.needs_drawn_defects:
         size = "Places are scored at the size of the images."
     active = active_note(scores, config.model.latents)
     missing = [f"Not scored: {sentence}." for sentence in data.missing]

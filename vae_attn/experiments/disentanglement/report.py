@@ -16,7 +16,7 @@ from vae_attn.experiments.disentanglement import latent_figures, representation
 from vae_attn.experiments.maps import Images, Mapper
 from vae_attn.experiments.protocol import Content
 from vae_attn.reporting import figures
-from vae_attn.training.attention_loss import FORMS
+from vae_attn.training import objectives
 
 _LATENTS_SHOWN = 8
 _IMAGES_SHOWN = 6
@@ -101,8 +101,8 @@ def content(
         )
         drawn["runs"] = (figure, "Disentanglement and its price", caption)
     return Content(
-        summary=f"{_objective(config)} with {len(response)} latents learned from {len(data)} "
-        f"images, one for every combination of {', '.join(data.grid.names)}.",
+        summary=f"{objectives.of(config).title(config)} with {len(response)} latents learned from "
+        f"{len(data)} images, one for every combination of {', '.join(data.grid.names)}.",
         drawn=drawn,
     )
 
@@ -175,19 +175,3 @@ def _attention(
     title = f"{data.name}: attention of the most responsive latents, {style} at {layer}"
     figure = figures.grid(rows, columns, title=title, note=note)
     return figure, "What each latent looks at", f"Random images. {note}{titles.first_seed(config)}"
-
-
-def _objective(config: ml_collections.ConfigDict) -> str:
-    options, beta = config.factor, config.train.beta
-    if config.train.objective == "beta_tc_vae":
-        return f"A beta-TCVAE (beta {beta:g})"
-    if config.train.objective != "factor_vae":
-        return "A VAE" if beta == 1 else f"A beta-VAE (beta {beta:g})"
-    weights = f"gamma {options.gamma:g}"
-    if options.discriminator_input != "codes":
-        weights += ", of standardized codes"
-    if not options.ad_weight:
-        return f"FactorVAE ({weights})"
-    form = FORMS[options.ad_form].title
-    place = f" at {options.ad_layer}" if options.ad_form == "paper" else ""
-    return f"AD-FactorVAE ({weights}, lambda {options.ad_weight:g} of the {form}{place})"
