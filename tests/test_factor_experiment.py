@@ -212,7 +212,7 @@ def test_two_seeds(tmp_path):
     page = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count("Seed 0, the first of 2.</figcaption>") == 3
     pairs = [(one["reconstruction"], one["factor_vae"]) for one in (first, second)]
-    assert factor_report.finished_runs(tmp_path) == {"both": pairs}
+    assert factor_report.scored_neighbours(tmp_path) == {"both": pairs}
 
 
 def test_variants_of_the_config():
@@ -340,4 +340,4 @@ def test_runs_of_a_folder(tmp_path):
         scored = workdir_scores.Scored.of([1], ["digest"], config_lib.default_config())
         workdir_scores.write(tmp_path / name, metrics, scored)
     (tmp_path / "unfinished").mkdir()
-    assert factor_report.finished_runs(tmp_path) == {"one": [(40.0, 0.7)]}
+    assert factor_report.scored_neighbours(tmp_path) == {"one": [(40.0, 0.7)]}

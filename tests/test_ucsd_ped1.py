@@ -423,8 +423,9 @@ def test_bad_ranges_name_the_line(tmp_path, ranges, reason):
 def test_nothing_in_the_label_file_is_executed(tmp_path):
     victim = tmp_path / "victim"
     text = f"TestVideoFile{{end+1}}.gt_frame = [__import__('os').mkdir('{victim}')];\n!touch x\n"
-    with pytest.raises(UserError, match="2 problems") as caught:
+    with pytest.raises(UserError) as caught:
         _labels(tmp_path, text, [6])
+    assert len(str(caught.value).splitlines()) == 2 + 1  # and the number of clips
     assert "line 1" in str(caught.value)
     assert "line 2" in str(caught.value)
     assert not victim.exists()

@@ -9,7 +9,7 @@ from vae_attn import attention
 from vae_attn import workdir as workdir_lib
 from vae_attn.config import require, require_each
 from vae_attn.data import sources
-from vae_attn.experiments import learned_training
+from vae_attn.experiments import kinds, learned_training
 from vae_attn.experiments.anomaly import calibration, evaluation
 from vae_attn.models import build
 from vae_attn.training import loop, objectives
@@ -23,13 +23,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """
     loop.validate(config)
     sources.validate(config)
-    if sources.of(config).kind == sources.FACTORS:
-        # Here, as it imports scikit-learn, which loads slowly.
-        from vae_attn.experiments.disentanglement import representation
-
-        representation.validate(config)
     build.validate(config, discriminated=objectives.of(config).discriminates)
     _validate_maps(config)
+    kinds.of(config).validate(config)
 
 
 def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -57,12 +53,6 @@ def _validate_maps(config: ml_collections.ConfigDict) -> None:
     several = ("evaluate.styles", "evaluate.layers")
     require_each(config, several, len, "a tuple of at least one name")
     learned_training.validate(config)
-    anomalies = sources.of(config).kind == sources.ANOMALY
-    if not anomalies:
-        known = f"0 with data.name={config.data.name}, where no image is abnormal"
-        require(config, "learned.steps", lambda v: v == 0, known)
-        known = f"False with data.name={config.data.name}, where no image is abnormal"
-        require(config, "evaluate.select", lambda v: not v, known)
     if config.evaluate.select:
         known = "empty or equal to evaluate.layers with evaluate.select, which chooses among those"
         layers = tuple(config.evaluate.layers)

@@ -39,6 +39,8 @@ COLOUR_MAP = "inferno"
 # Blue below 0, red above, equally dark: told apart with every kind of colour blindness.
 SIGNED_COLOUR_MAP = "RdBu_r"
 
+FULL_COLOUR_QUANTILE = 0.995  # of many maps, where their common scale of colours ends
+
 Numbers = Sequence[int | float]
 Curves = Mapping[str, tuple[Numbers, Numbers]]  # steps and values by metric
 
@@ -57,6 +59,16 @@ _PANEL = (3.1, 2.8)  # inches
 _FEW_POINTS = 60  # up to so many are marked
 _LEGEND_ROWS = 24  # in one column of a legend beside the panels
 _CAPTION_HEIGHT = 16  # pixels, of a line over tiles
+
+
+def to_uint8(
+    images: Float[np.ndarray, "n height width channels"]
+    | UInt8[np.ndarray, "n height width channels"],
+) -> UInt8[np.ndarray, "n height width channels"]:
+    """Images in [0, 1] as they are stored; stored ones as they are."""
+    if images.dtype == np.uint8:
+        return images
+    return np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
 
 
 def styled() -> contextlib.AbstractContextManager[None]:

@@ -39,7 +39,6 @@ _LATENTS = 8  # of an image, whose maps are shown
 _TILE = 32  # pixels: the longest side of a single latent's map
 # Of an image's pixels: what the page's slider replaces by the counterpart's.
 _SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-_SCALE_QUANTILE = 0.995
 _SCALE_PIXELS = 256  # of each image, over which a colour scale is measured
 _UNITS = {
     "none": "times the mean of normal maps",
@@ -209,8 +208,8 @@ class Explorer:
         own = maps[self.shown[0].variant]
         overlays = figures.overlay(images.images, own, self._scale)
         latents = self._latents(images.images, counterparts)
-        decoded = _to_uint8(self._explainer.reconstruct(images.images))
-        normal = _to_uint8(counterparts)
+        decoded = figures.to_uint8(self._explainer.reconstruct(images.images))
+        normal = figures.to_uint8(counterparts)
         written = _Written(
             values={v: _sample_pixels(of) for v, of in maps.items()},
             whole=np.concatenate([_sample_pixels(one.tiles[:1]) for one in latents]),
@@ -399,12 +398,12 @@ def _sample_pixels(maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarra
 
 
 def _quantile(values: Float[np.ndarray, "pixels"]) -> float:
-    return float(np.quantile(np.abs(values), _SCALE_QUANTILE)) or 1.0 if len(values) else 1.0
+    return (
+        float(np.quantile(np.abs(values), figures.FULL_COLOUR_QUANTILE)) or 1.0
+        if len(values)
+        else 1.0
+    )
 
 
 def _rounded(values: Float[np.ndarray, "n"]) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
-
-
-def _to_uint8(images: Float[np.ndarray, "n height width channels"]) -> np.ndarray:
-    return np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)

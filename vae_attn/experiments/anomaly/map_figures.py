@@ -21,7 +21,6 @@ _COLUMNS = 10
 _NORMAL_COLUMNS = 6
 _EXAMPLES = 4  # defects that a group's sheet shows of each category, as in the report's Figure 4
 _SCALE_IMAGES = 400  # over which the colour scale is measured
-_SCALE_QUANTILE = 0.995
 _HEADING_WIDTH = 15  # characters in a line over an image
 
 
@@ -148,7 +147,7 @@ def examples(config: ml_collections.ConfigDict, painter: Painter, located: Label
     shown = _some_defects(config, located, _EXAMPLES)
     rows = _truth_rows(shown) | painter.rows(shown.images)
     return {"names": np.array(_headings(shown))} | {
-        name: np.broadcast_to(_to_uint8(images), (*images.shape[:3], 3))
+        name: np.broadcast_to(figures.to_uint8(images), (*images.shape[:3], 3))
         for name, images in rows.items()
     }
 
@@ -195,7 +194,7 @@ def latent_captions(deviating: Deviations, exact: ExactMaps, n: int) -> list[str
 
 def quantile(maps: Float[np.ndarray, "*shape"]) -> float:
     """The value that gets the full colour."""
-    return float(np.quantile(maps, _SCALE_QUANTILE)) or 1.0
+    return float(np.quantile(maps, figures.FULL_COLOUR_QUANTILE)) or 1.0
 
 
 def _with_outlines(rows: Rows, shown: LabelledImages, title: str) -> tuple[Figure, str]:
@@ -221,11 +220,7 @@ def _pick(images: LabelledImages, of: Bool[np.ndarray, "n"], count: int, seed: i
 
 
 def _truth_rows(shown: LabelledImages) -> Rows:
-    return {INPUT: shown.images, TRUTH: _to_uint8(shown.masks[..., None].astype(np.float32))}
-
-
-def _to_uint8(images: np.ndarray) -> np.ndarray:
-    return images if images.dtype == np.uint8 else np.rint(images * 255).astype(np.uint8)
+    return {INPUT: shown.images, TRUTH: figures.to_uint8(shown.masks[..., None].astype(np.float32))}
 
 
 def _headings(shown: LabelledImages) -> list[str]:
@@ -242,6 +237,6 @@ def _headings(shown: LabelledImages) -> list[str]:
 
 def _scale_note() -> str:
     return (
-        f"Full colour is the {_SCALE_QUANTILE:.1%} quantile of the maps of up to {_SCALE_IMAGES} "
-        "test images, the same for all images."
+        f"Full colour is the {figures.FULL_COLOUR_QUANTILE:.1%} quantile of the maps of up to "
+        f"{_SCALE_IMAGES} test images, the same for all images."
     )

@@ -243,7 +243,9 @@ MAP_SCORES = (
         "frame AP (max, smoothed)",
         needs=CLIPS,
     ),
-    Score(  # measured before the test set is opened, by `evaluate.select`
+    # No record meets this need: the experiment adds the value, which `evaluate.select` measured
+    # before the test set was opened, and the row gives it a column.
+    Score(
         "drawn_average_precision",
         SELECTION,
         lambda found: found,

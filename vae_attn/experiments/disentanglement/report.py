@@ -25,7 +25,6 @@ _TRAVERSED = 3  # images from which the animation starts
 _DEVIATIONS = np.linspace(-2, 2, 11).astype(np.float32)
 RESPONSE_IMAGES = 2048  # over which the latents' response is measured
 _SCALE_IMAGES = 300  # over which the colour scale is measured
-_SCALE_QUANTILE = 0.995
 
 
 class Response(NamedTuple):
@@ -90,7 +89,7 @@ def content(
         ),
         "attention": _attention(config, explainer, data, images, latents, response),
     }
-    if runs := finished_runs(workdir.parent):
+    if runs := scored_neighbours(workdir.parent):
         score = representation.QUICK_SCORE.removesuffix("_quick")
         figure = latent_figures.reconstruction_against_score(
             runs, score=score, highlighted=workdir.name
@@ -124,7 +123,7 @@ def traverse(
     return decoded.reshape(*shape, *decoded.shape[1:])
 
 
-def finished_runs(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
+def scored_neighbours(folder: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
     """Reconstruction loss and Kim & Mnih's score of the folder's scored runs, by their names.
 
     A run of several seeds has one pair per seed.
@@ -160,7 +159,7 @@ def _attention(
 
     sample = data.as_uint8(data.sample(_SCALE_IMAGES, seed=config.seed + 1))
     # Latents differ in scale by orders of magnitude: each has a scale of its own.
-    scales = np.quantile(maps(sample), _SCALE_QUANTILE, axis=(0, 2, 3))
+    scales = np.quantile(maps(sample), figures.FULL_COLOUR_QUANTILE, axis=(0, 2, 3))
     rows = {}
     for number, (image, image_maps) in enumerate(zip(images, maps(images), strict=True)):
         relative = image_maps / np.where(scales > 0, scales, 1.0)[:, None, None]
@@ -169,8 +168,8 @@ def _attention(
         rows[f"image {number + 1}"] = np.concatenate([original, overlays])
     columns = ["input", *(f"z{k} sd {response[k]:.2f}" for k in latents)]
     note = (
-        f"Full colour is the {_SCALE_QUANTILE:.1%} quantile of that latent's maps over "
-        f"{len(sample)} images."
+        f"Full colour is the {figures.FULL_COLOUR_QUANTILE:.1%} quantile of that latent's maps "
+        f"over {len(sample)} images."
     )
     title = f"{data.name}: attention of the most responsive latents, {style} at {layer}"
     figure = figures.grid(rows, columns, title=title, note=note)
