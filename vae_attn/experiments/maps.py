@@ -79,7 +79,7 @@ class Mapper:
       projection_steps: of the counterparts (`counterparts.project`).
       batch_size: images at once.
       latent_batch_size: latents differentiated at once; None is all.
-      known: counterparts of these very parameters and steps; None keeps none.
+      counterpart_cache: counterparts of these very parameters and steps; None keeps none.
       head: of the learned contrast; None where the run has none.
     """
 
@@ -89,7 +89,7 @@ class Mapper:
     projection_steps: int = 0
     batch_size: int = 64
     latent_batch_size: int | None = None
-    known: CounterpartCache | None = None
+    counterpart_cache: CounterpartCache | None = None
     head: learned.Head | None = None
 
     def encode(
@@ -119,8 +119,8 @@ class Mapper:
         def compute(images: Images) -> Counterparts:
             return self._batched(map_functions.project_stored, images, steps=self.projection_steps)
 
-        keeps = self.known is not None and self.projection_steps > 0
-        return self.known.get(images, compute) if keeps else compute(images)
+        keeps = self.counterpart_cache is not None and self.projection_steps > 0
+        return self.counterpart_cache.get(images, compute) if keeps else compute(images)
 
     def maps(
         self,

@@ -59,7 +59,7 @@ def evaluate(
     styles: tuple[str, ...],
     layers: tuple[str, ...],
     fused: tuple[str, ...],
-    drawn: tuple[str, ...] = (),
+    curves_of: tuple[str, ...] = (),
     max_images: int = 0,
     seed: int = 0,
     mask_size: str = OWN,
@@ -76,7 +76,7 @@ def evaluate(
       styles: to score, beside the explainer's own, and those of its head where it has one.
       layers: to score each alone, beside the explainer's own.
       fused: layers whose maps are also averaged.
-      drawn: names of variants (`Variant.name`) whose curves are wanted, beside the explainer's own.
+      curves_of: names of variants (`Variant.name`) whose curves are wanted beside the own one's.
       max_images: of each kind to score, drawn at random, and to calibrate by; 0 is all.
       seed: of that choice, and of drawn defects.
       mask_size: of `MASK_SIZES`: at which size places are scored.
@@ -135,7 +135,7 @@ def evaluate(
             found = {key: v for key, v in found.items() if key not in _LIKELIHOOD_KEYS}
         metrics |= {f"{variant.name}/{name}": value for name, value in found.items()}
     named = {variant.name: one for variant, one in collected.items()}
-    order = dict.fromkeys((own.name, *drawn))  # the run's own first
+    order = dict.fromkeys((own.name, *curves_of))  # the run's own first
     likelihood = {f"{RECONSTRUCTION_ERROR}/{IMAGE}": image_scores[RECONSTRUCTION_ERROR]}
     shown = {name: named[name] for name in order if name in named}
     return metrics, _curves(shown, likelihood, abnormal, own.name)

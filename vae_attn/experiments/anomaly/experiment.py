@@ -126,7 +126,7 @@ class AnomalyExperiment(Experiment):
         found = selection.Selection.load(path)
         if found is None or found.origin != origin:
             explainer = self._calibrated(trained.variables, head)
-            options = _options(config) | {"drawn": (), "mask_size": evaluation.MODEL}
+            options = _options(config) | {"curves_of": (), "mask_size": evaluation.MODEL}
             options["smooth_frames"] = 0.0
             drawn = selection.drawn_data(self.data, config.seed)
             scores, _ = evaluation.evaluate(explainer, drawn, **options)
@@ -190,7 +190,7 @@ class AnomalyExperiment(Experiment):
 
     def limits(self, workdir: pathlib.Path) -> list[str]:
         """Of a model of one kind of normal images, and of its thresholds."""
-        known, decided = self.data.name, []
+        name, decided = self.data.name, []
         if (kept := Calibration.load(workdir / loading.CALIBRATION)) is not None:
             counted = {"An image": kept.images, "A pixel": kept.pixels}
             decided = [
@@ -200,7 +200,7 @@ class AnomalyExperiment(Experiment):
                 for what, of in counted.items()
             ]
         return [
-            f"It has seen normal images of {known} alone, and calls whatever differs abnormal: "
+            f"It has seen normal images of {name} alone, and calls whatever differs abnormal: "
             "another camera, light or framing too.",
             "An image is resized to the model's size: what is smaller than a pixel of it is lost.",
             "contrast says where an image is abnormal, and not which latent says so; the signed "
@@ -238,7 +238,7 @@ class AnomalyExperiment(Experiment):
                     trained.variables,
                     kept,
                     **loading.batches(config),
-                    known=self._known(parameters),
+                    counterpart_cache=self._counterpart_cache(parameters),
                     head=head,
                 )
         explainer = self._calibrated(trained.variables, head)
@@ -281,7 +281,7 @@ class AnomalyExperiment(Experiment):
             variant=variant_of(self.config.attention),
             projection_steps=self.config.attention.projection_steps,
             **loading.batches(self.config),
-            known=self._known(digest(variables)),
+            counterpart_cache=self._counterpart_cache(digest(variables)),
             head=head,
             caveat=self.data.caveat,
         )
@@ -290,7 +290,7 @@ class AnomalyExperiment(Experiment):
         """The images that calibrate."""
         return evaluation.sample_validation(self.data, self.config.evaluate.max_images)
 
-    def _known(self, parameters: str) -> CounterpartCache:
+    def _counterpart_cache(self, parameters: str) -> CounterpartCache:
         """The cache of these parameters' counterparts; all others but the first are dropped.
 
         The first are those of the first seed, which the page shows at the end.
@@ -308,7 +308,7 @@ def _options(config: ml_collections.ConfigDict) -> dict:
         "styles": tuple(config.evaluate.styles),
         "layers": tuple(config.evaluate.layers),
         "fused": fused_layers(config),
-        "drawn": (*comparison.compared(config), f"{MEDIAN_SMOOTH}/{IMAGE}"),
+        "curves_of": (*comparison.compared(config), f"{MEDIAN_SMOOTH}/{IMAGE}"),
         "max_images": config.evaluate.max_images,
         "mask_size": config.evaluate.mask_size,
         "seed": config.seed,

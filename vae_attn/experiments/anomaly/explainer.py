@@ -46,7 +46,7 @@ class Explainer(Mapper):
           model: the VAE.
           variables: its parameters and batch statistics.
           calibration: of this model and these parameters.
-          **options: `batch_size`, `latent_batch_size`, `known` and `head` of `Mapper`.
+          **options: `batch_size`, `latent_batch_size`, `counterpart_cache` and `head` of `Mapper`.
         """
         return cls(
             model=model,
@@ -86,7 +86,11 @@ class Explainer(Mapper):
         images = fit_images(images, shape)
         if not len(images):
             return np.zeros((0, *shape[:2]), np.float32), np.zeros(0, np.float32)
-        if self.variant.needs_counterparts and counterparts is None and self.known is not None:
+        if (
+            self.variant.needs_counterparts
+            and counterparts is None
+            and self.counterpart_cache is not None
+        ):
             counterparts = self.counterparts(images)
         inputs = (images,) if counterparts is None else (images, counterparts)
         options = {"variant": self.variant, "projection_steps": self.projection_steps}
@@ -131,7 +135,7 @@ class Explainer(Mapper):
         if calibrated == tiles_lib.FREE:
             statistics = tiles_lib.free_of_place(statistics)
         calibration = dataclasses.replace(self.calibration, statistics=statistics)
-        attend = dataclasses.replace(self, calibration=calibration, known=None)
+        attend = dataclasses.replace(self, calibration=calibration, counterpart_cache=None)
         side = self.model.image_shape[0]
         return tiles_lib.blend(
             attend, image, side=side, batch_size=self.batch_size, overlap=overlap
@@ -211,7 +215,7 @@ def calibrate(
     projection_steps: int = 0,
     batch_size: int = 64,
     latent_batch_size: int | None = None,
-    known: CounterpartCache | None = None,
+    counterpart_cache: CounterpartCache | None = None,
     head: learned.Head | None = None,
     caveat: str = "",
 ) -> Explainer:
@@ -226,11 +230,15 @@ def calibrate(
       projection_steps: of `counterparts.project`; 0 takes the reconstruction.
       batch_size: images at once.
       latent_batch_size: latents differentiated at once; None is all.
-      known: see `Mapper`.
+      counterpart_cache: see `Mapper`.
       head: see `Mapper`; for a variant that takes it.
       caveat: see `calibration.normal_thresholds`.
     """
-    options = {"batch_size": batch_size, "latent_batch_size": latent_batch_size, "known": known}
+    options = {
+        "batch_size": batch_size,
+        "latent_batch_size": latent_batch_size,
+        "counterpart_cache": counterpart_cache,
+    }
     options["head"] = head
     mapper = Mapper(model=model, variables=variables, projection_steps=projection_steps, **options)
     normal = mapper.normal_latents(normal_images)

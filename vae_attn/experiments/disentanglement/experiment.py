@@ -43,10 +43,10 @@ class DisentanglementExperiment(Experiment):
         """An experiment on data that is loaded already."""
         self.config, self.data = config, data
         self._model = objectives.build_model(config)
-        self._learned = representation.Representation(
+        self._representation = representation.Representation(
             self._model, data, batch_size=config.evaluate.batch_size
         )
-        self.probe = self._learned.follow
+        self.probe = self._representation.follow
         self.panels = _panels(config.model.latents)
         images = config.report.tensorboard_images
         self.draw = snapshots.TraversalSnapshots(config, data) if images else None
@@ -85,10 +85,10 @@ class DisentanglementExperiment(Experiment):
     def evaluate(self, trained: Trained) -> dict[str, float]:
         """All scores of one seed's model."""
         config = trained.config
-        scores = self._learned.scores(trained.variables, config)
+        scores = self._representation.scores(trained.variables, config)
         most, layers = config.evaluate.faithful_images, tuple(config.evaluate.layers)
         images = self.data.as_uint8(self.data.sample(max(most, 1), seed=config.seed))
-        mapper, codes_of = self._mapper(trained), self._learned.codes_of(trained.variables)
+        mapper, codes_of = self._mapper(trained), self._representation.codes_of(trained.variables)
         scores |= faithful.evaluate(config, mapper, images, images, layers=layers)
         return scores | factor_maps.evaluate(config, mapper, self.data, codes_of, layers=layers)
 
@@ -96,7 +96,7 @@ class DisentanglementExperiment(Experiment):
         self, config: ml_collections.ConfigDict, variables: PyTree
     ) -> dict[str, float]:
         """The main scores of a seed's checkpoint."""
-        return self.main_scores(config, self._learned.scores(variables, config))
+        return self.main_scores(config, self._representation.scores(variables, config))
 
     def tables(self, scores: Mapping[str, float], config: ml_collections.ConfigDict) -> list[Table]:
         """One beside the values of others; whether maps are true of their latents and factors."""

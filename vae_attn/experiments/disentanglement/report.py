@@ -43,31 +43,31 @@ class Response(NamedTuple):
     latents: Int[np.ndarray, "chosen"]
 
 
-def respond(explainer: Mapper, images: Images) -> Response:
+def respond(mapper: Mapper, images: Images) -> Response:
     """Measures how the latents respond to images."""
     # Not by their KL: early in training latents with a constant mean have one too.
-    mean, logvar = explainer.encode(images)
+    mean, logvar = mapper.encode(images)
     response = mean.std(axis=0)
     spread = np.sqrt(mean.var(axis=0) + np.exp(logvar).mean(axis=0))
     return Response(response, mean.mean(axis=0), spread, np.argsort(-response)[:_LATENTS_SHOWN])
 
 
 def content(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, explainer: Mapper, data: FactorData
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, mapper: Mapper, data: FactorData
 ) -> Content:
     """The figures of a run's page.
 
     Args:
       config: the run's.
       workdir: the run's; the runs beside it are shown too.
-      explainer: of the trained model.
+      mapper: of the trained model.
       data: what it learned from.
     """
     sample = data.as_uint8(data.sample(RESPONSE_IMAGES))
-    response, centre, spread, latents = respond(explainer, sample)
+    response, centre, spread, latents = respond(mapper, sample)
     names = [f"z{k}" for k in latents]
     images = data.as_uint8(data.sample(_IMAGES_SHOWN, seed=config.seed))
-    decoded = traverse(explainer, images[:_TRAVERSED], latents, centre, spread)
+    decoded = traverse(mapper, images[:_TRAVERSED], latents, centre, spread)
     labels = [f"z{k}\n{centre[k]:+.2f}\n± {spread[k]:.2f}" for k in latents]
     title = f"{data.name}: traversals of the most responsive latents"
     note = (
@@ -87,7 +87,7 @@ def content(
             f"Rows: random images. Each latent goes from {-_DEVIATIONS[0]:.0f} deviations below "
             f"its mean to as many above it, and back.{titles.first_seed(config)}",
         ),
-        "attention": _attention(config, explainer, data, images, latents, response),
+        "attention": _attention(config, mapper, data, images, latents, response),
     }
     if runs := scored_neighbours(workdir.parent):
         score = representation.QUICK_SCORE.removesuffix("_quick")
@@ -107,19 +107,19 @@ def content(
 
 
 def traverse(
-    explainer: Mapper,
+    mapper: Mapper,
     images: Images,
     latents: Int[np.ndarray, "chosen"],
     centre: Float[np.ndarray, "latents"],
     spread: Float[np.ndarray, "latents"],
 ) -> Float[np.ndarray, "images chosen values height width channels"]:
     """Decodes the images' means with one latent at a time set to `_DEVIATIONS` of its spread."""
-    mean, _ = explainer.encode(images)
+    mean, _ = mapper.encode(images)
     shape = (len(images), len(latents), len(_DEVIATIONS))
     z = np.broadcast_to(mean[:, None, None], (*shape, mean.shape[1])).copy()
     for n, latent in enumerate(latents):
         z[:, n, :, latent] = centre[latent] + _DEVIATIONS * spread[latent]
-    decoded = explainer.decode(z.reshape(-1, mean.shape[1]))
+    decoded = mapper.decode(z.reshape(-1, mean.shape[1]))
     return decoded.reshape(*shape, *decoded.shape[1:])
 
 
@@ -144,7 +144,7 @@ def scored_neighbours(folder: pathlib.Path) -> dict[str, list[tuple[float, float
 
 def _attention(
     config,
-    explainer: Mapper,
+    mapper: Mapper,
     data: FactorData,
     images: Images,
     latents: Int[np.ndarray, "latents"],
@@ -155,7 +155,7 @@ def _attention(
     style = style if style in attention.PER_LATENT_STYLES else "paper"
 
     def maps(images: Images) -> np.ndarray:
-        return explainer.latent_maps(images, style=style, layer=layer)[:, latents]
+        return mapper.latent_maps(images, style=style, layer=layer)[:, latents]
 
     sample = data.as_uint8(data.sample(_SCALE_IMAGES, seed=config.seed + 1))
     # Latents differ in scale by orders of magnitude: each has a scale of its own.
