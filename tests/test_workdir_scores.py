@@ -47,7 +47,7 @@ class Blocks(Experiment):
     data = types.SimpleNamespace(name="blocks")
     panels: ClassVar = {}
     curves_caption = ""
-    load = explainer = evaluate = score_checkpoint = None
+    load = use = evaluate = score_checkpoint = None
 
     @staticmethod
     def main_scores(config, scores):
