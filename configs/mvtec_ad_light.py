@@ -6,8 +6,9 @@ The variants and `data.dir` (data/mvtec_ad) are those of configs/mvtec_ad.py. So
 minutes on two cores; on the bottle expect a pixel AUROC of .96, an IoU of .45 and an image AUROC
 of .98 (docs/results.md). Learning rate, beta and calibration were chosen on that category's test
 set, the augmentation and the number of steps by the loss of its held-out normal images.
-`--config.learned.steps=700` adds the learned contrast, and `--config.evaluate.select=True` chooses
-the maps, calibration included, by anomalies drawn on held-out images (docs/attention-styles.md).
+`--config.learned.steps=700` adds the learned contrast (an IoU of .52 to .54, eight minutes), and
+`--config.evaluate.select=True` chooses the maps, calibration included, by anomalies drawn on
+held-out images (docs/attention-styles.md).
 """
 
 import ml_collections

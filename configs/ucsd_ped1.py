@@ -8,7 +8,7 @@ Frames are scored on 29 of the 36 test clips, since seven (the report's 20%) cho
 pixels on the ten clips with masks, all of them among the 29.
 
 With `stacks` an image is a frame and its differences to the two before it, which show what moves:
-in short trials on a part of the frames the average precision of `contrast` rose from .08 to .41
+in short trials on a part of the frames the average precision of `contrast` rose from .10 to .27
 (docs/results.md). Pictures have the frame in red and the differences in green and blue. Scores of
 frames are also smoothed over a second, which was set before any was seen.
 
