@@ -7,7 +7,7 @@ test/good, test/<defect> and ground_truth/<defect>. The model and its training a
 configs/mvtec_ad_light.py, but for the channel, and the tiles are turned and mirrored; nothing was
 tuned on tiles. The whole recipe is not measured: after 4,000 steps (docs/results.md) expect a pixel
 AUROC of .67 and an average precision of .14, as the VAE does not reconstruct the grain; with
-`--config.learned.steps=700` .69 and .15.
+`--config.learned.steps=700 --config.evaluate.select=True` .69 and .15.
 """
 
 import ml_collections

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     )
     from vae_attn.experiments.anomaly.loading import load
 
-# Imported when asked for: the first three, and the functions below but `load`, need jax and
-# jaxtyping alone.
+# Imported when asked for; all but `counterparts` and `load` need jax and jaxtyping alone.
 _SUBMODULES = ("attention", "attributions", "faithfulness", "counterparts", "losses")
 # The module of each other name.
 _MODULES = {

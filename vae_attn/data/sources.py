@@ -95,6 +95,7 @@ SOURCES = {
             c.data.dir or None, source=c.data.source, grid=dsprites.GRID
         ),
         FACTORS,
+        which=("source",),
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The learned contrast: a small network that learns which differences to a counterpart matter.
+"""The learned contrast: a small network that learns what matters of an image and its counterpart.
 
 `contrast` weighs all differences between the features A of an image and B of its normal
 counterpart alike. This head has seen anomalies drawn on normal images (`data.drawn_anomalies`) and
@@ -6,10 +6,10 @@ says of each pixel how likely it is one of them. From pixels and from several la
 
     log(1 + u / mean of u over normal images at that place and channel)   for u = |A - B|, A+, A-
 
-where A+ and A- are the positive and the negative part of A: a texture that the model does not
-reconstruct differs everywhere, and A says what kind of place it is. The head brings them to half
-the image's size by a 1 x 1 convolution each, and adds two of 3 x 3. Single latents have no part in
-it: their exact maps (`attributions`) explain why an image deviates.
+where A+ and A- are the positive and the negative part of A (of pixels, x and 1 - x): a texture that
+the model does not reconstruct differs everywhere, and A says what kind of place it is. The head
+brings them to half the image's size by a 1 x 1 convolution each, and adds two of 3 x 3. Single
+latents have no part in it: their exact maps (`attributions`) explain why an image deviates.
 """
 
 import json
@@ -29,6 +29,7 @@ from vae_attn import whole_files
 from vae_attn.models.model import Model
 from vae_attn.training.checkpoints import digest
 
+INPUTS = "difference, positive part, negative part"  # of features: what a kept head was made for
 FILE = "learned.npz"  # in the workdir, beside the checkpoints that it belongs to
 
 IMAGE = "image"  # stands for the pixels among the layers

@@ -76,10 +76,6 @@ class Experiment(abc.ABC):
     def load(cls, config: ml_collections.ConfigDict) -> "Experiment":
         """The experiment with its data; raises UserError for whatever is wrong with that."""
 
-    @staticmethod  # noqa: B027
-    def validate(config: ml_collections.ConfigDict) -> None:
-        """Raises UserError for keys that experiments of this kind cannot take."""
-
     @staticmethod
     def members(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
         """Configs of the runs that this one stands for, by their folders; {} for itself alone."""

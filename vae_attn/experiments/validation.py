@@ -25,7 +25,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     sources.validate(config)
     build.validate(config, discriminated=objectives.of(config).discriminates)
     _validate_maps(config)
-    kinds.of(config).validate(config)
+    kinds.validate(config)
 
 
 def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:

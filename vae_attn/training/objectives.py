@@ -72,7 +72,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     objective.validate(config)
     for key in () if objective.discriminates else ("factor.gamma", "factor.ad_weight"):
         # Else they would silently do nothing.
-        require(config, key, lambda v: v == 0, "0 unless train.objective=factor_vae")
+        names = " or ".join(name for name, row in OBJECTIVES.items() if row.discriminates)
+        require(config, key, lambda v: v == 0, f"0 unless train.objective={names}")
 
 
 def of(config: ml_collections.ConfigDict) -> Objective:

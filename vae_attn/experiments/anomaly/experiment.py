@@ -10,6 +10,7 @@ from typing import ClassVar
 import ml_collections
 import numpy as np
 
+from vae_attn import workdir_scores
 from vae_attn.data import sources
 from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
@@ -249,14 +250,15 @@ class AnomalyExperiment(Experiment):
     def _head(self, trained: Trained) -> learned.Head:
         """The head of a trained model, kept beside its checkpoints once it is trained."""
         settings = self._head_settings(trained.config)
-        origin = {"parameters": digest(trained.variables), **settings._asdict()}
-        origin = json.loads(json.dumps(origin))
+        origin = {"parameters": digest(trained.variables), "inputs": learned.INPUTS}
+        origin = json.loads(json.dumps(origin | settings._asdict()))
         path = trained.workdir / learned.FILE
         kept = learned.Head.load(path)
         if kept is not None and kept[1] == origin:
             return kept[0]
         head = self._trained_head(trained.variables, settings)
         head.save(path, origin)
+        workdir_scores.forget(trained.workdir)  # of another head, if there are any
         return head
 
     def _trained_head(self, variables: PyTree, settings: learned_training.Settings) -> learned.Head:

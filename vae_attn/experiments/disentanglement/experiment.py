@@ -8,7 +8,6 @@ from typing import ClassVar, NoReturn
 
 import ml_collections
 
-from vae_attn.config import require
 from vae_attn.data import sources
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
@@ -55,15 +54,6 @@ class DisentanglementExperiment(Experiment):
     def load(cls, config: ml_collections.ConfigDict) -> "DisentanglementExperiment":
         """The experiment on the data of a config."""
         return cls(config, sources.load(config))
-
-    @staticmethod
-    def validate(config: ml_collections.ConfigDict) -> None:
-        """Checks the scores, and that nothing is asked for that takes abnormal images."""
-        representation.validate(config)
-        known = f"0 with data.name={config.data.name}, where no image is abnormal"
-        require(config, "learned.steps", lambda v: v == 0, known)
-        known = f"False with data.name={config.data.name}, where no image is abnormal"
-        require(config, "evaluate.select", lambda v: not v, known)
 
     @staticmethod
     def use(

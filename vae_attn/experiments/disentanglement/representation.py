@@ -51,6 +51,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
       UserError: naming the first key that is wrong, its value and what it may be.
     """
     require(config, "evaluate.points", lambda v: v >= 100, "100 or more")
+    known = f"0 with data.name={config.data.name}, where no image is abnormal"
+    require(config, "learned.steps", lambda v: v == 0, known)
+    known = f"False with data.name={config.data.name}, where no image is abnormal"
+    require(config, "evaluate.select", lambda v: not v, known)
 
 
 @functools.partial(backend.jit, static_argnames=("model", "pixels"))
