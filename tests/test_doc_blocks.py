@@ -188,8 +188,8 @@ def test_the_pages_on_own_images_in_small(tmp_path, monkeypatch):
             subprocess.run(command, env=environment, check=True)
     assert pathlib.Path("runs/folder_photos/report/index.html").exists()
     of_photos = pathlib.Path("runs/folder_photos/explained/results.jsonl")
-    assert len(of_photos.read_text("utf-8").splitlines()) == 2
+    assert len(of_photos.read_text(encoding="utf-8").splitlines()) == 2
     of_tiles = pathlib.Path("runs/folder_light_tiles/explained/results.jsonl")
-    for row in map(json.loads, of_tiles.read_text("utf-8").splitlines()):
+    for row in map(json.loads, of_tiles.read_text(encoding="utf-8").splitlines()):
         assert row["tiles"]["above_threshold"] is not None
         assert row["abnormal"] is None

@@ -94,7 +94,9 @@ def test_extensions_in_a_run(recipe, copied):
     options = [f"--config.{key}={value}" for key, value in keys.items()]
     config = f"--config={ROOT / 'configs' / recipe}.py"
     run_in(copied, "-W", "error", "-m", "vae_attn.main", config, "--workdir=run", *options)
-    scores = json.loads((copied / "run" / "evaluation" / "metrics.json").read_text("utf-8"))
+    scores = json.loads(
+        (copied / "run" / "evaluation" / "metrics.json").read_text(encoding="utf-8")
+    )
     assert names <= set(scores)
     assert (copied / "run" / "report" / "index.html").exists()
 

@@ -84,7 +84,7 @@ def test_the_first_of_several_models_keeps_its_counterparts(monkeypatch, tmp_pat
     made, seen = AnomalyExperiment(config, sources.load(config)), []
 
     def known(self, trained, step):
-        seen.append((step, trained.variables, self._known(trained.variables)))
+        seen.append((step, trained.variables, self._counterpart_cache(trained.variables)))
         return {}
 
     monkeypatch.setattr(AnomalyExperiment, "prepare", lambda *of: known(*of, "prepare"))
@@ -98,7 +98,7 @@ def test_the_first_of_several_models_keeps_its_counterparts(monkeypatch, tmp_pat
     assert [one[:2] for one in seen] == [*steps, ("report", "first")]
     caches = {name: {id(cache) for _, of, cache in seen if of == name} for _, name in steps}
     assert {len(of) for of in caches.values()} == {1}
-    assert made._known("second") is not seen[2][2]  # no more than two are kept
+    assert made._counterpart_cache("second") is not seen[2][2]  # no more than two are kept
 
 
 @pytest.mark.slow
