@@ -198,7 +198,6 @@ class Mapper:
           The maps of every style and layer, the counterparts, and which images they are of.
         """
         size = max(1, _CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
-        size -= size % self.batch_size if size > self.batch_size else 0  # whole batches
         for start in range(0, len(images), size):
             chunk = slice(start, min(start + size, len(images)))
             needed = baselines or _needs_counterparts(styles)
