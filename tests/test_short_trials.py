@@ -135,4 +135,5 @@ def test_nothing_is_silent(trial, tmp_path, caplog):
         "drawing: ",
     ):
         assert line in caplog.text
-    assert caplog.text.count("maps of normal images: 8 images") == 2  # once to calibrate them
+    # To calibrate, to score and for the page.
+    assert caplog.text.count("maps of normal images: 8 images") == 3
