@@ -9,6 +9,8 @@ import warnings
 from typing import Any
 
 _MOST_CHARACTERS = 200
+# In what asyncio says of a task of orbax that failed: its files, or what TensorStore could not read.
+_OF_ORBAX = ("orbax", '"zarr" driver', "OCDBT database")
 
 
 def reason(error: BaseException) -> str:
@@ -43,7 +45,9 @@ def hush() -> None:
     """
     hook = sys.unraisablehook
     sys.unraisablehook = lambda raised: None if _is_echo(raised) else hook(raised)
-    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not any(word in record.getMessage() for word in _OF_ORBAX)
+    )
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
