@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 _MOST_CHARACTERS = 200
-# In what asyncio says of a task of orbax that failed: its files, or what TensorStore could not read.
+# In what asyncio says of a failed task of orbax: its files, or what TensorStore could not read.
 _OF_ORBAX = ("orbax", '"zarr" driver', "OCDBT database")
 
 
