@@ -234,3 +234,15 @@ def test_no_category_at_all(tmp_path):
     (tmp_path / "pill").mkdir()
     (tmp_path / "bottle").mkdir()
     assert mvtec_ad.present(tmp_path, "table4") == ("pill",)
+
+
+def test_a_group_of_any_source_is_a_run_of_each_category(monkeypatch):
+    row = sources.Source(load=dict, categories=("a", "b", "c"), groups={"some": ("c", "a")})
+    monkeypatch.setitem(sources.SOURCES, "mine", row)
+    config = default_config()
+    config.data.name, config.data.category = "mine", "some"
+    assert sources.is_group(config)
+    found = sources.members(config)
+    assert {name: one.data.category for name, one in found.items()} == {"c": "c", "a": "a"}
+    config.data.category = "a"
+    assert sources.members(config) == {}

@@ -81,7 +81,7 @@ def compared(runs: Sequence[Run]) -> list[tables.Table]:
     rows = [["run", *keys, *names]]
     for run, cells in zip(runs, scores, strict=True):
         shown = [cells.get(name, "") for name in names] if run.scores else _unscored(names)
-        rows.append([run.name, *(_told(run.keys[key]) for key in keys), *shown])
+        rows.append([run.name, *(_shown(run.keys[key]) for key in keys), *shown])
     note = "Scores on the test set, all better where higher; best: of the runs on the same data. "
     scored = [run for run in runs if run.scores]
     if len({run.scored_on for run in scored}) > len({run.data for run in scored}):
@@ -93,7 +93,7 @@ def compared(runs: Sequence[Run]) -> list[tables.Table]:
         scores = _marked([run.scored_on for _, run, _ in joined], [found for *_, found in joined])
         rows = [["seeds", *keys, *names]]
         for (seeds, run, _), cells in zip(joined, scores, strict=True):
-            values = (_told(run.keys[key]) for key in keys)
+            values = (_shown(run.keys[key]) for key in keys)
             rows.append([seeds, *values, *(cells.get(name, "") for name in names)])
         note = "Mean ± standard deviation (of the sample, n - 1) of runs that differ by their seed."
         made.append(tables.Table("Over seeds", rows, note))
@@ -103,7 +103,7 @@ def compared(runs: Sequence[Run]) -> list[tables.Table]:
 def differing(runs: Sequence[Run]) -> list[str]:
     """The keys that not all runs have the same value of, in the config's order."""
     keys = dict.fromkeys(key for run in runs for key in run.keys)
-    return [key for key in keys if len({_told(run.keys.get(key)) for run in runs}) > 1]
+    return [key for key in keys if len({_shown(run.keys.get(key)) for run in runs}) > 1]
 
 
 def overlaid(runs: Sequence[Run]) -> Figure:
@@ -148,5 +148,5 @@ def _unscored(names: Sequence[str]) -> list[str]:
     return [_NOT_EVALUATED, *("" for _ in names[1:])] if names else []
 
 
-def _told(value: object) -> str:
+def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -96,8 +96,7 @@ def _by_layer(
         rows.append(row(f"ours, {own.name}", {column: own.name}))
     rows.append(row("ours, reconstruction error", {"no layer": _BASELINE}))
     for name in simple_baselines.NAMES:
-        spoken = name.removesuffix(f"/{IMAGE}").replace("_", " ")
-        rows.append(row(f"no model, {spoken}", {"no layer": name}))
+        rows.append(row(_heading(name), {"no layer": name}))
     return [header, *(row for row in rows if any(row[1:]))]
 
 
@@ -118,16 +117,15 @@ def _table_4(config: ml_collections.ConfigDict, runs: Mapping[str, Scores]) -> t
         return None
     note = "Pixel AUROC / IoU at the threshold that is best on the test set, as in the paper. "
     note += _which(config)
-    recalled = _theirs(metrics, published.RECALLED)
-    for heading, form in zip(
-        published.IN_TABLE_4, ("{:.2f} / {:.3f}", "{:.2f} / {:.2f}"), strict=True
+    report, liu = published.IN_TABLE_4
+    for heading, recalled, form in (
+        (report, {}, "{:.2f} / {:.3f}"),
+        (liu, _theirs(metrics, published.RECALLED), "{:.2f} / {:.2f}"),
     ):
-        pairs = _theirs(metrics, heading)
-        if published.RECALLED.startswith(heading):
-            pairs |= recalled
+        pairs = _theirs(metrics, heading) | recalled
         values = {c: pair for c, pair in pairs.items() if c in runs}
         cells = {
-            c: form.format(*pair) + (" (recalled)" if recalled.get(c) is pair else "")
+            c: form.format(*pair) + (" (recalled)" if c in recalled else "")
             for c, pair in values.items()
         }
         columns.append(_Column(heading, values, cells, form))
@@ -186,10 +184,14 @@ def _ours(
             c: " / ".join(scores_lib.cell(scores, key) for key in keys)
             for c, scores in have.items()
         }
-        spoken = name.removesuffix(f"/{IMAGE}").replace("_", " ")
-        heading = f"no model, {spoken}" if name in simple_baselines.NAMES else f"ours, {spoken}"
-        columns.append(_Column(heading, values, cells, form))
+        columns.append(_Column(_heading(name), values, cells, form))
     return [column for column in columns if column.values]
+
+
+def _heading(name: str) -> str:
+    """What a table calls maps, by their `style/layer`."""
+    spoken = name.removesuffix(f"/{IMAGE}").replace("_", " ")
+    return f"no model, {spoken}" if name in simple_baselines.NAMES else f"ours, {spoken}"
 
 
 def compared(config: ml_collections.ConfigDict) -> list[str]:

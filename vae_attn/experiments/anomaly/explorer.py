@@ -398,11 +398,9 @@ def _sample_pixels(maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarra
 
 
 def _quantile(values: Float[np.ndarray, "pixels"]) -> float:
-    return (
-        float(np.quantile(np.abs(values), figures.FULL_COLOUR_QUANTILE)) or 1.0
-        if len(values)
-        else 1.0
-    )
+    if not len(values):
+        return 1.0
+    return float(np.quantile(np.abs(values), figures.FULL_COLOUR_QUANTILE)) or 1.0
 
 
 def _rounded(values: Float[np.ndarray, "n"]) -> list[float]:

@@ -115,7 +115,11 @@ def write(
     if config.attention.export_latents:
         files[LATENT_MAPS] = export_latent_maps(explainer).serialize()
         digest = hashlib.sha256(files[LATENT_MAPS]).hexdigest()
-        card["latent_maps"] = {"file": LATENT_MAPS, "sha256": digest, **_told_latents(explainer)}
+        card["latent_maps"] = {
+            "file": LATENT_MAPS,
+            "sha256": digest,
+            **_latent_maps_card(explainer),
+        }
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     if card["metrics"] and (kept := workdir / model_card.CARD).exists():  # of this very model
@@ -152,12 +156,12 @@ def _card(config, workdir: pathlib.Path, explainer: Explainer, exported) -> dict
             "maps": {
                 "shape": ["batch", height, width],
                 "meaning": "anomaly of each pixel, calibrated by normal images; no unit",
-                **_told(calibration.pixels),
+                **_threshold_card(calibration.pixels),
             },
             "scores": {
                 "shape": ["batch"],
                 "meaning": "anomaly of each image, its map's maximum",
-                **_told(calibration.images),
+                **_threshold_card(calibration.images),
             },
         },
         "attention": {
@@ -192,7 +196,7 @@ def _channels(channels: int, frames: int) -> str:
     return "grey (ITU-R 601 luma)" if channels == 1 else "RGB"
 
 
-def _told(threshold: Threshold) -> dict:
+def _threshold_card(threshold: Threshold) -> dict:
     """A threshold, its meaning, and how sure it is."""
     known = {
         "threshold": threshold.value,
@@ -208,7 +212,7 @@ def _told(threshold: Threshold) -> dict:
     return known | {"false_alarm_rate_interval": interval, "threshold_meaning": meaning}
 
 
-def _told_latents(explainer: Explainer) -> dict:
+def _latent_maps_card(explainer: Explainer) -> dict:
     height, width, _ = explainer.model.image_shape
     latents, style = explainer.model.latents, latent_maps_style(explainer)
     within = "rounding" if style == DEEPLIFT else "the error of a sum over steps, some 2%"

@@ -52,7 +52,7 @@ def load_with(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Expla
     if config.evaluate.select:  # the run chose
         return explainer
     steps = explainer.calibration.projection_steps
-    if (found := _told(explainer.variant, steps)) != (asked := _asked(config)):
+    if (found := _described(explainer.variant, steps)) != (asked := _asked(config)):
         raise UserError(
             f"{workdir} was last calibrated for {found}, and this config asks for {asked}: "
             "run --mode=evaluate with this config first, or give the attention.* of that run."
@@ -115,10 +115,10 @@ def _check_is_a_run(workdir: pathlib.Path, config: ml_collections.ConfigDict | N
 
 
 def _asked(config: ml_collections.ConfigDict) -> str:
-    return _told(variant_of(config.attention), config.attention.projection_steps)
+    return _described(variant_of(config.attention), config.attention.projection_steps)
 
 
-def _told(variant: Variant, projection_steps: int) -> str:
+def _described(variant: Variant, projection_steps: int) -> str:
     layers = ", ".join(variant.layers)
     return (
         f"{variant.style} at {layers}, calibration={variant.calibration}, "

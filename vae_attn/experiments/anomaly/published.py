@@ -4,8 +4,6 @@ Liu et al.'s are those that the report cites, but for `TABLE_4_LIU_RECALLED`, wh
 of the paper, without a source at hand, and are called so wherever they are shown.
 """
 
-from collections.abc import Mapping
-
 REPORT = (
     'van den Berg, Meijs, Oldenkamp and Verhaar, "Reproducibility report: Towards Visually '
     'Explaining Variational Autoencoders"'
@@ -59,15 +57,13 @@ IN_TABLE_3 = ("report, Table 3", "Liu et al., as the report cites them")
 IN_TABLE_4 = ("report, Table 4", "Liu et al.")
 RECALLED = "Liu et al., recalled"
 
-Table4 = Mapping[str, tuple[float, float]]
-
 
 def _column(place: int) -> dict[str, dict[str, float]]:
     """One of the two scores of Table 4: by source, and there by category."""
-    sources: tuple[Table4, ...] = (TABLE_4_REPORT, TABLE_4_LIU, TABLE_4_LIU_RECALLED)
+    tables = (TABLE_4_REPORT, TABLE_4_LIU, TABLE_4_LIU_RECALLED)
     return {
         source: {category: pair[place] for category, pair in table.items()}
-        for source, table in zip((*IN_TABLE_4, RECALLED), sources, strict=True)
+        for source, table in zip((*IN_TABLE_4, RECALLED), tables, strict=True)
     }
 
 
