@@ -25,6 +25,8 @@ CASES = {
     "step_mvtec": 240,
     "maps_mvtec": 90,
     "maps_mnist": 60,
+    "counts": 90,
+    "options": 240,
     "run": 240,
     "step_ped1": 150,
     "maps_ped1": 60,

@@ -3,6 +3,7 @@
 python -m benchmarks.accelerator_cases CASE FILE [--small]      measures one in this process
 """
 
+import contextlib
 import functools
 import importlib.util
 import pathlib
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ import optax
 
 from benchmarks import ours
 from benchmarks.accelerator import Row, append, measured
+from vae_attn import backend
 from vae_attn.data import sampling
 from vae_attn.data.augment import Augmentation
 from vae_attn.models import build
@@ -81,10 +84,10 @@ def _repeated(update: Callable, start, images, indices: Callable, batch: int, at
         each = [indices(step=first + n) for n in range(at_once)]
         return each[0] if at_once == 1 else np.stack(each, axis=1)
 
-    def call() -> None:
+    def call() -> dict[str, jax.Array]:
         nonlocal current
         current, metrics = run(current, images, batches(next(counter)))
-        jax.block_until_ready((current, metrics))
+        return jax.block_until_ready((current, metrics))[1]
 
     def cost() -> dict[str, float]:
         lowered = run.lower(current, images, batches(0))
@@ -153,6 +156,61 @@ def _step(name: str, small: bool) -> Iterator[Row]:
             yield _beside(f"torch, {label}", build_side, expected)
 
 
+def _options(small: bool) -> Iterator[Row]:
+    """What else might make a step faster, each alone beside the step as it is."""
+    graphs = {
+        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,WHILE",
+        "xla_gpu_graph_min_graph_size": "1",
+    }
+    choices: dict[str, dict[str, object]] = {
+        "as it is": {},
+        "Adam on one flat vector": {"flat": True},
+        "windows as on the CPU": {"slow_windows": lambda: True},
+        "convolutions as products": {"as_products": lambda: True},
+        "all of it in CUDA graphs": {"compiler_options": lambda: graphs},
+    }
+    at_once = 1 if small else 10
+    for name in ("factor_vae", "mvtec_ad"):
+        expected = None
+        for choice, changes in choices.items():
+            side = f"{name}, {choice}"
+            changes = dict(changes)
+            flat = bool(changes.pop("flat", False))
+            with mock.patch.multiple(backend, **changes) if changes else contextlib.nullcontext():
+                try:
+                    call = _optional_step(name, flat, at_once, small)
+                    loss = float(np.ravel(call()["loss"])[-1])
+                    seconds = _seconds(call)
+                except Exception as error:  # an option that this compiler does not know
+                    yield {"side": side, "note": f"cannot: {str(error).splitlines()[0][:100]}"}
+                    continue
+            expected = loss if expected is None else expected
+            off = abs(loss / expected - 1)
+            note = "" if off < _TOLERANCE else f"the loss differs by {off:.1%}"
+            yield _row(side, 1e3 * seconds / at_once, "ms a step", note)
+
+
+def _optional_step(
+    name: str, flat: bool, at_once: int, small: bool
+) -> Callable[[], dict[str, jax.Array]]:
+    """A call of some steps."""
+    flatten = optax.flatten if flat else lambda tx: tx
+    if name == "factor_vae":
+        batch = 4 if small else _FACTOR_BATCH
+        task, images = _factor_task(small, flatten)
+        update, start, indices = task.update, task.create(seed=0), task.batch_indices
+    else:
+        name = "convnet" if small else name
+        size, batch = (_SMALL if small else _SIZES)[name]
+        model, _, images = ours.setting(name, size=size)
+        tx = flatten(optax.adam(1e-3))
+        elbo = steps.beta_elbo(1.0)
+        update = steps.make_update_fn(model=model, tx=tx, augment=Augmentation(), combine=elbo)
+        start, indices = state.create(model=model, tx=tx, seed=0), sampling.batch_indices
+    indices = functools.partial(indices, seed=0, batch_size=batch, num_examples=len(images))
+    return _repeated(update, start, images, indices, batch, at_once)[0]
+
+
 def _step_factor_vae(small: bool) -> Iterator[Row]:
     """FactorVAE's step beside PyTorch's."""
     batch = 4 if small else _FACTOR_BATCH
@@ -169,13 +227,13 @@ def _step_factor_vae(small: bool) -> Iterator[Row]:
         yield _beside("torch, eager", functools.partial(sides._torch, 0.0), expected)
 
 
-def _factor_task(small: bool) -> tuple[Task, np.ndarray]:
+def _factor_task(small: bool, flatten: Callable = lambda tx: tx) -> tuple[Task, np.ndarray]:
     model = build.build("dsprites", image_size=64, latents=ours.LATENTS)
     networks = {
         "model": model,
         "discriminator": Discriminator(units=16) if small else Discriminator(),
-        "tx": optax.adam(1e-4),
-        "discriminator_tx": optax.adam(1e-4, b1=0.5, b2=0.9),
+        "tx": flatten(optax.adam(1e-4)),
+        "discriminator_tx": flatten(optax.adam(1e-4, b1=0.5, b2=0.9)),
     }
     objective = factor.FactorObjective(gamma=40.0)
     update = factor.make_factor_update_fn(**networks, objective=objective, pixels_of=steps.to_unit)
@@ -214,6 +272,36 @@ def _maps(name: str, layer: str, small: bool) -> Iterator[Row]:
     yield _row("one encoder pass", 1e3 * one, "ms")
     all_ = _seconds(lambda: attend(variables, x).block_until_ready())
     yield _row(f"32 maps at {layer}", 1e3 * all_, "ms", f"{all_ / one:.2f} encoder passes")
+
+
+def _counts(small: bool) -> Iterator[Row]:
+    """Scores of all variants of MNIST's maps, counted on the host and on the device."""
+    from vae_attn import attention
+    from vae_attn.experiments.anomaly import calibration, collected, evaluation
+    from vae_attn.experiments.anomaly.thresholds import Threshold
+
+    n, layers = (4, ("conv1",)) if small else (1024, ("conv1", "conv2"))
+    styles = attention.STYLES
+    variants = [one for one in evaluation.variants(styles, layers, layers) if one.style in styles]
+    random = np.random.default_rng(0)
+    keys = {key for one in variants for key in one.keys}
+    raw = {key: random.random((n, 28, 28), np.float32) for key in sorted(keys)}
+    statistics = calibration.measure(raw)
+    masks = collected.Masks(np.ones(n, bool), random.random((n, 28, 28)) < 0.05)
+    _ = masks.regions  # of both ways, found once
+    none = Threshold(None)
+
+    def count() -> None:
+        found = {one: collected.Collected(pixels=none, images=none) for one in variants}
+        add = collected.Collected.add_test
+        collected.add_to_each(found, add, raw, statistics, masks)
+        for one in found.values():
+            one.finish()
+
+    for side, on_device in (("on the host", False), ("on the device", True)):
+        with mock.patch.object(backend, "counts_on_device", lambda on_device=on_device: on_device):
+            seconds = _seconds(count)
+        yield _row(side, 1e6 * seconds / n / len(variants), "us a map", f"{len(variants)} variants")
 
 
 def _run(small: bool) -> Iterator[Row]:
@@ -299,6 +387,8 @@ CASES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "maps_mnist": functools.partial(_maps, "mnist", "conv2"),
     "maps_ped1": functools.partial(_maps, "ucsd_ped1", "conv3"),
     "maps_mvtec": functools.partial(_maps, "mvtec_ad", "layer4"),
+    "counts": _counts,
+    "options": _options,
     "run": _run,
 }
 

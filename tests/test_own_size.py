@@ -13,7 +13,7 @@ from tiny_run import tiny_config
 from vae_attn.data import sources
 from vae_attn.data.dataset import to_unit
 from vae_attn.errors import UserError
-from vae_attn.experiments.anomaly import evaluation, localization, own_size
+from vae_attn.experiments.anomaly import collected, evaluation, localization, own_size
 from vae_attn.experiments.anomaly.calibration import Variant
 from vae_attn.experiments.anomaly.explainer import calibrate
 from vae_attn.experiments.anomaly.localization import LocalizationState
@@ -94,7 +94,7 @@ def scored():
     options = {"styles": ("contrast",), "layers": ("conv1",), "fused": ("conv1",)}
     found = {
         size: evaluation.evaluate(explainer, data, **options, mask_size=size)[0]
-        for size in evaluation.MASK_SIZES
+        for size in collected.MASK_SIZES
     }
     return found, explainer, data, full
 
@@ -124,7 +124,7 @@ def test_own_masks_are_scored_at_their_size(scored):
 def test_few_large_masks_are_in_memory_at_once(scored, monkeypatch, limit, alive):
     """However many images the model takes at once; the scores stay the same."""
     found, explainer, data, full = scored
-    monkeypatch.setattr(evaluation, "_MASK_PIXELS", limit)
+    monkeypatch.setattr(collected, "_MASK_PIXELS", limit)
     kept, most = weakref.WeakSet(), [0]
 
     class Mask(np.ndarray):

@@ -10,7 +10,7 @@ from vae_attn import workdir as workdir_lib
 from vae_attn.config import require, require_each
 from vae_attn.data import sources
 from vae_attn.experiments import kinds, learned_training
-from vae_attn.experiments.anomaly import calibration, evaluation
+from vae_attn.experiments.anomaly import calibration, collected
 from vae_attn.models import build
 from vae_attn.training import loop, objectives
 
@@ -68,7 +68,7 @@ def _validate_maps(config: ml_collections.ConfigDict) -> None:
     require(config, "evaluate.smooth_frames", smooths, known)
     known = f"of {', '.join(attention.STYLES)}"
     require(config, "evaluate.styles", lambda v: all(x in attention.STYLES for x in v), known)
-    sizes = evaluation.MASK_SIZES
+    sizes = collected.MASK_SIZES
     require(config, "evaluate.mask_size", lambda v: v in sizes, f"one of {', '.join(sizes)}")
     kinds = f"one of {', '.join(calibration.KINDS)}"
     require(config, "attention.calibration", lambda v: v in calibration.KINDS, kinds)

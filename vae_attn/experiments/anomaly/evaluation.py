@@ -1,10 +1,7 @@
 """Scores a one-class VAE: which images are abnormal, and where."""
 
-import concurrent.futures
-import dataclasses
 import functools
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,37 +16,25 @@ from vae_attn.experiments.anomaly.calibration import (
     Variant,
     raw_styles,
 )
-from vae_attn.experiments.anomaly.explainer import Explainer
-from vae_attn.experiments.anomaly.own_size import Truth
-from vae_attn.experiments.anomaly.pixel_counts import Regions
-from vae_attn.experiments.anomaly.scores import (
-    CLIPS,
-    IMAGE_SCORES,
-    MAP_SCORES,
-    ImageScores,
-    Located,
+from vae_attn.experiments.anomaly.collected import (
+    MODEL,
+    OWN,
+    Add,
+    Collected,
+    add_to_each,
+    parts,
+    threads,
 )
+from vae_attn.experiments.anomaly.explainer import Explainer
+from vae_attn.experiments.anomaly.scores import IMAGE_SCORES, ImageScores
 from vae_attn.experiments.anomaly.simple_baselines import SIMPLE, SimpleBaselines
-from vae_attn.experiments.anomaly.thresholds import Threshold
 from vae_attn.experiments.map_functions import BASELINES, IMAGE, RECONSTRUCTION_ERROR
 from vae_attn.progress import Progress
 
 # The key of the number of latents in use, beside the scores.
 ACTIVE = f"active_latents/{IMAGE}/count"
 
-# Masks as large as their files, to which maps are enlarged; or shrunk to the model's size, which
-# loses small defects and was done before.
-OWN, MODEL = MASK_SIZES = ("own", "model")
-
 _VALIDATION_PIXELS = 2**22  # of the validation images whose maps are in memory at once
-
-_MASK_PIXELS = 2**24  # of masks at their own size: with more in memory no further one is read
-
-_MOST_THREADS = 8  # each holds the maps of one variant, of a chunk of images
-
-Maps = Float[np.ndarray, "n height width"]
-Mask = Bool[np.ndarray, "_height _width"]
-Add = Callable[["Collected", Maps, "_Masks"], None]
 
 
 def evaluate(
@@ -79,7 +64,7 @@ def evaluate(
       curves_of: names of variants (`Variant.name`) whose curves are wanted beside the own one's.
       max_images: of each kind to score, drawn at random, and to calibrate by; 0 is all.
       seed: of that choice, and of drawn defects.
-      mask_size: of `MASK_SIZES`: at which size places are scored.
+      mask_size: of `collected.MASK_SIZES`: at which size places are scored.
       smooth_frames: of a video, over how many frames scores of frames are also smoothed; 0: none.
 
     Returns:
@@ -119,16 +104,18 @@ def evaluate(
         with Progress(title, total=len(images)) as progress:
             for raw, _, chunk in explainer.chunks(images.images, **of):
                 raw |= simple.maps(images.images[chunk])
-                for part, masks in _parts(images, chunk, size):
+                for part, masks in parts(images, chunk, size):
                     raw_part = {key: maps[part] for key, maps in raw.items()}
-                    _each(collected, add, raw_part, statistics, masks)
+                    add_to_each(collected, add, raw_part, statistics, masks)
                 progress.add(chunk.stop - chunk.start)
 
     give("scoring test images", test, mask_size, Collected.add_test)
     if data.needs_drawn_defects:
         located = defects(data, max_images, seed)
         give("scoring drawn defects", located, MODEL, Collected.add_located)
-    with _threads() as pool:
+    for one in collected.values():
+        one.finish()
+    with threads() as pool:
         every = list(pool.map(lambda one: one.scores(abnormal, smooth), collected.values()))
     for variant, found in zip(collected, every, strict=True):
         if variant.style == RECONSTRUCTION_ERROR:  # whose image score is the likelihood above
@@ -151,28 +138,6 @@ def _without_maps(
         found = scores_lib.compute(IMAGE_SCORES, {"labels": lambda _, record=record: record})
         metrics |= {f"{name}/{IMAGE}/{key}": value for key, value in found.items()}
     return metrics
-
-
-def _each(
-    collected: dict[Variant, "Collected"],
-    add: Add,
-    raw: calibration.RawMaps,
-    statistics: calibration.Statistics,
-    masks: "_Masks",
-) -> None:
-    """Gives every variant its maps of a chunk of images, several variants at once."""
-
-    def give(item: tuple[Variant, Collected]) -> None:
-        variant, one = item
-        add(one, variant.maps(raw, statistics), masks)
-
-    with _threads() as pool:
-        list(pool.map(give, collected.items()))
-
-
-def _threads() -> concurrent.futures.ThreadPoolExecutor:
-    """Threads, and not processes: numpy sorts and adds outside of Python's lock."""
-    return concurrent.futures.ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
 
 
 _LIKELIHOOD_KEYS = [
@@ -231,118 +196,6 @@ def candidates(
     styles = (*styles, *(LEARNED_STYLES if explainer.head is not None else ()))
     scored = variants(tuple(dict.fromkeys(styles)), layers, fused)
     return [variant for variant in scored if variant.style in styles]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Masks:
-    """The masks of some images, read once for all variants.
-
-    Attributes:
-      known: which of the images have one.
-      masks: of those, at the model's size; None where they are scored at their own.
-      truths: of those, at their own size.
-    """
-
-    known: Bool[np.ndarray, "n"]
-    masks: Bool[np.ndarray, "m height width"] | None
-    truths: tuple[Truth, ...] = ()
-
-    @functools.cached_property
-    def regions(self) -> Regions:
-        """The regions of `masks`, found once for all variants."""
-        return Regions.of(self.masks)
-
-    @classmethod
-    def at_own_size(
-        cls, known: Bool[np.ndarray, "n"], full: Sequence[Mask], shape: tuple[int, int]
-    ) -> "_Masks":
-        """Masks as large as their files; where they have the model's size, in one array."""
-        if full and all(mask.shape == shape for mask in full):
-            return cls(known, np.stack(full))
-        return cls(known, None, tuple(map(Truth.of, full)))
-
-
-def _parts(images: LabelledImages, chunk: slice, mask_size: str) -> Iterator[tuple[slice, _Masks]]:
-    """Parts of a chunk of images with their masks, of which few large ones are in memory at once.
-
-    Args:
-      images: all of them.
-      chunk: of the images.
-      mask_size: see `evaluate`.
-
-    Yields:
-      Which of the chunk's images, and their masks.
-    """
-    known = images.has_mask[chunk]
-    if images.masks is None or not known.any():
-        yield slice(0, len(known)), _Masks(known, None)
-        return
-    if mask_size == MODEL or images.read_full_mask is None:
-        yield slice(0, len(known)), _Masks(known, images.masks[chunk][known])
-        return
-    shape, start, pixels, full = images.masks.shape[1:], 0, 0, []
-    for n in range(len(known)):
-        if not known[n]:
-            continue
-        if pixels >= _MASK_PIXELS:
-            yield slice(start, n), _Masks.at_own_size(known[start:n], full, shape)
-            start, pixels, full = n, 0, []
-        full.append(images.full_mask(chunk.start + n))
-        pixels += full[-1].size
-    yield slice(start, len(known)), _Masks.at_own_size(known[start:], full, shape)
-
-
-class Collected:
-    """What one variant's maps leave behind as they stream past, for its scores.
-
-    Attributes:
-      located: the pixels of the images whose anomalous pixels are known.
-    """
-
-    def __init__(self, *, pixels: Threshold, images: Threshold) -> None:
-        self.located: Located = Located(threshold=pixels.value)
-        self._threshold = images.value
-        self._mass: list[np.ndarray] = [np.zeros(0, np.float32)]
-        self._peak: list[np.ndarray] = [np.zeros(0, np.float32)]
-
-    def add_test(self, maps: Maps, masks: _Masks) -> None:
-        """Maps of test images, with their masks."""
-        self._mass.append(maps.mean(axis=(1, 2)))
-        self._peak.append(calibration.image_score(maps))
-        self.add_located(maps, masks)
-
-    def add_located(self, maps: Maps, masks: _Masks) -> None:
-        """Maps of images of which only those with a mask count."""
-        if masks.masks is not None:
-            self.located = self.located.add(maps[masks.known], masks.masks, masks.regions)
-        elif masks.truths:
-            self.located = self.located.add_enlarged(maps[masks.known], masks.truths)
-
-    @property
-    def peaks(self) -> Float[np.ndarray, "n"]:
-        """The test images' scores, by which they are decided."""
-        return np.concatenate(self._peak)
-
-    def scores(
-        self,
-        abnormal: Bool[np.ndarray, "n"],
-        smooth: Callable[[np.ndarray], np.ndarray] | None = None,
-    ) -> dict[str, float]:
-        """All scores; those of places only if any image has anomalous pixels.
-
-        Args:
-          abnormal: which test images are.
-          smooth: what smooths scores of frames over time, if they are wanted so too.
-        """
-        mass = np.concatenate(self._mass)
-        images = ImageScores(mass, self.peaks, abnormal, self._threshold)
-        records = {"labels": lambda _: images}
-        if smooth is not None:
-            frames = ImageScores(smooth(mass), smooth(self.peaks), abnormal)
-            records[CLIPS] = lambda _: frames
-        if self.located.pixels.positives.any():
-            records["masks"] = lambda _: self.located
-        return scores_lib.compute(MAP_SCORES, records)
 
 
 def _curves(

@@ -16,6 +16,7 @@ from vae_attn.data.dataset import AnomalyData
 from vae_attn.errors import UserError
 from vae_attn.experiments import faithful, learned, learned_training
 from vae_attn.experiments.anomaly import (
+    collected,
     comparison,
     evaluation,
     export,
@@ -127,7 +128,7 @@ class AnomalyExperiment(Experiment):
         found = selection.Selection.load(path)
         if found is None or found.origin != origin:
             explainer = self._calibrated(trained.variables, head)
-            options = _options(config) | {"curves_of": (), "mask_size": evaluation.MODEL}
+            options = _options(config) | {"curves_of": (), "mask_size": collected.MODEL}
             options["smooth_frames"] = 0.0
             drawn = selection.drawn_data(self.data, config.seed)
             scores, _ = evaluation.evaluate(explainer, drawn, **options)

@@ -19,8 +19,7 @@ from vae_attn.experiments.anomaly import pixel_counts, score_histogram
 class LocalizationState:
     """Counts of pixels by score, from which every pixel score is computed.
 
-    `empty`, `add` and `merge` make states, so that images may come in any order, in any
-    batches, from any number of processes.
+    `empty` and `add` make states, so that images may come in any order and in any batches.
 
     Attributes:
       negatives: normal pixels of all images in each fine bin.
