@@ -50,16 +50,6 @@ def slow_windows() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def counts_on_device() -> bool:
-    """Whether maps are counted by score where they are made (`anomaly.device_counts`).
-
-    On the CPU that takes 3.5 times as long as numpy's sort (163 against 47 us for a map of 28 x 28:
-    `python -m benchmarks.accelerator --cases=counts`). On GPU and TPU, whose host would have to do
-    it alone, it was not measured.
-    """
-    return jax.default_backend() != "cpu"
-
-
 _PRODUCTS = contextvars.ContextVar("windows_as_products", default=False)
 
 

@@ -6,16 +6,13 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
-from vae_attn import backend
 from vae_attn.data.dataset import LabelledImages
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import calibration
 from vae_attn.experiments.anomaly.calibration import Variant
-from vae_attn.experiments.anomaly.device_counts import MOST_PIXELS, DeviceCounts
 from vae_attn.experiments.anomaly.own_size import Truth
 from vae_attn.experiments.anomaly.pixel_counts import Regions
 from vae_attn.experiments.anomaly.scores import CLIPS, MAP_SCORES, ImageScores, Located
@@ -29,8 +26,7 @@ _MASK_PIXELS = 2**24  # of masks at their own size: with more in memory no furth
 
 _MOST_THREADS = 8  # each holds the maps of one variant, of a chunk of images
 
-# Jax arrays are counted on their device.
-Maps = Float[np.ndarray | Array, "n height width"]
+Maps = Float[np.ndarray, "n height width"]
 Mask = Bool[np.ndarray, "_height _width"]
 Add = Callable[["Collected", Maps, "Masks"], None]
 
@@ -98,15 +94,14 @@ class Collected:
     """What one variant's maps leave behind, for its scores.
 
     Attributes:
-      located: the pixels of the images whose anomalous pixels are known; complete after `finish`.
+      located: the pixels of the images whose anomalous pixels are known.
     """
 
     def __init__(self, *, pixels: Threshold, images: Threshold) -> None:
         self.located: Located = Located(threshold=pixels.value)
         self._threshold = images.value
-        self._on_device = DeviceCounts()
-        self._mass: list[np.ndarray | Array] = [np.zeros(0, np.float32)]
-        self._peak: list[np.ndarray | Array] = [np.zeros(0, np.float32)]
+        self._mass: list[np.ndarray] = [np.zeros(0, np.float32)]
+        self._peak: list[np.ndarray] = [np.zeros(0, np.float32)]
 
     def add_test(self, maps: Maps, masks: Masks) -> None:
         """Maps of test images, with their masks."""
@@ -116,20 +111,10 @@ class Collected:
 
     def add_located(self, maps: Maps, masks: Masks) -> None:
         """Maps of images of which only those with a mask count."""
-        if masks.masks is None and not masks.truths:
-            return
-        maps = maps[masks.known]
-        if isinstance(maps, Array):
-            self._on_device.add(maps, masks.masks, masks.regions)
-        elif masks.masks is not None:
-            self.located = self.located.add(maps, masks.masks, masks.regions)
-        else:
-            self.located = self.located.add_enlarged(maps, masks.truths)
-
-    def finish(self) -> None:
-        """Fetches what was counted on a device."""
-        self.located = self.located.add_counted(*self._on_device.fetch())
-        self._on_device = DeviceCounts()
+        if masks.masks is not None:
+            self.located = self.located.add(maps[masks.known], masks.masks, masks.regions)
+        elif masks.truths:
+            self.located = self.located.add_enlarged(maps[masks.known], masks.truths)
 
     @property
     def peaks(self) -> Float[np.ndarray, "n"]:
@@ -165,10 +150,7 @@ def add_to_each(
     statistics: calibration.Statistics,
     masks: Masks,
 ) -> None:
-    """Gives every variant its maps of a chunk of images.
-
-    On the CPU several variants at once. On accelerators their maps are made and counted on the
-    device (`device_counts`); but those that are enlarged, which is done on the host.
+    """Gives every variant its maps of a chunk of images, several variants at once.
 
     Args:
       collected: what gets them, by variant.
@@ -182,12 +164,6 @@ def add_to_each(
         variant, of_variant = item
         add(of_variant, variant.maps(raw, statistics), masks)
 
-    fits = next(iter(raw.values()))[0].size <= MOST_PIXELS
-    if backend.counts_on_device() and fits and not masks.truths:
-        raw, statistics = jax.device_put((dict(raw), statistics))
-        for item in collected.items():
-            one(item)
-        return
     with threads() as pool:
         list(pool.map(one, collected.items()))
 

@@ -113,8 +113,6 @@ def evaluate(
     if data.needs_drawn_defects:
         located = defects(data, max_images, seed)
         give("scoring drawn defects", located, MODEL, Collected.add_located)
-    for one in collected.values():
-        one.finish()
     with threads() as pool:
         every = list(pool.map(lambda one: one.scores(abnormal, smooth), collected.values()))
     for variant, found in zip(collected, every, strict=True):

@@ -27,14 +27,9 @@ _SIGN = np.uint32(1 << 31)
 def refuse_non_finite(scores: np.ndarray, name: str) -> None:
     """Raises UserError, calling the array `name`, where a score is NaN or infinite."""
     if not np.isfinite(scores).all():
-        refuse(int(np.count_nonzero(~np.isfinite(scores))), of=scores.size, name=name)
-
-
-def refuse(count: int, *, of: int, name: str) -> None:
-    """Raises UserError if any of the values of an array is NaN or infinite: `count` of them are."""
-    if count:
+        count = int(np.count_nonzero(~np.isfinite(scores)))
         raise UserError(
-            f"{name}: {count} of {of} values are NaN or infinite, so they have no "
+            f"{name}: {count} of {scores.size} values are NaN or infinite, so they have no "
             "order; look for a diverged model or a division by zero where the maps are made"
         )
 

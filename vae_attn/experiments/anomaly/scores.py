@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 
 from vae_attn.experiments.anomaly import (
     bootstrap,
@@ -76,7 +76,7 @@ class Located:
     ) -> "Located":
         """The same with these images added; with the masks' regions, where they are at hand."""
         counted = pixel_counts.count(scores=maps, masks=masks, regions=regions)
-        return self.add_counted(counted, localization.pointing_game(scores=maps, masks=masks))
+        return self._added(counted, localization.pointing_game(scores=maps, masks=masks).tolist())
 
     def add_enlarged(
         self, maps: Float[np.ndarray, "n height width"], truths: Sequence[Truth]
@@ -84,14 +84,13 @@ class Located:
         """The same with these images added, their maps enlarged to the masks' own sizes."""
         scored = [own_size.score(one, truth) for one, truth in zip(maps, truths, strict=True)]
         counted = Counted.of([one.histogram for one in scored], [one.auroc for one in scored])
-        return self.add_counted(counted, np.array([one.hit for one in scored], np.float64))
+        return self._added(counted, [one.hit for one in scored])
 
-    def add_counted(self, counted: Counted, hits: Float64[np.ndarray, "n"]) -> "Located":
-        """The same with these images added, which were counted together, and their hits."""
+    def _added(self, counted: Counted, hits: Sequence[float]) -> "Located":
         return Located(
             threshold=self.threshold,
             pixels=self.pixels.add_counted(counted),
-            hits=(*self.hits, *hits.tolist()),
+            hits=(*self.hits, *hits),
             aurocs=(*self.aurocs, *counted.aurocs.tolist()),
         )
 
