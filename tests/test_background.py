@@ -35,7 +35,8 @@ def config():
 
 
 def test_steps_are_made_while_a_checkpoint_is_written(config, tmp_path, monkeypatch):
-    """The save of step 2 waits for a batch of a later step, which nobody would ask for else."""
+    """The save of step 4 waits for a batch of a later step, several log lines ahead."""
+    config.train.update({"steps": 8, "log_every": 1, "checkpoint_every": 4})
     later = threading.Event()
     save, batch_indices = SeedCheckpoints.save, sampling.batch_indices
 
@@ -44,14 +45,15 @@ def test_steps_are_made_while_a_checkpoint_is_written(config, tmp_path, monkeypa
         save(self, state, step=step, **options)
 
     def drawn(*, step, **options):
-        if step == 3:
+        if step == 7:
             later.set()
         return batch_indices(step=step, **options)
 
     monkeypatch.setattr(SeedCheckpoints, "save", waiting)
     monkeypatch.setattr(sampling, "batch_indices", drawn)
     loop.train(config, tmp_path, small_data(IMAGES))
-    assert [int(state.step) for _, _, state in loop.restore_each(config, tmp_path)] == [2, 4]
+    assert [int(state.step) for _, _, state in loop.restore_each(config, tmp_path)] == [4, 8]
+    assert read_metrics(tmp_path)["loss"][0] == list(range(1, 9))
 
 
 def test_what_a_checkpoint_needs_is_compiled_before_the_first(config, tmp_path):
@@ -94,8 +96,26 @@ def test_jobs_in_order_and_one_at_a_time():
     with background.Background() as jobs:
         for n in range(20):
             jobs.run(lambda n=n: job(n))
-            assert len(done) >= n  # all but the last are done
-    assert done == list(range(20))
+        jobs.keep({})
+        assert done == list(range(20))  # before a second copy of a state is made
+
+
+def test_after_an_error_no_job_is_begun():
+    done, go_on = [], threading.Event()
+
+    def fail():
+        assert go_on.wait(60)
+        raise ValueError("of a job")
+
+    def give(jobs):
+        jobs.run(fail)
+        jobs.run(lambda: done.append(1))
+        go_on.set()
+        jobs.keep({})
+
+    with pytest.raises(ValueError, match="of a job"), background.Background() as jobs:
+        give(jobs)
+    assert not done
 
 
 def test_error_of_the_last_job_and_of_the_caller():

@@ -1,13 +1,17 @@
 """Several steps in one call of the device are those steps, and end where the loop has to look."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
 import small_models
+from small_data import small_data
 
+from vae_attn import compilation_cache
 from vae_attn.config import default_config
 from vae_attn.data.dataset import AnomalyData, LabelledImages
-from vae_attn.training import feed, loop
+from vae_attn.training import background, feed, loop, parallel
 from vae_attn.training.telemetry import read_metrics
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1)).astype(np.uint8)
@@ -65,3 +69,33 @@ def test_as_many_as_divide_what_the_loop_looks_at(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     config.train.checkpoint_every = 1000
     assert feed.steps_at_once(config, resident=True) == 50
+
+
+def test_the_last_and_shorter_call_is_compiled_beside_the_first_steps(tmp_path, monkeypatch):
+    """It is the very program of the last call, so that JAX's cache has it by then."""
+    monkeypatch.setattr(background, "can_run_beside", lambda: True)
+    monkeypatch.setattr(compilation_cache, "is_on", lambda: True)
+    compiled, called = [], []
+    parallelize = parallel.parallelize
+
+    def recorded(*arguments, **options):
+        update = parallelize(*arguments, **options)
+
+        def run(state, images, indices):
+            called.append((indices.shape[1], update.lower(state, images, indices).as_text()))
+            return update(state, images, indices)
+
+        def lower(state, images, indices):
+            assert threading.current_thread() is not threading.main_thread()
+            lowered = update.lower(state, images, indices)
+            compiled.append((indices.shape[1], lowered.as_text()))
+            return lowered
+
+        run.lower = lower
+        return run
+
+    monkeypatch.setattr(parallel, "parallelize", recorded)
+    config = small_models.use(config_of(4, steps=11), "plain")
+    loop.train(config, tmp_path, small_data(IMAGES[:, :8, :8]))
+    assert [steps for steps, _ in called] == [4, 4, 3]
+    assert compiled == [called[-1]]

@@ -47,6 +47,11 @@ def keep(config: ml_collections.ConfigDict) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
+def is_on() -> bool:
+    """Whether what one thread compiles is at hand for another, or for the next run."""
+    return bool(jax.config.jax_compilation_cache_dir)
+
+
 def _remove_unfinished(folder: pathlib.Path) -> None:
     """Removes entries that a killed process, or a full disk, has left half written.
 

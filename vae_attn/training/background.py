@@ -1,5 +1,6 @@
 """Work that runs alongside the training: one job at a time, in the order given."""
 
+import collections
 import concurrent.futures
 import contextlib
 import types
@@ -28,15 +29,15 @@ def can_run_beside() -> bool:
 class Background:
     """Runs jobs in a thread of its own, while the caller gives the devices their next steps.
 
-    At most one job is unfinished, so that the caller is never more than one job ahead. Where
-    `can_run_beside` says no, each job runs at once in the caller.
+    Where `can_run_beside` says no, each job runs at once in the caller.
     """
 
     def __init__(self) -> None:
         self._pool = None
         if can_run_beside():
             self._pool = concurrent.futures.ThreadPoolExecutor(1, "vae_attn-background")
-        self._running: concurrent.futures.Future | None = None
+        self._unfinished: collections.deque[concurrent.futures.Future] = collections.deque()
+        self._failed = False
 
     @property
     def is_beside(self) -> bool:
@@ -44,22 +45,40 @@ class Background:
         return self._pool is not None
 
     def keep(self, state: PyTree) -> PyTree:
-        """A state that a job may read: a copy, as the next update takes the original's memory."""
-        return _copied(state) if self.is_beside else state
+        """A state that a job may read: a copy, as the next update takes the original's memory.
+
+        Waits for all jobs, so that there is never more than one copy; raises what they raised.
+        """
+        if not self.is_beside:
+            return state
+        self.wait()
+        return _copied(state)
 
     def run(self, job: Callable[[], object]) -> None:
-        """Starts a job when the one before is done; raises what that one raised."""
+        """Has a job done after those before it; raises what one of them has raised by now.
+
+        After one that fails none is begun.
+        """
         if self._pool is None:
             job()
             return
-        self.wait()
-        self._running = self._pool.submit(job)
+        while self._unfinished and self._unfinished[0].done():
+            self._unfinished.popleft().result()
+        self._unfinished.append(self._pool.submit(self._unless_failed, job))
 
     def wait(self) -> None:
-        """Waits for the job that runs; raises what it raised."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.result()
+        """Waits for all jobs; raises what one of them raised."""
+        while self._unfinished:
+            self._unfinished.popleft().result()
+
+    def _unless_failed(self, job: Callable[[], object]) -> None:
+        if self._failed:
+            return
+        try:
+            job()
+        except BaseException:
+            self._failed = True
+            raise
 
     def __enter__(self) -> "Background":
         """Jobs may come."""
@@ -68,7 +87,7 @@ class Background:
     def __exit__(
         self, kind: type[BaseException] | None, error: object, trace: types.TracebackType | None
     ) -> None:
-        """Waits for the last job; its error is raised unless there is one already."""
+        """Waits for all jobs; an error of theirs is raised unless there is one already."""
         try:
             with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
                 self.wait()

@@ -3,12 +3,14 @@
 import functools
 import math
 import pathlib
+import time
 from collections.abc import Iterator
 
 import jax
 import ml_collections
 from jaxtyping import Array
 
+from vae_attn import compilation_cache
 from vae_attn.config import require, require_each
 from vae_attn.data.dataset import to_unit
 from vae_attn.errors import UserError
@@ -197,7 +199,9 @@ def _train(
     )
     batches = feed.batches(data.train, indices_of, resident=resident, start=start, stop=total)
     pending: list[dict[str, Array]] = []
+    before: dict[str, Array] = {}  # metrics of the last step before the latest log line
     stopping, done = False, start
+    shorter = total % at_once  # steps of the last call, which is a program of its own
     with Background() as background:
         if background.is_beside and start < total:
             background.run(functools.partial(recorder.compile, background.keep(train_state)))
@@ -205,17 +209,24 @@ def _train(
             train_state, metrics = update(train_state, images, indices)
             pending.append(metrics)
             done += made
+            if shorter and background.is_beside and compilation_cache.is_on():
+                shapes = parallel.shapes(train_state), images, indices[:, :shorter]
+                background.run(lambda shapes=shapes: update.lower(*shapes).compile())
+                shorter = 0
             at_checkpoint = done % config.train.checkpoint_every == 0 or done == total
             stopping = watch.stopping()
             if not (at_checkpoint or stopping) and done % config.train.log_every:
                 continue
+            # No more than the steps of two log lines are given to the devices ahead.
+            jax.block_until_ready(before)
+            at, before = time.monotonic(), metrics
             saved = None
             if at_checkpoint or stopping:
                 train_state = parallel.as_global(train_state)
                 saved = background.keep(train_state)
             background.run(
                 functools.partial(
-                    recorder.record, pending, saved, step=done, at_checkpoint=at_checkpoint
+                    recorder.record, pending, saved, step=done, at_checkpoint=at_checkpoint, at=at
                 )
             )
             pending = []

@@ -138,6 +138,11 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTr
     )
 
 
+def shapes(tree: PyTree) -> PyTree:
+    """What arrays are like, and on which devices, without what they hold."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
 def as_global(tree: PyTree) -> PyTree:
     """Replicated arrays of this process' devices as arrays of all devices; nothing is copied."""
     sharding = _replicated()

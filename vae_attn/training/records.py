@@ -66,6 +66,7 @@ class Recorder:
         *,
         step: int,
         at_checkpoint: bool,
+        at: float,
     ) -> None:
         """Records what is known at a step.
 
@@ -74,6 +75,7 @@ class Recorder:
           state: to save; None to save nothing.
           step: up to which the training has come.
           at_checkpoint: whether the model is also validated, probed and drawn.
+          at: see `Telemetry.write`.
 
         Raises:
           UserError: if a loss is not finite, in which case nothing is saved; or the disk is full.
@@ -89,7 +91,7 @@ class Recorder:
             drawn = self._drawn(variables)
         # Before the save: a resumed run drops what comes after its checkpoint, and would never
         # write what a kill kept it from writing before it.
-        self.telemetry.write(step, self._flat(means), drawn)
+        self.telemetry.write(step, self._flat(means), drawn, at=at)
         if state is not None:
             # Where the run happened to be stopped is never its best checkpoint.
             losses = means.get("validation_loss", np.full(self.config.num_seeds, math.inf))

@@ -60,8 +60,17 @@ class Telemetry:
         step: int,
         metrics: dict[str, float],
         pictures: Mapping[str, UInt8[np.ndarray, "_height _width 3"]] | None = None,
+        *,
+        at: float | None = None,
     ) -> None:
-        """Records the metrics of a step everywhere, and its pictures for TensorBoard."""
+        """Records the metrics of a step everywhere, and its pictures for TensorBoard.
+
+        Args:
+          step: up to which the training has come.
+          metrics: by name.
+          pictures: likewise.
+          at: when it came there, as `time.monotonic` has it; None: now.
+        """
         if not self._writes:
             return
         append(self._path, json.dumps({"step": step, **metrics}).encode() + b"\n")
@@ -72,7 +81,7 @@ class Telemetry:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(shown)
             return
-        now = time.monotonic()
+        now = time.monotonic() if at is None else at
         rate = (step - self._first) / (now - self._since)
         _LOG.info(
             "step %d/%d: %s (%.2f steps/s, %.0f s to go)",
