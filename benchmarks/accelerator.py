@@ -21,15 +21,16 @@ CASES = {
     "chip": 60,
     "step_mnist": 150,
     "step_factor_vae": 150,
+    "run": 240,
     "seeds": 240,
     "step_mvtec": 240,
     "maps_mvtec": 90,
-    "maps_mnist": 60,
-    "counts": 90,
     "options": 240,
-    "run": 240,
+    "maps_mnist": 60,
+    "step_ad_factor_vae": 150,
     "step_ped1": 150,
     "maps_ped1": 60,
+    "counts": 60,
 }
 
 _MEASURED, _DONE = "measured.jsonl", "done"

@@ -304,6 +304,26 @@ def test_image_precision_and_f1_agree_with_scikit_learn():
             function(scores=np.full(60, np.nan), labels=labels)
 
 
+def test_images_count_as_often_as_they_are_there():
+    """By scikit-learn's sample weights, and as if they were repeated."""
+    rng = np.random.default_rng(5)
+    scores, labels = rng.integers(-3, 3, 60).astype(np.float32), rng.random(60) < 0.4
+    counts = rng.poisson(1.0, 60)
+    assert (counts == 0).any()
+    weighted = {
+        localization.image_auroc: metrics.roc_auc_score,
+        localization.image_average_precision: metrics.average_precision_score,
+    }
+    for function in (*weighted, localization.image_best_f1):
+        found = function(scores=scores, labels=labels, counts=counts)
+        repeated = {"scores": np.repeat(scores, counts), "labels": np.repeat(labels, counts)}
+        assert found == function(**repeated)
+        if function in weighted:
+            expected = weighted[function](labels, scores, sample_weight=counts)
+            assert found == pytest.approx(expected, abs=1e-12)
+        assert function(scores=scores, labels=labels, counts=counts * labels) is None
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_scores_without_an_order_are_refused(bad):
     masks = np.eye(4, dtype=bool)[None]
