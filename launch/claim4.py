@@ -2,7 +2,8 @@ r"""Does attention disentangle? Trains and scores objectives side by side, as fa
 
     python launch/claim4.py --minutes=13 --workdir=runs/claim4
 
-Every call resumes where the last one stopped; `table.md` in --workdir has what is known so far.
+Every call resumes where the last one stopped; `table.md` and `curves.png` in
+--workdir have what is known so far.
 The objectives (variants of `configs/dsprites.py`) are trained one after the other with the first
 seed, then with the next one, so that early tables are paired. All runs of an objective share one
 compiled program; they do not run side by side, which is slower on the GPU that was measured

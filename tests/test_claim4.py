@@ -103,6 +103,7 @@ def test_it_runs_through(claim4, tmp_path):
     assert table.count("| beta_tc_vae |") == 3 + 3
     assert "| likeness/jacobian_cosine |" in table
     assert not (tmp_path / "in_progress.safetensors").exists()
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -255,6 +256,30 @@ def test_tables():
     assert paired.rows[1][2].startswith("+0.138 (p ")
     assert ranks.rows[1][0] == "likeness/paper"
     assert ranks.rows[1][-1] == "8"
+
+
+def test_curves_are_means_over_the_seeds_that_have_come_so_far():
+    trained = [
+        Scored("a", 0, 10, {"kl": 3.0, "discriminator_accuracy": 0.5}),
+        Scored("a", 1, 10, {"kl": 5.0}),
+        Scored("a", 0, 20, {"kl": 1.0}),
+        Scored("b", 0, 10, {"kl": 7.0}),
+    ]
+    trained += [Scored("a", 0, step, {"reconstruction": 900.0 / step}) for step in (1, 2, 30)]
+    drawn = objective_comparison.figure(trained, [Scored("b", 0, 10, {"mig": 0.3})])
+    axes = {axis.get_title(): axis for axis in drawn.axes}
+    lines = [line.get_xydata().tolist() for line in axes["KL, nats"].lines]
+    assert lines == [
+        [[10, 4.0], [20, 1.0]],
+        *([[10, 3.0], [20, 1.0]], [[10, 5.0]]),
+        [[10, 7.0]],
+    ]
+    (late,) = axes["reconstruction, nats, after a tenth"].lines
+    assert late.get_xydata().tolist() == [[30, 30.0]]
+    (mig,) = axes["MIG"].lines
+    assert mig.get_xydata().tolist() == [[10, 0.3]]
+    assert mig.get_color() == axes["KL, nats"].lines[-1].get_color()  # of the same objective
+    assert {text.get_text() for text in drawn.legends[0].get_texts()} == {"a", "b"}
 
 
 def test_likeness_of_the_maps_of_a_model():

@@ -276,6 +276,7 @@ def line_panels(
     y_label: str = "",
     size: tuple[float, float] = _PANEL,
     upright: float | None = None,
+    rows: int = 1,
     legend_beside: bool = False,
 ) -> Figure:
     """Curves in panels side by side; a legend where a panel's names are not yet explained.
@@ -286,17 +287,18 @@ def line_panels(
       y_label: of all panels.
       size: of a panel, in inches.
       upright: where to draw an upright dotted line, if anywhere.
+      rows: of panels; those of the last one are as many as in the others.
       legend_beside: one legend for all, on the right: for many curves.
 
     Returns:
       The figure.
     """
     width, height = size
-    figure = Figure(figsize=(max(width * len(panels), 4), height), layout="constrained")
+    abreast = len(panels) // rows
+    figure = Figure(figsize=(max(width * abreast, 4), height * rows), layout="constrained")
     explained: dict[str, object] = {}
-    for axis, (title, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    axes = figure.subplots(rows, abreast, squeeze=False).ravel()
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         drawn = {line.label: _draw(axis, line) for line in lines}
         if upright is not None:
             axis.axvline(upright, color="0.4", linewidth=0.8, linestyle=":")
@@ -307,7 +309,7 @@ def line_panels(
         explained = named | explained
     if legend_beside:
         columns = -(-len(explained) // _LEGEND_ROWS)
-        figure.set_figwidth(width * len(panels) + 2.5 * columns)
+        figure.set_figwidth(width * abreast + 2.5 * columns)
         figure.legend(
             explained.values(), explained.keys(), loc="outside right upper", ncols=columns
         )

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
+from matplotlib.figure import Figure
 
+from vae_attn.reporting import figures
 from vae_attn.reporting.tables import Table
 
 # The scores that are shown, and by which models are ranked.
@@ -30,6 +32,18 @@ BESIDE = (
     "largest_deviation",
     "empty_maps",
 )
+
+
+# What is drawn over the steps, with the title of its panel.
+DRAWN = {
+    "reconstruction": "reconstruction, nats, after a tenth",
+    "kl": "KL, nats",
+    "total_correlation": "total correlation as estimated, nats",
+    "gaussian_total_correlation": "its Gaussian part, nats",
+    "factor_vae": "FactorVAE score",
+    "mig": "MIG",
+}
+_LATE = ("reconstruction",)  # at first it is many times what it becomes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +78,41 @@ def tables(models: Sequence[Scored], *, baseline: str) -> list[Table]:
         _paired(models, last, baseline),
         _ranks(models),
     ]
+
+
+def figure(trained: Sequence[Scored], models: Sequence[Scored]) -> Figure:
+    """Means over the seeds that have come to a step, in pale each seed alone.
+
+    Args:
+      trained: of every objective, seed and logged step, the means since the one before.
+      models: those that were scored.
+    """
+    objectives, panels = _objectives(trained), {}
+    last = max(one.step for one in trained)
+    for name, title in DRAWN.items():
+        found = trained if any(name in one.scores for one in trained) else models
+        found = [one for one in found if name not in _LATE or one.step > last / 10]
+        lines = [
+            _line([one for one in found if one.objective == objective], name, objective, f"C{n}")
+            for n, objective in enumerate(objectives)
+        ]
+        panels[title] = [line for line in lines if line.x]
+    return figures.line_panels(panels, x_label="step", rows=2, legend_beside=True)
+
+
+def _line(models: Sequence[Scored], name: str, label: str, colour: str) -> figures.Line:
+    by_step: dict[int, dict[int, float]] = {}
+    for one in sorted(models, key=lambda one: one.step):
+        if name in one.scores:
+            by_step.setdefault(one.step, {})[one.seed] = one.scores[name]
+    means = [float(np.mean(list(of_seeds.values()))) for of_seeds in by_step.values()]
+    pale = []
+    for seed in sorted({seed for of_seeds in by_step.values() for seed in of_seeds}):
+        steps = [step for step, of_seeds in by_step.items() if seed in of_seeds]
+        pale.append((steps, [by_step[step][seed] for step in steps]))
+    return figures.Line(
+        list(by_step), means, label=label, colour=colour, pale=pale if len(pale) > 1 else ()
+    )
 
 
 def paired(

@@ -24,7 +24,7 @@ from vae_attn.experiments.disentanglement import (
     representation,
 )
 from vae_attn.experiments.disentanglement.objective_comparison import Scored
-from vae_attn.reporting import tables
+from vae_attn.reporting import figures, tables
 from vae_attn.training import compact, feed, objectives, parallel, steps
 from vae_attn.training.task import Task
 
@@ -250,12 +250,18 @@ class Comparison:
         return [Scored(**about._asdict(), scores=values) for about, values in rows]
 
     def report(self) -> None:
-        """Writes `table.md`, and checks the folder's size."""
+        """Writes `table.md` and `curves.png`, and checks the folder's size."""
         if models := self.scored():
             found = objective_comparison.tables(models, baseline=next(iter(self._configs)))
             latents = next(iter(self._configs.values())).model.latents
             title = f"{self._data.name}, {self._steps:,} steps, {latents} latents"
             tables.write_markdown(found, self._folder / "table.md", title=title)
+            trained = [
+                Scored(**about._asdict(), scores=values)
+                for about, values in _rows(self._folder / "curves.jsonl")
+            ]
+            drawn = objective_comparison.figure(trained, models)
+            figures.save(drawn, self._folder / "curves.png")
         size = sum(path.stat().st_size for path in self._folder.iterdir()) / 1e6
         _LOG.info("%s holds %.1f MB", self._folder, size)
         if size > _MOST_MB:
