@@ -99,3 +99,10 @@ def test_the_last_and_shorter_call_is_compiled_beside_the_first_steps(tmp_path, 
     loop.train(config, tmp_path, small_data(IMAGES[:, :8, :8]))
     assert [steps for steps, _ in called] == [4, 4, 3]
     assert compiled == [called[-1]]
+    # Resumed where the first call is shorter too; one that cannot be compiled is left to the call.
+    called.clear(), compiled.clear()
+    config.train.steps = 23
+    monkeypatch.setattr(jax.stages.Lowered, "compile", None)
+    loop.train(config, tmp_path, small_data(IMAGES[:, :8, :8]))
+    assert [steps for steps, _ in called] == [1, 4, 4, 3]
+    assert compiled == [called[-1]]

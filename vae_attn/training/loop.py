@@ -1,10 +1,12 @@
 """Trains a VAE from config and data, resuming where the workdir stands."""
 
+import contextlib
 import functools
 import math
 import pathlib
 import time
 from collections.abc import Iterator
+from typing import Any as PyTree
 
 import jax
 import ml_collections
@@ -209,9 +211,9 @@ def _train(
             train_state, metrics = update(train_state, images, indices)
             pending.append(metrics)
             done += made
-            if shorter and background.is_beside and compilation_cache.is_on():
-                shapes = parallel.shapes(train_state), images, indices[:, :shorter]
-                background.run(lambda shapes=shapes: update.lower(*shapes).compile())
+            if shorter and made == at_once and background.is_beside and compilation_cache.is_on():
+                of_last = parallel.shapes(train_state), images, indices[:, :shorter]
+                background.run(functools.partial(_compile, update, *of_last))
                 shorter = 0
             at_checkpoint = done % config.train.checkpoint_every == 0 or done == total
             stopping = watch.stopping()
@@ -239,6 +241,12 @@ def _train(
             f"stopped at step {done} of {total}, and saved in {workdir}: the same command resumes."
         )
     return train_state
+
+
+def _compile(update: parallel.GlobalUpdateFn, *arguments: PyTree) -> None:
+    """Compiles a call for JAX's cache; one that fails fails again when it is made."""
+    with contextlib.suppress(Exception):
+        update.lower(*arguments).compile()
 
 
 def _require_same_run(config, workdir: pathlib.Path, data) -> None:

@@ -82,7 +82,7 @@ class Telemetry:
             self._bar.set_postfix_str(shown)
             return
         now = time.monotonic() if at is None else at
-        rate = (step - self._first) / (now - self._since)
+        rate = (step - self._first) / max(now - self._since, 1e-9)
         _LOG.info(
             "step %d/%d: %s (%.2f steps/s, %.0f s to go)",
             *(step, self._total, shown, rate, (self._total - step) / rate),
