@@ -282,6 +282,7 @@ def test_curves_are_means_over_the_seeds_that_have_come_so_far():
     assert {text.get_text() for text in drawn.legends[0].get_texts()} == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_likeness_of_the_maps_of_a_model():
     """Over the pairs of active latents alone, against the form itself, pair after pair."""
 

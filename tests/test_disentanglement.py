@@ -65,6 +65,7 @@ def dsprites_factors():
     return _standardised(grid.classes(np.arange(grid.num_images))[:, grid.varying])
 
 
+@pytest.mark.slow
 def test_true_factors_of_dsprites(dsprites_factors):
     scores = disentanglement_scores(
         codes_of=dsprites_factors.__getitem__, grid=dsprites.GRID, seed=0

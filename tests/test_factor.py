@@ -159,7 +159,7 @@ def maps_by_hand(params, x, latent):
     return jnp.maximum((alpha * a).sum(axis=3), 0)
 
 
-@pytest.mark.parametrize("seen", ["codes", "standardized"])
+@pytest.mark.parametrize("seen", [pytest.param("codes", marks=pytest.mark.slow), "standardized"])
 def test_one_update_by_hand(seen):
     """Each network's gradient is of its own loss alone: what leaked into the other would show."""
     objective = dataclasses.replace(OBJECTIVE, discriminator_input=seen)

@@ -92,7 +92,7 @@ def assert_close(found, expected):
         ("batch_norm", True, "shard_map", 2),
         pytest.param("batch_norm", False, "pmap", 2, marks=pytest.mark.slow),
         pytest.param("ad_factor_vae", True, "pmap", 2, marks=pytest.mark.slow),
-        ("ad_factor_vae", False, "pmap", 1),
+        pytest.param("ad_factor_vae", False, "pmap", 1, marks=pytest.mark.slow),
     ],
 )
 def test_each_seed_is_its_single_run(kind, vectorized, mode, num_devices, monkeypatch):

@@ -71,6 +71,7 @@ def test_as_many_as_divide_what_the_loop_looks_at(monkeypatch):
     assert feed.steps_at_once(config, resident=True) == 50
 
 
+@pytest.mark.slow
 def test_the_last_and_shorter_call_is_compiled_beside_the_first_steps(tmp_path, monkeypatch):
     """It is the very program of the last call, so that JAX's cache has it by then."""
     monkeypatch.setattr(background, "can_run_beside", lambda: True)

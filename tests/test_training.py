@@ -54,6 +54,7 @@ def assert_close(found, expected):
     )
 
 
+@pytest.mark.slow
 def test_eight_devices_and_both_modes_equal_one_device():
     losses, variables = run_updates("pmap", 1)
     assert losses[-1] < losses[0]
@@ -197,7 +198,14 @@ def truncate(folder):
     path.write_bytes(path.read_bytes()[:100])
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, truncate, shutil.rmtree])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncate,
+        pytest.param(flip_a_byte, marks=pytest.mark.slow),
+        pytest.param(shutil.rmtree, marks=pytest.mark.slow),
+    ],
+)
 def test_damaged_newest_checkpoint_is_passed_over(small_run, damage, caplog):
     config, workdir = small_run
     whole = train(config, workdir)
@@ -285,6 +293,7 @@ def test_telemetry_writes_lines_and_events(tmp_path):
     assert events.stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_nearly_the_same_and_keeps_float32():
     model, tx, found = small_model(), optax.sgd(1.0), {}
     before = state.create(model=model, tx=tx, seed=1)
