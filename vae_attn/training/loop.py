@@ -211,7 +211,9 @@ def _train(
             train_state, metrics = update(train_state, images, indices)
             pending.append(metrics)
             done += made
-            if shorter and made == at_once and background.is_beside and compilation_cache.is_on():
+            # In time for the last call only if there is another one before it.
+            early = shorter and made == at_once and total - done > shorter
+            if early and background.is_beside and compilation_cache.is_on():
                 of_last = parallel.shapes(train_state), images, indices[:, :shorter]
                 background.run(functools.partial(_compile, update, *of_last))
                 shorter = 0
