@@ -8,7 +8,6 @@ from typing import NamedTuple
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -17,7 +16,6 @@ from benchmarks import ours
 from benchmarks.accelerator import Row
 from vae_attn import backend
 from vae_attn.data import sampling
-from vae_attn.data.augment import Augmentation
 from vae_attn.models import build
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.training import factor, parallel, seeds, state, steps
@@ -77,20 +75,12 @@ def step(name: str, small: bool) -> Iterator[Row]:
     model, _, images = ours.setting(name, size=size)
     tx = optax.adam(1e-3)
 
-    def update_of(dtype: str) -> Callable:
-        return steps.make_update_fn(
-            model=model,
-            tx=tx,
-            augment=Augmentation(),
-            combine=steps.beta_elbo(1.0),
-            dtype=jnp.dtype(dtype),
-        )
-
     indices = functools.partial(
         sampling.batch_indices, seed=0, batch_size=batch, num_examples=len(images)
     )
     start = state.create(model=model, tx=tx, seed=0)
     dtypes = ("float32", "bfloat16")
+    update_of = functools.partial(ours.vae_update, model, tx)
     yield from _our_steps(update_of, start, images, indices, batch, dtypes, small)
     if beside_torch:
         from benchmarks import training
@@ -244,8 +234,8 @@ def _optional_step(
         name = "convnet" if small else name
         size, batch = (SMALL if small else SIZES)[name]
         model, _, images = ours.setting(name, size=size)
-        tx, elbo = wrap(optax.adam(1e-3)), steps.beta_elbo(1.0)
-        update = steps.make_update_fn(model=model, tx=tx, augment=Augmentation(), combine=elbo)
+        tx = wrap(optax.adam(1e-3))
+        update = ours.vae_update(model, tx)
         start, indices = state.create(model=model, tx=tx, seed=0), sampling.batch_indices
     indices = functools.partial(indices, seed=0, batch_size=batch, num_examples=len(images))
     return _repeated(update, start, images, indices, batch, at_once)[0]

@@ -5,9 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import PyTree, UInt8
 
 from vae_attn import attention, backend
+from vae_attn.data.augment import Augmentation
 from vae_attn.models import build
 from vae_attn.models.vae import VAE
 from vae_attn.training import parallel, steps
@@ -42,6 +44,19 @@ def latent_maps(model: VAE, layer: str) -> Callable:
 def encoder(model: VAE) -> Callable:
     """`encode(variables, images)`: mean and log variance."""
     return backend.jit(lambda v, x: model.apply(v, steps.to_unit(x), method="encode"))
+
+
+def vae_update(
+    model: VAE, tx: optax.GradientTransformation, dtype: str = "float32"
+) -> steps.UpdateFn:
+    """The update of a plain VAE, on images as they are."""
+    return steps.make_update_fn(
+        model=model,
+        tx=tx,
+        augment=Augmentation(),
+        combine=steps.beta_elbo(1.0),
+        dtype=jnp.dtype(dtype),
+    )
 
 
 def stepper(update, start, images: np.ndarray, indices, batch: int) -> Callable[[], None]:

@@ -4,19 +4,17 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
 from torch.nn import functional
 
 from benchmarks.case import OURS, Case, Side
-from benchmarks.ours import LATENTS, once, our_noise, setting, stepper
+from benchmarks.ours import LATENTS, once, our_noise, setting, stepper, vae_update
 from benchmarks.torch_models import TorchVAE
 from vae_attn import backend
 from vae_attn.data import sampling
-from vae_attn.data.augment import Augmentation
-from vae_attn.training import state, steps
+from vae_attn.training import state
 
 
 def cases() -> list[Case]:
@@ -71,13 +69,7 @@ def _ours(name: str, size: int, batch: int, dtype: str = "float32") -> Side:
     )
 
     def update(tx: optax.GradientTransformation) -> Callable:
-        return steps.make_update_fn(
-            model=model,
-            tx=tx,
-            augment=Augmentation(),
-            combine=steps.beta_elbo(1.0),
-            dtype=jnp.dtype(dtype),
-        )
+        return vae_update(model, tx, dtype)
 
     # With plain descent at rate 1 the parameters' change is the gradient.
     before = state.create(model=model, tx=optax.sgd(1.0), seed=0)

@@ -10,7 +10,8 @@ from vae_attn.experiments import faithful
 from vae_attn.experiments import scores as scores_lib
 from vae_attn.experiments.anomaly import comparison, selection
 from vae_attn.experiments.anomaly.calibration import Calibration, variant_of
-from vae_attn.experiments.anomaly.evaluation import ACTIVE, OWN
+from vae_attn.experiments.anomaly.collected import OWN
+from vae_attn.experiments.anomaly.evaluation import ACTIVE
 from vae_attn.experiments.anomaly.scores import MAP_SCORES, OPTIONAL
 from vae_attn.experiments.latent_use import ACTIVE_NATS
 from vae_attn.reporting.tables import Table

@@ -246,7 +246,10 @@ class Comparison:
 
     def scored(self) -> list[Scored]:
         """All models that were scored."""
-        rows = _rows(self._folder / "scores.jsonl")
+        return self._kept("scores.jsonl")
+
+    def _kept(self, name: str) -> list[Scored]:
+        rows = _rows(self._folder / name)
         return [Scored(**about._asdict(), scores=values) for about, values in rows]
 
     def report(self) -> None:
@@ -256,11 +259,7 @@ class Comparison:
             latents = next(iter(self._configs.values())).model.latents
             title = f"{self._data.name}, {self._steps:,} steps, {latents} latents"
             tables.write_markdown(found, self._folder / "table.md", title=title)
-            trained = [
-                Scored(**about._asdict(), scores=values)
-                for about, values in _rows(self._folder / "curves.jsonl")
-            ]
-            drawn = objective_comparison.figure(trained, models)
+            drawn = objective_comparison.figure(self._kept("curves.jsonl"), models)
             figures.save(drawn, self._folder / "curves.png")
         size = sum(path.stat().st_size for path in self._folder.iterdir()) / 1e6
         _LOG.info("%s holds %.1f MB", self._folder, size)
