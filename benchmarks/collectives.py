@@ -112,7 +112,7 @@ def _step(name: str) -> tuple:
     """The state before the first step, the update, and the columns of a batch's indices."""
     import optax
 
-    from vae_attn.data.augment import Augmentation
+    from benchmarks.ours import vae_update
     from vae_attn.models import build
     from vae_attn.models.discriminator import Discriminator
     from vae_attn.training import factor, state, steps
@@ -122,10 +122,7 @@ def _step(name: str) -> tuple:
     model = build.build(model_name, image_size=size, latents=32, axis_name=steps.AXIS)
     tx = optax.adam(1e-4)
     if name != "factor_vae":
-        update = steps.make_update_fn(
-            model=model, tx=tx, augment=Augmentation(), combine=steps.beta_elbo(1.0)
-        )
-        return state.create(model=model, tx=tx, seed=0), update, ()
+        return state.create(model=model, tx=tx, seed=0), vae_update(model, tx), ()
     networks = {"model": model, "discriminator": Discriminator(), "tx": tx, "discriminator_tx": tx}
     update = factor.make_factor_update_fn(
         **networks, objective=factor.FactorObjective(), pixels_of=steps.to_unit

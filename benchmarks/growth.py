@@ -6,10 +6,9 @@ import jax
 import optax
 
 from benchmarks.case import OURS, Case, Side
-from benchmarks.ours import encoder, latent_maps, setting, stepper
+from benchmarks.ours import encoder, latent_maps, setting, stepper, vae_update
 from vae_attn.data import sampling
-from vae_attn.data.augment import Augmentation
-from vae_attn.training import state, steps
+from vae_attn.training import state
 
 
 def cases() -> list[Case]:
@@ -62,9 +61,7 @@ def train(name: str, size: int, batch: int, latents: int) -> Side:
     """One training step of a model."""
     model, _, images = setting(name, size=size, latents=latents)
     tx = optax.adam(1e-3)
-    update = steps.make_update_fn(
-        model=model, tx=tx, augment=Augmentation(), combine=steps.beta_elbo(1.0)
-    )
+    update = vae_update(model, tx)
     start = state.create(model=model, tx=tx, seed=0)
     indices = functools.partial(
         sampling.batch_indices, seed=0, batch_size=batch, num_examples=len(images)
