@@ -5,28 +5,35 @@ r"""Does attention disentangle? Trains and scores objectives side by side, as fa
 Every call resumes where the last one stopped; `table.md` and `curves.png` in
 --workdir have what is known so far.
 The objectives (variants of `configs/dsprites.py`) are trained one after the other with the first
-seed, then with the next one, so that early tables are paired. All runs of an objective share one
-compiled program; they do not run side by side, which is slower on the GPU that was measured
-(`docs/speed.md`). A call first measures its rate and says what fits.
+seeds, then with the next ones, so that early tables are paired. All runs of an objective share one
+compiled program. A call first measures its rate and says what fits.
 
 The folder stays below 60 MB, so that it can travel between machines: of the runs that are done
 only the scores are kept, and of the one in progress the parameters in float32 and the moments of
 Adam in bfloat16 (44 MB with a discriminator). Moments are rounded at every save, so that a run
-that was stopped equals the one that was not.
+that was stopped equals the one that was not. With --seeds_at_once several seeds of an objective
+are one program and one state: faster on a GPU, and as many times 44 MB.
+
+Calls for different --objectives, each with a --workdir of its own, can share a GPU
+(`docs/disentanglement.md`, "The full experiment"); a last call reports all of them:
+
+    python launch/claim4.py --workdir=runs/a --beside=runs/b,runs/c
 """
 
 import argparse
 import importlib.util
 import json
 import logging
+import os
 import pathlib
 import sys
 import time
 from collections.abc import Sequence
 
+import jax
 import ml_collections
 
-from vae_attn import whole_files
+from vae_attn import progress, whole_files
 from vae_attn.config import flat
 from vae_attn.data import sources
 from vae_attn.errors import UserError
@@ -39,6 +46,7 @@ from vae_attn.experiments.disentanglement.objective_runs import (
 from vae_attn.workdir import DataRecord, WorkdirLock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+_SETTINGS = "settings.json"
 OBJECTIVES = ("factor_vae", "ad_factor_vae", "ad_factor_vae_published", "beta_tc_vae")
 
 _LOG = logging.getLogger("vae_attn")
@@ -70,21 +78,25 @@ def _parsed(value: str) -> object:
         return value
 
 
-def _keep_settings(options: argparse.Namespace, folder: pathlib.Path, record: DataRecord) -> None:
+def _require_same(folder: pathlib.Path, settings: dict, record: DataRecord) -> None:
     """Refuses a folder of other settings or other images."""
-    path = folder / "settings.json"
-    settings = {"steps": options.steps, "latents": options.latents, "set": sorted(options.set)}
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept != settings:
-            raise UserError(
-                f"--workdir={folder} was made with {kept}, and this call has {settings}: give "
-                "those, or another --workdir."
-            )
-        record.require_same(folder)
-        return
+    try:
+        kept = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / _SETTINGS} cannot be read: give the folder of another call."
+        ) from error
+    if kept != settings:
+        raise UserError(
+            f"{folder} was made with {kept}, and this call has {settings}: give those, or another "
+            "folder."
+        )
+    record.require_same(folder)
+
+
+def _keep(folder: pathlib.Path, settings: dict, record: DataRecord) -> None:
     record.keep(folder)
-    with whole_files.writing(path) as temporary:
+    with whole_files.writing(folder / _SETTINGS) as temporary:
         temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
@@ -106,15 +118,39 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         f"({','.join(OBJECTIVES)})",
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of all")
+    parser.add_argument("--seeds_at_once", type=int, default=1, help="in one program (1)")
+    parser.add_argument(
+        "--score_processes",
+        type=int,
+        default=None,
+        help="that score models on the CPU during the training (a quarter of the cores, at most 4; "
+        "where JAX itself is on the CPU 0, and the training waits)",
+    )
+    parser.add_argument(
+        "--beside",
+        type=lambda text: [pathlib.Path(folder) for folder in text.split(",")],
+        default=[],
+        metavar="DIR,...",
+        help="folders of other calls, whose runs are done and reported here too",
+    )
     parser.add_argument(
         "--rate_seconds", type=float, default=5.0, help="for which the rate is measured (5)"
     )
     options = parser.parse_args(arguments)
-    if options.steps < MARKS or options.steps % MARKS or options.seeds < 1:
-        parser.error(f"--steps is a multiple of {MARKS}, and --seeds is 1 or more")
+    if options.steps < MARKS or options.steps % MARKS:
+        parser.error(f"--steps={options.steps}: give a multiple of {MARKS}")
+    for name, least in {"seeds": 1, "seeds_at_once": 1, "score_processes": 0}.items():
+        if (value := getattr(options, name)) is not None and value < least:
+            parser.error(f"--{name}={value}: give {least} or more")
     if wrong := [one for one in options.set if "=" not in one]:
         parser.error(f"--set {wrong[0]} must be KEY=VALUE")
     return options
+
+
+def _score_processes(asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    return 0 if jax.default_backend() == "cpu" else max(1, min(4, (os.cpu_count() or 1) // 4))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -126,7 +162,12 @@ def main(arguments: Sequence[str]) -> int:
     with WorkdirLock() as lock:
         lock.take(folder)
         data = sources.load(first)
-        _keep_settings(options, folder, DataRecord.of(data, str(first.data.dir)))
+        record = DataRecord.of(data, str(first.data.dir))
+        settings = {"steps": options.steps, "latents": options.latents, "set": sorted(options.set)}
+        if not (folder / _SETTINGS).exists():
+            _keep(folder, settings, record)
+        for one in (folder, *options.beside):
+            _require_same(one, settings, record)
         comparison = Comparison(
             configs,
             folder,
@@ -134,6 +175,9 @@ def main(arguments: Sequence[str]) -> int:
             num_seeds=options.seeds,
             deadline=begin + 60 * options.minutes,
             rate_seconds=options.rate_seconds,
+            seeds_at_once=options.seeds_at_once,
+            score_processes=_score_processes(options.score_processes),
+            beside=options.beside,
         )
         try:
             comparison.run()
@@ -146,7 +190,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    progress.show_log()
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:

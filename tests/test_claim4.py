@@ -3,8 +3,11 @@
 import functools
 import importlib.util
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +122,9 @@ def test_stopped_and_resumed_equals_the_uninterrupted_one(claim4, finished, tmp_
     monkeypatch.setattr(model_scores, "measure", killed)
     with pytest.raises(KeyboardInterrupt):
         claim4.main(parts)
-    assert compact.read(state) == {"objective": "beta_tc_vae", "seed": 0, "step": 2}
+    begun = {"objective": "beta_tc_vae", "seed": 0, "seeds": 1, "step": 2}
+    assert compact.read(state) == begun
+    assert (tmp_path / "model-beta_tc_vae-0-2.safetensors").exists()
     monkeypatch.setattr(model_scores, "measure", total)
     assert claim4.main([*parts, "--minutes=0"]) == 75
     assert compact.read(state)["step"] == 3
@@ -131,6 +136,114 @@ def test_stopped_and_resumed_equals_the_uninterrupted_one(claim4, finished, tmp_
     assert [row["step"] for row in rows(tmp_path, "scores.jsonl")] == [2, 4, 6, 8]
     monkeypatch.setattr(objective_runs.Comparison, "_train", None)  # as all is done
     assert claim4.main(parts) == 0
+
+
+@pytest.mark.slow
+def test_seeds_at_once_are_those_alone(claim4, finished, tmp_path, monkeypatch):
+    """Each with its own rows; stopped and resumed as one alone is."""
+    options, alone = finished
+    monkeypatch.setattr(model_scores, "measure", total)
+    options = [*options, "--seeds=3", "--seeds_at_once=2"]
+    for name, first in (("whole", "--minutes=60"), ("resumed", "--minutes=0")):
+        folder = tmp_path / name
+        rc = claim4.main([*options, f"--workdir={folder}", first])
+        if name == "resumed":
+            assert rc == 75
+            about = compact.read(folder / "in_progress.safetensors")
+            assert about == {"objective": "beta_tc_vae", "seed": 0, "seeds": 2, "step": 1}
+            assert claim4.main([*options, f"--workdir={folder}"]) == 0
+    for file in ("curves.jsonl", "scores.jsonl", "table.md"):
+        whole, resumed = (tmp_path / name / file for name in ("whole", "resumed"))
+        assert whole.read_bytes() == resumed.read_bytes()
+    found = rows(tmp_path / "whole", "scores.jsonl")
+    seeds = [(row["seed"], row["step"]) for row in found]
+    assert seeds == [(s, step) for step in (2, 4, 6, 8) for s in (0, 1)] + [
+        (2, step) for step in (2, 4, 6, 8)
+    ]
+    of_first = [row["values"] for row in found if row["seed"] == 0]
+    for one, expected in zip(of_first, rows(alone, "scores.jsonl"), strict=True):
+        assert one == pytest.approx(expected["values"], rel=1e-5)
+    assert found[0]["values"] != found[1]["values"]
+
+
+def test_what_is_trained_together(claim4, finished, tmp_path, monkeypatch):
+    """The seeds that are missing, in blocks, an objective after the other."""
+    options, workdir = finished
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    blocks = []
+    monkeypatch.setattr(objective_runs.Comparison, "_tell", lambda *_: None)
+    monkeypatch.setattr(
+        objective_runs.Comparison, "_train", lambda self, block, _: blocks.append(tuple(block))
+    )
+    several = ["--seeds=5", "--seeds_at_once=2", "--objectives=vae,beta_tc_vae"]
+    assert claim4.main([*options, f"--workdir={tmp_path}", *several]) == 0
+    assert blocks == [
+        *(("vae", 0, 2), ("beta_tc_vae", 1, 1)),
+        *(("vae", 2, 2), ("beta_tc_vae", 2, 2)),
+        *(("vae", 4, 1), ("beta_tc_vae", 4, 1)),
+    ]
+
+
+def test_other_folders_are_reported_too(claim4, finished, tmp_path, monkeypatch):
+    options, workdir = finished
+    monkeypatch.setattr(objective_runs.Comparison, "_train", None)  # as all is done
+    other, third, own = tmp_path / "other", tmp_path / "third", tmp_path / "own"
+    for copy, name in ((other, "vae"), (third, "beta_vae")):
+        shutil.copytree(workdir, copy)
+        for file in ("scores.jsonl", "curves.jsonl"):
+            renamed = (
+                (copy / file).read_text(encoding="utf-8").replace('"beta_tc_vae"', f'"{name}"')
+            )
+            (copy / file).write_text(renamed, encoding="utf-8")
+    objectives = "--objectives=beta_vae,vae,beta_tc_vae"
+    call = [*options, objectives, f"--workdir={own}"]
+    assert claim4.main([*call, f"--beside={workdir},{other},{third}"]) == 0
+    table = (own / "table.md").read_text(encoding="utf-8")
+    assert [table.count(f"\n| {name} |") for name in ("beta_vae", "vae", "beta_tc_vae")] == [
+        5,
+        6,
+        6,
+    ]
+    assert table.index("| beta_vae |") < table.index("| vae |") < table.index("| beta_tc_vae |")
+    with pytest.raises(UserError, match="has beta_tc_vae, seed 0, step 2, as another folder has"):
+        claim4.main([*options, f"--workdir={workdir}", f"--beside={workdir}"])
+    (other / "settings.json").write_text('{"steps": 4}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"other was made with {'steps': 4}, and this call has"):
+        claim4.main([*call, f"--beside={other}"])
+    with pytest.raises(UserError, match=r"nothing/settings.json cannot be read: give the folder"):
+        claim4.main([*call, f"--beside={tmp_path / 'nothing'}"])
+
+
+@pytest.mark.slow
+def test_scored_by_processes_of_their_own(tmp_path):
+    """The same scores; a call that is over does not wait for them, and the next one has them."""
+    command = [sys.executable, str(ROOT / "launch" / "claim4.py"), *SETTINGS, "--steps=4"]
+    command += ["--seeds=1", "--objectives=beta_tc_vae"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
+    def call(name, *options):
+        return subprocess.run(
+            [*command, f"--workdir={tmp_path / name}", *options],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    here = call("here")
+    assert here.returncode == 0, here.stderr
+    assert "steps/s on cpu; 1 runs, 4 steps, are left" in here.stderr
+    stopped = call("beside", "--score_processes=1", "--minutes=0")
+    assert stopped.returncode == 75, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert (tmp_path / "beside" / "model-beta_tc_vae-0-1.safetensors").exists()
+    assert not (tmp_path / "beside" / "scores.jsonl").exists()
+    finished = call("beside", "--score_processes=1")
+    assert finished.returncode == 0, finished.stderr
+    for file in ("curves.jsonl", "scores.jsonl", "table.md"):
+        one, other = (tmp_path / name / file for name in ("here", "beside"))
+        assert one.read_bytes() == other.read_bytes()
+    assert not list((tmp_path / "beside").glob("*.safetensors"))
 
 
 def test_what_cannot_be_asked_for(claim4, finished):
@@ -154,7 +267,10 @@ def test_a_broken_file_is_named(claim4, finished, tmp_path):
 
 
 def test_options_that_cannot_be(claim4, capsys):
-    for wrong in ("--steps=201", "--seeds=0", "--set=train.beta"):
+    for wrong in (
+        *("--steps=201", "--seeds=0", "--seeds_at_once=0", "--score_processes=-1"),
+        "--set=train.beta",
+    ):
         with pytest.raises(SystemExit):
             claim4.parse(["--workdir=x", wrong])
     assert "must be KEY=VALUE" in capsys.readouterr().err

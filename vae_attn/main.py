@@ -25,7 +25,7 @@ import warnings
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vae_attn import command_line
+from vae_attn import command_line, progress
 from vae_attn.errors import UserError
 
 _LOG = logging.getLogger("vae_attn")
@@ -66,12 +66,7 @@ def run() -> None:
     # As under LC_ALL=C, where libraries refuse paths with other letters than ASCII's.
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    # Our own lines only: the root logger, which absl takes, also carries orbax' many.
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    _LOG.addHandler(handler)
-    _LOG.setLevel(logging.INFO)
-    _LOG.propagate = False
+    progress.show_log()
     # What orbax logs as an error it raises too.
     absl_logging.set_verbosity(absl_logging.FATAL)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of oddities that it reads past

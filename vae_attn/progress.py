@@ -10,6 +10,15 @@ _LOG_EVERY = 10.0  # seconds
 _LOG = logging.getLogger("vae_attn")
 
 
+def show_log() -> None:
+    """Has this package's log lines on stderr, without those of the libraries that it uses."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    _LOG.addHandler(handler)
+    _LOG.setLevel(logging.INFO)
+    _LOG.propagate = False  # absl and orbax have handlers of their own on the root
+
+
 class Progress:
     """Shows the progress of a loop.
 

@@ -7,7 +7,7 @@ import logging
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any as PyTree
 from typing import NamedTuple
 
@@ -18,19 +18,21 @@ import numpy as np
 from vae_attn import whole_files
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
-from vae_attn.experiments.disentanglement import (
-    model_scores,
-    objective_comparison,
-    representation,
-)
+from vae_attn.experiments.disentanglement import objective_comparison
 from vae_attn.experiments.disentanglement.objective_comparison import Scored
+from vae_attn.experiments.disentanglement.objective_scoring import (
+    About,
+    ModelFiles,
+    Scores,
+    Scoring,
+)
 from vae_attn.reporting import figures, tables
-from vae_attn.training import compact, feed, objectives, parallel, steps
+from vae_attn.training import compact, feed, objectives, parallel, seeds, steps
 from vae_attn.training.task import Task
 
 MARKS = 4  # at as many equal parts of the training models are scored
 _SAVES = 40  # in a training
-_MOST_MB = 60
+_MOST_MB = 60  # for each of the seeds at once
 
 _LOG = logging.getLogger("vae_attn")
 
@@ -39,35 +41,43 @@ class OutOfTimeError(Exception):
     """The minutes of this call are over; the state is saved."""
 
 
-class About(NamedTuple):
-    """Which model of the comparison: its objective, seed and step."""
+class Block(NamedTuple):
+    """Runs of one objective that are trained together: consecutive seeds, in one program."""
 
     objective: str
-    seed: int
-    step: int
+    seed: int  # the first
+    seeds: int = 1
+
+    @property
+    def all_seeds(self) -> range:
+        """Of its runs."""
+        return range(self.seed, self.seed + self.seeds)
+
+    def __str__(self) -> str:
+        """As it is logged."""
+        last = f" to {self.all_seeds[-1]}" if self.seeds > 1 else ""
+        return f"{self.objective}, seed{'s' * (self.seeds > 1)} {self.seed}{last}"
 
 
 @dataclasses.dataclass
 class Program:
-    """An objective's compiled step, which all of its seeds share.
+    """A compiled step of an objective, which all of its blocks of a size share.
 
     Attributes:
       config: of any seed.
-      task: of the objective.
+      task: of all seeds of a block together.
       update: of `at_once` steps, over all devices.
       at_once: steps per call.
-      learned: what scores its models.
     """
 
     config: ml_collections.ConfigDict
     task: Task
     update: parallel.GlobalUpdateFn
     at_once: int
-    learned: representation.Representation
 
 
 class Comparison:
-    """The runs of a folder: those that are done as scores, and the state of one in progress."""
+    """The runs of a folder: those that are done as scores, and the state of those in progress."""
 
     def __init__(
         self,
@@ -78,6 +88,9 @@ class Comparison:
         num_seeds: int,
         deadline: float,
         rate_seconds: float,
+        seeds_at_once: int = 1,
+        score_processes: int = 0,
+        beside: Sequence[pathlib.Path] = (),
     ) -> None:
         """Compiles nothing yet.
 
@@ -89,64 +102,95 @@ class Comparison:
           num_seeds: of each objective.
           deadline: of `time.monotonic`.
           rate_seconds: for which the rate is measured.
+          seeds_at_once: seeds of an objective in one program.
+          score_processes: see `Scoring`.
+          beside: further folders, whose runs are done and only reported.
         """
         self._configs, self._folder, self._data = configs, folder, data
-        self._num_seeds, self._deadline = num_seeds, deadline
-        self._rate_seconds = rate_seconds
-        self._images = parallel.replicate(data.train)
-        self._programs: dict[str, Program] = {}
+        self._num_seeds, self._seeds_at_once = num_seeds, seeds_at_once
+        self._deadline, self._rate_seconds = deadline, rate_seconds
+        self._score_processes, self._beside = score_processes, beside
+        self._models = ModelFiles(folder)
+        self._programs: dict[tuple[str, int], Program] = {}
         self._steps = next(iter(configs.values())).train.steps
         every = max(self._steps // _SAVES, 1)
-        wanted = 1 if jax.default_backend() == "cpu" else 10  # see `feed.steps_at_once`
+        wanted = 1 if jax.default_backend() == "cpu" else 50  # see `feed.steps_at_once`
         self._at_once = math.gcd(every, self._steps // MARKS, wanted)
+        self._marks = {self._steps * n // MARKS for n in range(1, MARKS + 1)}
         self._ends = {*range(every, self._steps, every), *self._marks}
 
-    @property
-    def _marks(self) -> list[int]:
-        return [self._steps * n // MARKS for n in range(1, MARKS + 1)]
+    @functools.cached_property
+    def _images(self) -> jax.Array:
+        return parallel.replicate(self._data.train)
 
     def run(self) -> None:
         """Trains and scores what is missing, until the time is over."""
-        done = {(one.objective, one.seed, one.step) for one in self.scored()}
-        missing = [
-            (objective, seed)
-            for seed in range(self._num_seeds)
-            for objective in self._configs
-            if (objective, seed, self._steps) not in done
-        ]
-        begun = self._in_progress()
-        if begun is not None and (begun.objective, begun.seed, self._steps) not in done:
-            if (begun.objective, begun.seed) not in missing:
-                raise UserError(
-                    f"{self._state} is of {begun.objective}, seed {begun.seed}, at step "
-                    f"{begun.step}, and only one unfinished run can be kept: include it in "
-                    "--objectives and --seeds, or remove the file."
-                )
-            missing.sort(key=lambda run: run != (begun.objective, begun.seed))
-        if missing:
-            self._tell(missing)
-        for objective, seed in missing:
-            self._train(objective, seed, done)
-            self.report()
+        config = next(iter(self._configs.values()))
+        scored = {About(one.objective, one.seed, one.step) for one in self.scored()}
+        waiting = self._models.waiting()
+        for about in scored.intersection(waiting):  # by a call that was killed just after
+            self._models.path(about).unlink()
+        plan = self._plan(scored.union(waiting))
+        waiting = [a for a in waiting if a not in scored and a.objective in self._configs]
+        if not plan and not waiting:
+            return
+        scoring = Scoring(config, self._data, processes=self._score_processes)
+        try:
+            self._score(waiting, scoring)
+            if plan:
+                self._tell(plan)
+            for block in plan:
+                self._train(block, scoring)
+                self.report()
+            self._wait_for_scores(scoring)
+            if scoring.is_under_way:
+                raise OutOfTimeError
+        finally:
+            scoring.close()
 
-    def _tell(self, missing: list[tuple[str, int]]) -> None:
-        """Measures the rate of the next objective, and says what fits."""
-        objective, _ = missing[0]
-        rate = self._rate(self._program(objective))
-        left = len(missing) * self._steps
+    def _plan(self, trained: set[About]) -> list[Block]:
+        """What is to be trained: what is in progress first."""
+        left = {
+            (objective, seed)
+            for objective in self._configs
+            for seed in range(self._num_seeds)
+            if (objective, seed, self._steps) not in trained
+        }
+        plan = []
+        if (begun := self._in_progress()) is not None:
+            block, step = begun
+            runs = {(block.objective, seed) for seed in block.all_seeds}
+            if any((*run, self._steps) not in trained for run in runs):
+                if block.objective not in self._configs or block.all_seeds[-1] >= self._num_seeds:
+                    raise UserError(
+                        f"{self._state} is of {block}, at step {step}, and only one unfinished run "
+                        "can be kept: include it in --objectives and --seeds, or remove the file."
+                    )
+                plan.append(block)
+                left -= runs
+        for first in range(0, self._num_seeds, self._seeds_at_once):
+            for objective in self._configs:
+                these = range(first, min(first + self._seeds_at_once, self._num_seeds))
+                plan += _blocks(objective, [seed for seed in these if (objective, seed) in left])
+        return plan
+
+    def _tell(self, plan: list[Block]) -> None:
+        """Measures the rate of the next block, and says what fits."""
+        rate = self._rate(plan[0])
+        left = sum(block.seeds for block in plan)
         fits = rate * max(self._deadline - time.monotonic(), 0) / self._steps
         _LOG.info(
             "%s: %.1f steps/s on %s; %d runs, %d steps, are left: about %.0f minutes at this rate "
             "without the scores. This call has time for %.1f runs of %d steps.",
-            *(objective, rate, jax.devices()[0].device_kind, len(missing), left, left / rate / 60),
-            *(fits, self._steps),
+            *(plan[0], rate, jax.devices()[0].device_kind, left, left * self._steps),
+            *(left * self._steps / rate / 60, fits, self._steps),
         )
 
-    def _rate(self, program: Program) -> float:
-        """Steps a second, of a state that is thrown away; compiles."""
-        state, calls = parallel.replicate(program.task.create(seed=0)), 0
-        batches = self._batches(program, seed=0, start=0)
-        for images, indices, _ in batches:
+    def _rate(self, block: Block) -> float:
+        """Steps a second, of all seeds together, of a state that is thrown away; compiles."""
+        program, calls = self._program(block), 0
+        state = parallel.replicate(program.task.create(seed=0))
+        for images, indices, _ in self._batches(block, start=0):
             state, metrics = program.update(state, images, indices)
             jax.block_until_ready(metrics)
             calls += 1
@@ -154,89 +198,122 @@ class Comparison:
                 begin = time.monotonic()
             elif time.monotonic() - begin > self._rate_seconds:
                 break
-        measured = max(calls - 1, 1) * program.at_once
+        measured = max(calls - 1, 1) * program.at_once * block.seeds
         return measured / max(time.monotonic() - begin, 1e-9)
 
-    def _batches(self, program: Program, *, seed: int, start: int) -> Iterator[tuple]:
+    def _batches(self, block: Block, *, start: int) -> Iterator[tuple]:
+        program = self._program(block)
         indices_of = functools.partial(
             program.task.batch_indices,
-            seed=seed,
+            seed=block.seed,
             batch_size=program.config.train.batch_size,
             num_examples=len(self._data.train),
         )
         each = ((self._images, indices_of(step=step)) for step in range(start, self._steps))
         return feed.grouped(each, at_once=program.at_once, start=start)
 
-    def _program(self, objective: str) -> Program:
-        if objective not in self._programs:
-            config = self._configs[objective]
-            task = objectives.make_task(config, self._data.pixels)
+    def _program(self, block: Block) -> Program:
+        key = block.objective, block.seeds
+        if key not in self._programs:
+            config = self._configs[block.objective]
+            task = seeds.together(objectives.make_task(config, self._data.pixels), block.seeds)
             at_once = self._at_once
             update = parallel.parallelize(
                 task.update if at_once == 1 else steps.repeated(task.update),
                 mode="pmap",
                 batch_size=config.train.batch_size,
             )
-            learned = representation.Representation(
-                objectives.build_model(config),
-                self._data,
-                batch_size=config.evaluate.batch_size,
-            )
-            self._programs[objective] = Program(config, task, update, at_once, learned)
-        return self._programs[objective]
+            self._programs[key] = Program(config, task, update, at_once)
+        return self._programs[key]
 
-    def _train(self, objective: str, seed: int, done: set[tuple[str, int, int]]) -> None:
-        """One run to its end, from where it was saved if it was."""
-        program, about = self._program(objective), About(objective, seed, 0)
-        state, begun = program.task.create(seed=seed), self._in_progress()
-        if begun is not None and (begun.objective, begun.seed) == (objective, seed):
-            state, about = compact.load(self._state, state), begun
-            self._score_if_due(program, state.variables, about, done)
+    def _train(self, block: Block, scoring: Scoring) -> None:
+        """Runs to their end, from where they were saved if they were."""
+        program = self._program(block)
+        state, step = program.task.create(seed=block.seed), 0
+        begun = self._in_progress()
+        if begun is not None and begun[0] == block:
+            state, step = compact.load(self._state, state), begun[1]
         state, pending = parallel.replicate(state), []
-        for images, indices, made in self._batches(program, seed=seed, start=about.step):
+        for images, indices, made in self._batches(block, start=step):
             state, metrics = program.update(state, images, indices)
             pending.append(metrics)
-            about = about._replace(step=about.step + made)
-            if about.step not in self._ends:
+            step += made
+            if step not in self._ends:
                 continue
-            # Before the state: a call that is killed between both repeats and rewrites it.
-            self._append("curves.jsonl", about, _means(pending, about))
+            # Before the state: a call that is killed between them repeats and rewrites the others.
+            self._keep_curves(block, step, pending)
             pending.clear()
             local = compact.rounded(parallel.as_local(state))
-            compact.save(self._state, local, **about._asdict())
-            _LOG.info("%s, seed %d: step %d of %d", *about, self._steps)
-            self._score_if_due(program, local.variables, about, done)
+            if step in self._marks:
+                self._wait_for_scores(scoring)  # of the mark before: no more models wait than one's
+                self._keep_models(block, step, local.variables)
+            compact.save(self._state, local, **block._asdict(), step=step)
+            _LOG.info("%s: step %d of %d", block, step, self._steps)
+            if step in self._marks:
+                self._score(
+                    [About(block.objective, seed, step) for seed in block.all_seeds], scoring
+                )
+            self._keep_scores(scoring.done())
             if time.monotonic() > self._deadline:
                 raise OutOfTimeError
             state = parallel.replicate(local)
         self._state.unlink(missing_ok=True)
 
-    def _score_if_due(
-        self, program: Program, variables: PyTree, about: About, done: set[tuple[str, int, int]]
-    ) -> None:
-        if about.step not in self._marks or tuple(about) in done:
-            return
-        config = program.config.copy_and_resolve_references()
-        config.seed = about.seed
-        scores = model_scores.measure(
-            config,
-            variables,
-            model=objectives.build_model(config),
-            data=self._data,
-            learned=program.learned,
-        )
-        curves = dict(_rows(self._folder / "curves.jsonl"))
-        self._append("scores.jsonl", about, curves[about] | scores)
+    def _keep_curves(self, block: Block, step: int, pending: list) -> None:
+        """Means of each seed's metrics over the steps since the last ones."""
+        rows = jax.device_get(pending)
+        for n, seed in enumerate(block.all_seeds):
+            about = About(block.objective, seed, step)
+            means = {
+                name: float(
+                    np.mean([np.mean(row[name].reshape(-1, block.seeds)[:, n]) for row in rows])
+                )
+                for name in rows[0]
+            }
+            if not math.isfinite(means["loss"]):
+                raise UserError(
+                    f"{about.objective}, seed {seed}: the loss is {means['loss']} before step "
+                    f"{step}: leave it out with --objectives, or give a smaller "
+                    "train.learning_rate with --set in a new --workdir."
+                )
+            self._append("curves.jsonl", about, means)
 
-    def _in_progress(self) -> About | None:
+    def _keep_models(self, block: Block, step: int, variables: PyTree) -> None:
+        for seed, own in zip(block.all_seeds, seeds.split(variables, block.seeds), strict=True):
+            self._models.keep(About(block.objective, seed, step), own)
+
+    def _score(self, models: Sequence[About], scoring: Scoring) -> None:
+        for n, about in enumerate(models):
+            if n and time.monotonic() > self._deadline:
+                raise OutOfTimeError  # the files of the others wait
+            config = self._configs[about.objective].copy_and_resolve_references()
+            config.seed = about.seed
+            scoring.submit(about, config, self._models.path(about))
+            self._keep_scores(scoring.done())
+
+    def _wait_for_scores(self, scoring: Scoring) -> None:
+        """Until there are all, or the time is over."""
+        self._keep_scores(scoring.done(seconds=self._deadline - time.monotonic()))
+
+    def _keep_scores(self, found: dict[About, Scores]) -> None:
+        curves = dict(_rows(self._folder / "curves.jsonl")) if found else {}
+        for about, scores in found.items():
+            self._append("scores.jsonl", about, curves[about] | scores)
+            self._models.path(about).unlink()
+
+    def _in_progress(self) -> tuple[Block, int] | None:
+        """What the state is of, and its step."""
         about = compact.read(self._state)
-        return None if about is None else About(**about)
+        if about is None:
+            return None
+        step = about.pop("step")
+        return Block(**about), step
 
     @property
     def _state(self) -> pathlib.Path:
         return self._folder / "in_progress.safetensors"
 
-    def _append(self, name: str, about: About, values: dict[str, float]) -> None:
+    def _append(self, name: str, about: About, values: Scores) -> None:
         # One row for each, whatever a call that was killed has written before.
         rows = [row for row in _rows(self._folder / name) if row[0] != about]
         rows.append((about, values))
@@ -249,8 +326,21 @@ class Comparison:
         return self._kept("scores.jsonl")
 
     def _kept(self, name: str) -> list[Scored]:
-        rows = _rows(self._folder / name)
-        return [Scored(**about._asdict(), scores=values) for about, values in rows]
+        """The rows of all folders, in the order of objectives, seeds and steps."""
+        found: dict[About, Scores] = {}
+        for folder in (self._folder, *self._beside):
+            rows = dict(_rows(folder / name))
+            if twice := sorted(rows.keys() & found.keys()):
+                raise UserError(
+                    f"{folder / name} has {twice[0].objective}, seed {twice[0].seed}, step "
+                    f"{twice[0].step}, as another folder has: give only one of both."
+                )
+            found |= rows
+        order = list(dict.fromkeys([*self._configs, *(about.objective for about in found)]))
+        return [
+            Scored(**about._asdict(), scores=found[about])
+            for about in sorted(found, key=lambda a: (order.index(a.objective), a.seed, a.step))
+        ]
 
     def report(self) -> None:
         """Writes `table.md` and `curves.png`, and checks the folder's size."""
@@ -263,24 +353,24 @@ class Comparison:
             figures.save(drawn, self._folder / "curves.png")
         size = sum(path.stat().st_size for path in self._folder.iterdir()) / 1e6
         _LOG.info("%s holds %.1f MB", self._folder, size)
-        if size > _MOST_MB:
+        begun = self._in_progress()
+        most = _MOST_MB * max(self._seeds_at_once, begun[0].seeds if begun else 1)
+        if size > most:
             raise UserError(
-                f"--workdir={self._folder} holds {size:.0f} MB, more than {_MOST_MB}: it has files "
+                f"--workdir={self._folder} holds {size:.0f} MB, more than {most}: it has files "
                 "of other commands, or a larger model than this is made for."
             )
 
 
-def _means(pending: list, about: About) -> dict[str, float]:
-    """Means of the metrics over the steps since the last ones."""
-    rows = jax.device_get(pending)
-    means = {k: float(np.mean([np.mean(row[k]) for row in rows])) for k in rows[0]}
-    if not math.isfinite(means["loss"]):
-        raise UserError(
-            f"{about.objective}, seed {about.seed}: the loss is {means['loss']} before step "
-            f"{about.step}: leave it out with --objectives, or give a smaller "
-            "train.learning_rate with --set in a new --workdir."
-        )
-    return means
+def _blocks(objective: str, seeds_of: list[int]) -> list[Block]:
+    """Consecutive seeds together."""
+    blocks: list[Block] = []
+    for seed in seeds_of:
+        if blocks and seed == blocks[-1].all_seeds[-1] + 1:
+            blocks[-1] = blocks[-1]._replace(seeds=blocks[-1].seeds + 1)
+        else:
+            blocks.append(Block(objective, seed))
+    return blocks
 
 
 def _rows(path: pathlib.Path) -> list[tuple[About, dict[str, float]]]:
