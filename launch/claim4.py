@@ -12,10 +12,10 @@ The folder stays below 60 MB, so that it can travel between machines: of the run
 only the scores are kept, and of the one in progress the parameters in float32 and the moments of
 Adam in bfloat16 (44 MB with a discriminator). Moments are rounded at every save, so that a run
 that was stopped equals the one that was not. With --seeds_at_once several seeds of an objective
-are one program and one state: faster on a GPU, and as many times 44 MB.
+are one program and one state: faster on a GPU, and 44 MB for each.
 
 Calls for different --objectives, each with a --workdir of its own, can share a GPU
-(`docs/disentanglement.md`, "The full experiment"); a last call reports all of them:
+(`docs/disentanglement.md`, "The full experiment"); a last call only reports all of them:
 
     python launch/claim4.py --workdir=runs/a --beside=runs/b,runs/c
 """
@@ -24,8 +24,10 @@ import argparse
 import importlib.util
 import json
 import logging
+import math
 import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -84,7 +86,7 @@ def _require_same(folder: pathlib.Path, settings: dict, record: DataRecord) -> N
         kept = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder / _SETTINGS} cannot be read: give the folder of another call."
+            f"{folder / _SETTINGS} cannot be read: give the folder of a call, or restore it."
         ) from error
     if kept != settings:
         raise UserError(
@@ -106,7 +108,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True)
-    parser.add_argument("--minutes", type=float, default=13.0, help="of this call (13)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=13.0,
+        help="of this call, which trains a 40th of a run at least (13)",
+    )
     parser.add_argument("--steps", type=int, default=300_000, help="of each run (300000)")
     parser.add_argument("--seeds", type=int, default=5, help="of each objective (5)")
     parser.add_argument("--latents", type=int, default=10)
@@ -117,21 +124,29 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"variants of configs/dsprites.py, the first of them the baseline "
         f"({','.join(OBJECTIVES)})",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of all")
-    parser.add_argument("--seeds_at_once", type=int, default=1, help="in one program (1)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a config key of all objectives",
+    )
+    parser.add_argument(
+        "--seeds_at_once", type=int, default=1, help="of an objective, trained in one program (1)"
+    )
     parser.add_argument(
         "--score_processes",
         type=int,
         default=None,
-        help="that score models on the CPU during the training (a quarter of the cores, at most 4; "
-        "where JAX itself is on the CPU 0, and the training waits)",
+        help="that score models on the CPU while the training goes on (a quarter of the cores, at "
+        "most 4; 0 where JAX itself runs on the CPU: the training then waits)",
     )
     parser.add_argument(
         "--beside",
         type=lambda text: [pathlib.Path(folder) for folder in text.split(",")],
         default=[],
         metavar="DIR,...",
-        help="folders of other calls, whose runs are done and reported here too",
+        help="folders of other calls: trains nothing, and reports them with --workdir",
     )
     parser.add_argument(
         "--rate_seconds", type=float, default=5.0, help="for which the rate is measured (5)"
@@ -139,6 +154,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.steps < MARKS or options.steps % MARKS:
         parser.error(f"--steps={options.steps}: give a multiple of {MARKS}")
+    if not 0 <= options.minutes < math.inf:
+        parser.error(f"--minutes={options.minutes}: give a number of 0 or more")
     for name, least in {"seeds": 1, "seeds_at_once": 1, "score_processes": 0}.items():
         if (value := getattr(options, name)) is not None and value < least:
             parser.error(f"--{name}={value}: give {least} or more")
@@ -164,10 +181,12 @@ def main(arguments: Sequence[str]) -> int:
         data = sources.load(first)
         record = DataRecord.of(data, str(first.data.dir))
         settings = {"steps": options.steps, "latents": options.latents, "set": sorted(options.set)}
-        if not (folder / _SETTINGS).exists():
-            _keep(folder, settings, record)
-        for one in (folder, *options.beside):
+        for one in options.beside:
             _require_same(one, settings, record)
+        if (folder / _SETTINGS).exists():
+            _require_same(folder, settings, record)
+        else:
+            _keep(folder, settings, record)
         comparison = Comparison(
             configs,
             folder,
@@ -180,7 +199,8 @@ def main(arguments: Sequence[str]) -> int:
             beside=options.beside,
         )
         try:
-            comparison.run()
+            if not options.beside:
+                comparison.run()
         except OutOfTimeError:
             _LOG.info("time is over; the same command resumes.")
             return 75
@@ -191,6 +211,7 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     progress.show_log()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it began ends with it
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:

@@ -8,11 +8,13 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import psutil
 import pytest
 import scipy.stats
 from dsprites_grids import small_grid
@@ -186,7 +188,7 @@ def test_what_is_trained_together(claim4, finished, tmp_path, monkeypatch):
 
 def test_other_folders_are_reported_too(claim4, finished, tmp_path, monkeypatch):
     options, workdir = finished
-    monkeypatch.setattr(objective_runs.Comparison, "_train", None)  # as all is done
+    monkeypatch.setattr(objective_runs.Comparison, "run", None)  # nothing is trained
     other, third, own = tmp_path / "other", tmp_path / "third", tmp_path / "own"
     for copy, name in ((other, "vae"), (third, "beta_vae")):
         shutil.copytree(workdir, copy)
@@ -195,55 +197,89 @@ def test_other_folders_are_reported_too(claim4, finished, tmp_path, monkeypatch)
                 (copy / file).read_text(encoding="utf-8").replace('"beta_tc_vae"', f'"{name}"')
             )
             (copy / file).write_text(renamed, encoding="utf-8")
+    lines = (third / "scores.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (third / "scores.jsonl").write_text("".join(lines[:2]), encoding="utf-8")  # not done yet
     objectives = "--objectives=beta_vae,vae,beta_tc_vae"
     call = [*options, objectives, f"--workdir={own}"]
     assert claim4.main([*call, f"--beside={workdir},{other},{third}"]) == 0
     table = (own / "table.md").read_text(encoding="utf-8")
-    assert [table.count(f"\n| {name} |") for name in ("beta_vae", "vae", "beta_tc_vae")] == [
-        5,
-        6,
-        6,
-    ]
+    counts = [table.count(f"\n| {name} |") for name in ("beta_vae", "vae", "beta_tc_vae")]
+    assert counts == [3, 6, 6]  # at its steps alone, and at the last one too
     assert table.index("| beta_vae |") < table.index("| vae |") < table.index("| beta_tc_vae |")
     with pytest.raises(UserError, match="has beta_tc_vae, seed 0, step 2, as another folder has"):
         claim4.main([*options, f"--workdir={workdir}", f"--beside={workdir}"])
     (other / "settings.json").write_text('{"steps": 4}', encoding="utf-8")
     with pytest.raises(UserError, match=r"other was made with {'steps': 4}, and this call has"):
         claim4.main([*call, f"--beside={other}"])
-    with pytest.raises(UserError, match=r"nothing/settings.json cannot be read: give the folder"):
+    with pytest.raises(
+        UserError, match=r"nothing/settings.json cannot be read: give the folder of"
+    ):
         claim4.main([*call, f"--beside={tmp_path / 'nothing'}"])
 
 
 @pytest.mark.slow
 def test_scored_by_processes_of_their_own(tmp_path):
-    """The same scores; a call that is over does not wait for them, and the next one has them."""
-    command = [sys.executable, str(ROOT / "launch" / "claim4.py"), *SETTINGS, "--steps=4"]
-    command += ["--seeds=1", "--objectives=beta_tc_vae"]
+    """The same scores; a call that is over, or killed, leaves models that wait, and no process."""
+    program = [sys.executable, str(ROOT / "launch" / "claim4.py"), *SETTINGS, "--steps=4"]
+    program += ["--seeds=1", "--objectives=beta_tc_vae"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    folder = tmp_path / "beside"
 
-    def call(name, *options):
-        return subprocess.run(
-            [*command, f"--workdir={tmp_path / name}", *options],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def start(folder, *options):
+        command = [*program, f"--workdir={folder}", *options]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environment, stderr=pipe, text=True)
 
-    here = call("here")
-    assert here.returncode == 0, here.stderr
-    assert "steps/s on cpu; 1 runs, 4 steps, are left" in here.stderr
-    stopped = call("beside", "--score_processes=1", "--minutes=0")
-    assert stopped.returncode == 75, stopped.stderr
-    assert "Traceback" not in stopped.stderr
-    assert (tmp_path / "beside" / "model-beta_tc_vae-0-1.safetensors").exists()
-    assert not (tmp_path / "beside" / "scores.jsonl").exists()
-    finished = call("beside", "--score_processes=1")
-    assert finished.returncode == 0, finished.stderr
-    for file in ("curves.jsonl", "scores.jsonl", "table.md"):
-        one, other = (tmp_path / name / file for name in ("here", "beside"))
-        assert one.read_bytes() == other.read_bytes()
-    assert not list((tmp_path / "beside").glob("*.safetensors"))
+    def finish(folder, *options):
+        with start(folder, *options) as call:
+            _, log = call.communicate()
+        return call.returncode, log
+
+    code, log = finish(tmp_path / "here")
+    assert code == 0, log
+    assert "steps/s on cpu. Runs left: 1, of 4 steps each, about " in log
+    code, log = finish(folder, "--score_processes=1", "--minutes=0")
+    assert code == 75, log
+    assert "Traceback" not in log
+    assert "Models that wait for their scores: 1." in log
+    assert not (folder / "scores.jsonl").exists()
+    with start(folder, "--score_processes=1") as call:
+        scoring = []
+        while not scoring:
+            time.sleep(0.2)
+            assert call.poll() is None, call.stderr.read()
+            children = psutil.Process(call.pid).children()
+            scoring = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+        call.kill()
+    assert psutil.wait_procs(scoring, timeout=60)[1] == []
+    code, log = finish(folder, "--score_processes=1")
+    assert code == 0, log
+    for name in ("curves.jsonl", "scores.jsonl", "table.md"):
+        assert (folder / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert not list(folder.glob("*.safetensors"))
+
+
+def test_a_model_that_is_scored_already_is_not_scored_again(claim4, finished, tmp_path):
+    """As after a kill between its scores and the end of its file."""
+    options, workdir = finished
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    model = tmp_path / "model-beta_tc_vae-0-8.safetensors"
+    about = {"objective": "beta_tc_vae", "seed": 0, "step": 8}
+    compact.save(model, {"x": jnp.ones(1)}, **about)
+    state = tmp_path / "in_progress.safetensors"
+    compact.save(state, {"x": jnp.ones(1)}, **(about | {"step": 7}))
+    (tmp_path / ".writing-in_progress.safetensors").write_bytes(b"half")
+    before = (tmp_path / "scores.jsonl").read_bytes()
+    assert claim4.main([*options, f"--workdir={tmp_path}"]) == 0
+    assert not list(tmp_path.glob("*.safetensors")) + list(tmp_path.glob(".writing-*"))
+    assert (tmp_path / "scores.jsonl").read_bytes() == before
+    other = tmp_path / "model-beta_tc_vae-0-9.safetensors"
+    other.write_bytes(b"no model")
+    with pytest.raises(UserError, match=r"0-9.safetensors is broken, or of another model: remove"):
+        claim4.main([*options, f"--workdir={tmp_path}"])
+    compact.save(other, {"x": jnp.ones(1)}, **(about | {"step": 9}))
+    with pytest.raises(UserError, match=r"0-9.safetensors is broken, or of another model: remove"):
+        claim4.main([*options, f"--workdir={tmp_path}"])
 
 
 def test_what_cannot_be_asked_for(claim4, finished):
@@ -268,7 +304,7 @@ def test_a_broken_file_is_named(claim4, finished, tmp_path):
 
 def test_options_that_cannot_be(claim4, capsys):
     for wrong in (
-        *("--steps=201", "--seeds=0", "--seeds_at_once=0", "--score_processes=-1"),
+        *("--minutes=inf", "--steps=201", "--seeds=0", "--seeds_at_once=0", "--score_processes=-1"),
         "--set=train.beta",
     ):
         with pytest.raises(SystemExit):

@@ -11,7 +11,7 @@ _LOG = logging.getLogger("vae_attn")
 
 
 def show_log() -> None:
-    """Has this package's log lines on stderr, without those of the libraries that it uses."""
+    """Logs this package's lines to stderr, without those of the libraries that it uses."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     _LOG.addHandler(handler)

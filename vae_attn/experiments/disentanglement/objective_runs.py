@@ -7,7 +7,7 @@ import logging
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any as PyTree
 from typing import NamedTuple
 
@@ -104,13 +104,14 @@ class Comparison:
           rate_seconds: for which the rate is measured.
           seeds_at_once: seeds of an objective in one program.
           score_processes: see `Scoring`.
-          beside: further folders, whose runs are done and only reported.
+          beside: further folders to report.
         """
         self._configs, self._folder, self._data = configs, folder, data
         self._num_seeds, self._seeds_at_once = num_seeds, seeds_at_once
         self._deadline, self._rate_seconds = deadline, rate_seconds
         self._score_processes, self._beside = score_processes, beside
         self._models = ModelFiles(folder)
+        self._first_seconds = 0.0  # of the last block's first part, which compiles
         self._programs: dict[tuple[str, int], Program] = {}
         self._steps = next(iter(configs.values())).train.steps
         every = max(self._steps // _SAVES, 1)
@@ -126,11 +127,13 @@ class Comparison:
     def run(self) -> None:
         """Trains and scores what is missing, until the time is over."""
         config = next(iter(self._configs.values()))
-        scored = {About(one.objective, one.seed, one.step) for one in self.scored()}
+        for half_written in self._folder.glob(".writing-*"):  # by a call that was killed
+            half_written.unlink()
+        scored = dict(_rows(self._folder / "scores.jsonl")).keys()
         waiting = self._models.waiting()
-        for about in scored.intersection(waiting):  # by a call that was killed just after
+        for about in scored & set(waiting):  # by a call that was killed just after
             self._models.path(about).unlink()
-        plan = self._plan(scored.union(waiting))
+        plan = self._plan({*scored, *waiting})
         waiting = [a for a in waiting if a not in scored and a.objective in self._configs]
         if not plan and not waiting:
             return
@@ -139,14 +142,22 @@ class Comparison:
             self._score(waiting, scoring)
             if plan:
                 self._tell(plan)
-            for block in plan:
+            for n, block in enumerate(plan):
+                if n:
+                    self._require_time_for(self._first_seconds)
                 self._train(block, scoring)
                 self.report()
-            self._wait_for_scores(scoring)
-            if scoring.is_under_way:
+            self._wait_for_scores(scoring, most=0)
+            if scoring.under_way:
                 raise OutOfTimeError
         finally:
             scoring.close()
+            if left := len(self._models.waiting()):
+                _LOG.info("Models that wait for their scores: %d.", left)
+
+    def _require_time_for(self, seconds: float) -> None:
+        if time.monotonic() + seconds > self._deadline:
+            raise OutOfTimeError
 
     def _plan(self, trained: set[About]) -> list[Block]:
         """What is to be trained: what is in progress first."""
@@ -168,6 +179,8 @@ class Comparison:
                     )
                 plan.append(block)
                 left -= runs
+            else:  # killed just before its end
+                self._state.unlink()
         for first in range(0, self._num_seeds, self._seeds_at_once):
             for objective in self._configs:
                 these = range(first, min(first + self._seeds_at_once, self._num_seeds))
@@ -180,10 +193,10 @@ class Comparison:
         left = sum(block.seeds for block in plan)
         fits = rate * max(self._deadline - time.monotonic(), 0) / self._steps
         _LOG.info(
-            "%s: %.1f steps/s on %s; %d runs, %d steps, are left: about %.0f minutes at this rate "
-            "without the scores. This call has time for %.1f runs of %d steps.",
-            *(plan[0], rate, jax.devices()[0].device_kind, left, left * self._steps),
-            *(left * self._steps / rate / 60, fits, self._steps),
+            "%s: %.1f steps/s on %s. Runs left: %d, of %d steps each, about %.0f minutes at this "
+            "rate without the scores. This call has time for %.1f.",
+            *(plan[0], rate, jax.devices()[0].device_kind, left, self._steps),
+            *(left * self._steps / rate / 60, fits),
         )
 
     def _rate(self, block: Block) -> float:
@@ -228,6 +241,7 @@ class Comparison:
 
     def _train(self, block: Block, scoring: Scoring) -> None:
         """Runs to their end, from where they were saved if they were."""
+        began, self._first_seconds = time.monotonic(), 0.0
         program = self._program(block)
         state, step = program.task.create(seed=block.seed), 0
         begun = self._in_progress()
@@ -245,19 +259,23 @@ class Comparison:
             pending.clear()
             local = compact.rounded(parallel.as_local(state))
             if step in self._marks:
-                self._wait_for_scores(scoring)  # of the mark before: no more models wait than one's
                 self._keep_models(block, step, local.variables)
-            compact.save(self._state, local, **block._asdict(), step=step)
+            if step < self._steps:
+                compact.save(self._state, local, **block._asdict(), step=step)
+            else:  # the models are enough
+                self._state.unlink(missing_ok=True)
             _LOG.info("%s: step %d of %d", block, step, self._steps)
+            took = time.monotonic() - began
+            self._first_seconds = self._first_seconds or took
             if step in self._marks:
+                self._wait_for_scores(scoring, most=max(self._score_processes - block.seeds, 0))
                 self._score(
                     [About(block.objective, seed, step) for seed in block.all_seeds], scoring
                 )
             self._keep_scores(scoring.done())
-            if time.monotonic() > self._deadline:
-                raise OutOfTimeError
-            state = parallel.replicate(local)
-        self._state.unlink(missing_ok=True)
+            if step < self._steps:
+                self._require_time_for(took)
+            state, began = parallel.replicate(local), time.monotonic()
 
     def _keep_curves(self, block: Block, step: int, pending: list) -> None:
         """Means of each seed's metrics over the steps since the last ones."""
@@ -273,8 +291,8 @@ class Comparison:
             if not math.isfinite(means["loss"]):
                 raise UserError(
                     f"{about.objective}, seed {seed}: the loss is {means['loss']} before step "
-                    f"{step}: leave it out with --objectives, or give a smaller "
-                    "train.learning_rate with --set in a new --workdir."
+                    f"{step}: remove {self._state} and leave the objective out with --objectives, "
+                    "or give a smaller train.learning_rate with --set in a new --workdir."
                 )
             self._append("curves.jsonl", about, means)
 
@@ -291,13 +309,13 @@ class Comparison:
             scoring.submit(about, config, self._models.path(about))
             self._keep_scores(scoring.done())
 
-    def _wait_for_scores(self, scoring: Scoring) -> None:
-        """Until there are all, or the time is over."""
-        self._keep_scores(scoring.done(seconds=self._deadline - time.monotonic()))
+    def _wait_for_scores(self, scoring: Scoring, *, most: int) -> None:
+        """Until no more than `most` are to come, or the time is over."""
+        self._keep_scores(scoring.done(seconds=self._deadline - time.monotonic(), most=most))
 
-    def _keep_scores(self, found: dict[About, Scores]) -> None:
-        curves = dict(_rows(self._folder / "curves.jsonl")) if found else {}
-        for about, scores in found.items():
+    def _keep_scores(self, found: Iterable[tuple[About, Scores]]) -> None:
+        for about, scores in found:
+            curves = dict(_rows(self._folder / "curves.jsonl"))
             self._append("scores.jsonl", about, curves[about] | scores)
             self._models.path(about).unlink()
 
@@ -333,7 +351,7 @@ class Comparison:
             if twice := sorted(rows.keys() & found.keys()):
                 raise UserError(
                     f"{folder / name} has {twice[0].objective}, seed {twice[0].seed}, step "
-                    f"{twice[0].step}, as another folder has: give only one of both."
+                    f"{twice[0].step}, as another folder has: give only one of the two."
                 )
             found |= rows
         order = list(dict.fromkeys([*self._configs, *(about.objective for about in found)]))
@@ -358,7 +376,8 @@ class Comparison:
         if size > most:
             raise UserError(
                 f"--workdir={self._folder} holds {size:.0f} MB, more than {most}: it has files "
-                "of other commands, or a larger model than this is made for."
+                "of other commands, models that wait for their scores (give more --minutes), or a "
+                "larger model than this is made for."
             )
 
 

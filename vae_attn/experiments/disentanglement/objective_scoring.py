@@ -2,10 +2,14 @@
 
 import concurrent.futures
 import contextlib
-import functools
+import io
 import multiprocessing
+import os
 import pathlib
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any as PyTree
@@ -49,62 +53,58 @@ class ModelFiles:
 
     def waiting(self) -> list[About]:
         """All that are there; raises UserError for a broken file."""
-        found = [compact.read(path) for path in sorted(self._folder.glob("model-*.safetensors"))]
-        return sorted(About(**about) for about in found)
+        found = []
+        for path in sorted(self._folder.glob("model-*.safetensors")):
+            with _naming(path):
+                found.append(About(**compact.read(path)))
+        return sorted(found)
 
 
-class Scorer:
-    """Scores models in files."""
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            f"{path} is broken, or of another model: remove it; its scores will be missing, and if "
+            "it is of a run's last step, that run starts from its beginning."
+        ) from error
 
-    def __init__(self, data: FactorData) -> None:
-        """Compiles nothing yet.
 
-        Args:
-          data: what the models learned.
-        """
-        self._data = data
-        # Of one objective after the other, so that each compiles once.
-        self._learned = functools.lru_cache(self._representation)
+def score(config: ml_collections.ConfigDict, path: pathlib.Path, data: FactorData) -> Scores:
+    """`model_scores.measure` of the model in a file.
 
-    def _representation(self, model, batch_size: int) -> representation.Representation:
-        return representation.Representation(model, self._data, batch_size=batch_size)
-
-    def __call__(self, config: ml_collections.ConfigDict, path: pathlib.Path) -> Scores:
-        """`model_scores.measure` of the model in a file.
-
-        Args:
-          config: of its run.
-          path: of the file.
-        """
-        task = objectives.make_task(config, self._data.pixels)
-        template = jax.eval_shape(lambda: task.create(seed=0).variables)
-        model = objectives.build_model(config)
-        return model_scores.measure(
-            config,
-            compact.load(path, template),
-            model=model,
-            data=self._data,
-            learned=self._learned(model, config.evaluate.batch_size),
-        )
+    Args:
+      config: of its run.
+      path: of the file.
+      data: what it learned.
+    """
+    task = objectives.make_task(config, data.pixels)
+    template = jax.eval_shape(lambda: task.create(seed=0).variables)
+    with _naming(path):
+        variables = compact.load(path, template)
+    model = objectives.build_model(config)
+    learned = representation.Representation(model, data, batch_size=config.evaluate.batch_size)
+    return model_scores.measure(config, variables, model=model, data=data, learned=learned)
 
 
 class Scoring:
     """Scores models in processes of their own, on the CPU, while the caller trains.
 
-    With no such process each model is scored at once by the caller.
+    With no such process the caller itself scores each model at once.
     """
 
     def __init__(
         self, config: ml_collections.ConfigDict, data: FactorData, *, processes: int
     ) -> None:
-        """Starts the processes, which load the data themselves.
+        """Starts nothing yet: processes begin as models come, and load the data themselves.
 
         Args:
           config: of any of the models.
           data: what they learned.
-          processes: how many; each needs the memory of the data.
+          processes: at most how many; each needs the memory of the data.
         """
-        self._here, self._pool = Scorer(data), None
+        self._data, self._pool = data, None
         self._others = set(multiprocessing.active_children())
         if processes:
             self._pool = concurrent.futures.ProcessPoolExecutor(
@@ -125,33 +125,44 @@ class Scoring:
           path: of its file.
 
         Raises:
-          UserError: if a process was ended from outside, as in `done`.
+          UserError: as in `done`.
         """
         if self._pool is not None:
             with _unbroken():
-                self._under_way[about] = self._pool.submit(_in_this_process, config, path)
+                self._under_way[about] = self._pool.submit(_score, config, path)
             return
         self._under_way[about] = concurrent.futures.Future()
-        self._under_way[about].set_result(self._here(config, path))
+        self._under_way[about].set_result(score(config, path, self._data))
 
-    def done(self, *, seconds: float = 0.0) -> dict[About, Scores]:
-        """What has been scored since the last call.
+    def done(self, *, seconds: float = 0.0, most: int = 0) -> Iterator[tuple[About, Scores]]:
+        """What has been scored since the last call, one by one.
 
         Args:
-          seconds: to wait at most until all are; 0 for not at all.
+          seconds: to wait at most.
+          most: wait only until no more than these are under way.
+
+        Raises:
+          UserError: if a process was ended from outside.
         """
-        found, _ = concurrent.futures.wait(self._under_way.values(), timeout=max(seconds, 0))
-        ready = [about for about, future in self._under_way.items() if future in found]
-        with _unbroken():
-            return {about: self._under_way.pop(about).result() for about in ready}
+        end = time.monotonic() + seconds
+        while True:
+            for about in [one for one, future in self._under_way.items() if future.done()]:
+                with _unbroken():
+                    scores = self._under_way.pop(about).result()
+                yield about, scores
+            left = end - time.monotonic()
+            if left <= 0 or len(self._under_way) <= most:
+                return
+            first = concurrent.futures.FIRST_COMPLETED
+            concurrent.futures.wait(self._under_way.values(), timeout=left, return_when=first)
 
     @property
-    def is_under_way(self) -> bool:
-        """Whether scores are still to come."""
-        return bool(self._under_way)
+    def under_way(self) -> int:
+        """How many scores are still to come."""
+        return len(self._under_way)
 
     def close(self) -> None:
-        """Ends the processes at once; what they were at has no scores, and its file stays."""
+        """Ends the processes at once; unfinished scores are lost, their models' files stay."""
         if self._pool is None:
             return
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -165,20 +176,29 @@ def _unbroken() -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that scores models was ended, perhaps for want of memory: give a smaller "
-            "--score_processes; the same command resumes."
+            "a process that scores models has ended; unless its error stands above, memory was too "
+            "small: give a smaller --score_processes. The same command resumes."
         ) from error
 
 
-_scorer: Scorer | None = None  # of a process of `Scoring`
+_data: FactorData | None = None  # of a process of `Scoring`
 
 
 def _begin(config: ml_collections.ConfigDict) -> None:
+    """Prepares a process of `Scoring`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the caller acts on
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    os.nice(10)  # behind the thread that gives the accelerator its work
     jax.config.update("jax_platforms", "cpu")
-    global _scorer
-    _scorer = Scorer(sources.load(config))
+    global _data
+    _data = sources.load(config)
+    sys.stderr = io.StringIO()  # no terminal: else each would draw its progress there
 
 
-def _in_this_process(config: ml_collections.ConfigDict, path: pathlib.Path) -> Scores:
-    return _scorer(config, path)
+def _end_with_the_caller() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _score(config: ml_collections.ConfigDict, path: pathlib.Path) -> Scores:
+    return score(config, path, _data)
