@@ -5,14 +5,14 @@ r"""Does attention disentangle? Trains and scores objectives side by side, as fa
 Every call resumes where the last one stopped; `table.md` and `curves.png` in
 --workdir have what is known so far.
 The objectives (variants of `configs/dsprites.py`) are trained one after the other with the first
-seeds, then with the next ones, so that early tables are paired. All runs of an objective share one
-compiled program. A call first measures its rate and says what fits.
+seeds, then with the next ones, so that early tables are paired. A call first measures its rate and
+says what fits.
 
 The folder stays below 60 MB, so that it can travel between machines: of the runs that are done
 only the scores are kept, and of the one in progress the parameters in float32 and the moments of
 Adam in bfloat16 (44 MB with a discriminator). Moments are rounded at every save, so that a run
 that was stopped equals the one that was not. With --seeds_at_once several seeds of an objective
-are one program and one state: faster on a GPU, and 44 MB for each.
+are one program and one state, and the folder has up to 60 MB for each.
 
 Calls for different --objectives, each with a --workdir of its own, can share a GPU
 (`docs/disentanglement.md`, "The full experiment"); a last call only reports all of them:
@@ -112,7 +112,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--minutes",
         type=float,
         default=13.0,
-        help="of this call, which trains a 40th of a run at least (13)",
+        help="for this call (13); a 40th of a run it trains at least",
     )
     parser.add_argument("--steps", type=int, default=300_000, help="of each run (300000)")
     parser.add_argument("--seeds", type=int, default=5, help="of each objective (5)")
@@ -155,7 +155,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.steps < MARKS or options.steps % MARKS:
         parser.error(f"--steps={options.steps}: give a multiple of {MARKS}")
     if not 0 <= options.minutes < math.inf:
-        parser.error(f"--minutes={options.minutes}: give a number of 0 or more")
+        parser.error(f"--minutes={options.minutes}: give a finite number, 0 or more")
     for name, least in {"seeds": 1, "seeds_at_once": 1, "score_processes": 0}.items():
         if (value := getattr(options, name)) is not None and value < least:
             parser.error(f"--{name}={value}: give {least} or more")
@@ -171,13 +171,15 @@ def _score_processes(asked: int | None) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; 0 when all runs are done, 75 when some are left."""
+    """The command line; 0 when all runs are done, or with --beside, 75 when some are left."""
     begin = time.monotonic()
     options = parse(arguments)
     configs = {objective: config_of(objective, options) for objective in options.objectives}
     first, folder = next(iter(configs.values())), pathlib.Path(options.workdir)
     with WorkdirLock() as lock:
         lock.take(folder)
+        for half_written in folder.glob(".writing-*"):  # by a call that was killed
+            half_written.unlink()
         data = sources.load(first)
         record = DataRecord.of(data, str(first.data.dir))
         settings = {"steps": options.steps, "latents": options.latents, "set": sorted(options.set)}
@@ -211,7 +213,7 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     progress.show_log()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it began ends with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its processes end with it
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:

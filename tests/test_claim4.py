@@ -1,17 +1,23 @@
 """launch/claim4.py with small models: resumed, scored, compared; the state that travels."""
 
+import concurrent.futures
 import functools
 import importlib.util
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+import types
+from concurrent.futures.process import BrokenProcessPool
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import psutil
@@ -28,6 +34,7 @@ from vae_attn.experiments.disentanglement import (
     model_scores,
     objective_comparison,
     objective_runs,
+    objective_scoring,
 )
 from vae_attn.experiments.disentanglement.objective_comparison import Scored
 from vae_attn.models.discriminator import Discriminator
@@ -49,6 +56,9 @@ SETTINGS = [
         "evaluate.faithful_images": 2,
     }.items()),
 ]  # fmt: skip
+
+
+NOISE = FactorData("noise", FactorGrid(("n",), (tuple(range(len(IMAGES))),)), IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +178,96 @@ def test_seeds_at_once_are_those_alone(claim4, finished, tmp_path, monkeypatch):
     assert found[0]["values"] != found[1]["values"]
 
 
+@pytest.mark.slow
+def test_killed_between_models_and_state(claim4, finished, tmp_path, monkeypatch):
+    """What is trained again is not scored before."""
+    options, whole = finished
+    options = [*options, f"--workdir={tmp_path}"]
+    save, seen = compact.save, []
+
+    def killed(path, state, **about):
+        if path.name.startswith("in_progress") and about["step"] == 4:
+            raise KeyboardInterrupt
+        save(path, state, **about)
+
+    monkeypatch.setattr(model_scores, "measure", total)
+    monkeypatch.setattr(compact, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        claim4.main(options)
+    monkeypatch.setattr(compact, "save", save)
+    assert (tmp_path / "model-beta_tc_vae-0-4.safetensors").exists()
+    monkeypatch.setattr(
+        objective_runs.Scoring,
+        "submit",
+        lambda self, about, *given, submit=objective_runs.Scoring.submit: (
+            seen.append(about.step),
+            submit(self, about, *given),
+        ),
+    )
+    assert claim4.main(options) == 0
+    assert seen == [4, 6, 8]
+    for name in ("curves.jsonl", "scores.jsonl", "table.md"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_call_ends_before_a_part_that_does_not_fit(claim4, finished, tmp_path, monkeypatch):
+    """By a clock that goes on by 100 seconds at each save."""
+    options, _ = finished
+    options = [*options, "--seeds=2", "--minutes=5", f"--workdir={tmp_path}"]
+    save, late = compact.save, []
+
+    def slow(path, state, **about):
+        if path.name.startswith("in_progress") or about["step"] == 8:
+            late.append(100.0)
+        save(path, state, **about)
+
+    clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + sum(late))
+    monkeypatch.setattr(objective_runs, "time", clock)
+    monkeypatch.setattr(compact, "save", slow)
+    monkeypatch.setattr(model_scores, "measure", total)
+    assert claim4.main(options) == 75
+    assert compact.read(tmp_path / "in_progress.safetensors")["step"] == 2
+    late.clear()
+    assert claim4.main([*options, "--minutes=11.5"]) == 75  # 600 of 690 seconds end seed 0
+    assert [row["seed"] for row in rows(tmp_path, "scores.jsonl")] == 4 * [0]
+    assert compact.read(tmp_path / "in_progress.safetensors") is None
+
+
+def of_a_process(*finished):
+    """A `Scoring` with scores that processes have given, or have failed to give."""
+    scoring = objective_scoring.Scoring(ml_collections.ConfigDict(), NOISE, processes=0)
+    for n, one in enumerate(finished):
+        future = scoring._under_way[objective_runs.About("a", n, 1)] = concurrent.futures.Future()
+        if isinstance(one, Exception):
+            future.set_exception(one)
+        elif one is not None:
+            future.set_result(one)
+    return scoring
+
+
+def test_scores_come_one_by_one():
+    scoring = of_a_process({"mig": 1.0}, None, {"mig": 2.0})
+    found = list(scoring.done(seconds=60.0, most=1))  # does not wait for the one
+    assert [(about.seed, scores) for about, scores in found] == [
+        (0, {"mig": 1.0}),
+        (2, {"mig": 2.0}),
+    ]
+    assert scoring.under_way == 1
+    assert list(scoring.done()) == []
+    last = next(iter(scoring._under_way.values()))
+    threading.Timer(0.2, last.set_result, ({"mig": 3.0},)).start()
+    assert [scores for _, scores in scoring.done(seconds=60.0)] == [{"mig": 3.0}]
+    assert scoring.under_way == 0
+
+
+def test_scores_before_a_process_that_has_ended_are_kept():
+    found = of_a_process({"mig": 1.0}, BrokenProcessPool("killed")).done()
+    assert next(found)[1] == {"mig": 1.0}
+    with pytest.raises(UserError, match=r"a process that scores models has ended; .*--score_proc"):
+        next(found)
+
+
 def test_what_is_trained_together(claim4, finished, tmp_path, monkeypatch):
     """The seeds that are missing, in blocks, an objective after the other."""
     options, workdir = finished
@@ -206,7 +306,7 @@ def test_other_folders_are_reported_too(claim4, finished, tmp_path, monkeypatch)
     counts = [table.count(f"\n| {name} |") for name in ("beta_vae", "vae", "beta_tc_vae")]
     assert counts == [3, 6, 6]  # at its steps alone, and at the last one too
     assert table.index("| beta_vae |") < table.index("| vae |") < table.index("| beta_tc_vae |")
-    with pytest.raises(UserError, match="has beta_tc_vae, seed 0, step 2, as another folder has"):
+    with pytest.raises(UserError, match=r"has beta_tc_vae, seed 0, step 2, as .* has: give only"):
         claim4.main([*options, f"--workdir={workdir}", f"--beside={workdir}"])
     (other / "settings.json").write_text('{"steps": 4}', encoding="utf-8")
     with pytest.raises(UserError, match=r"other was made with {'steps': 4}, and this call has"):
@@ -218,7 +318,8 @@ def test_other_folders_are_reported_too(claim4, finished, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_scored_by_processes_of_their_own(tmp_path):
+@pytest.mark.parametrize("kill", [True, False])
+def test_scored_by_processes_of_their_own(kill, tmp_path):
     """The same scores; a call that is over, or killed, leaves models that wait, and no process."""
     program = [sys.executable, str(ROOT / "launch" / "claim4.py"), *SETTINGS, "--steps=4"]
     program += ["--seeds=1", "--objectives=beta_tc_vae"]
@@ -243,6 +344,7 @@ def test_scored_by_processes_of_their_own(tmp_path):
     assert "Traceback" not in log
     assert "Models that wait for their scores: 1." in log
     assert not (folder / "scores.jsonl").exists()
+    end, code = (signal.SIGKILL, -9) if kill else (signal.SIGTERM, 143)
     with start(folder, "--score_processes=1") as call:
         scoring = []
         while not scoring:
@@ -250,8 +352,9 @@ def test_scored_by_processes_of_their_own(tmp_path):
             assert call.poll() is None, call.stderr.read()
             children = psutil.Process(call.pid).children()
             scoring = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
-        call.kill()
+        call.send_signal(end)
     assert psutil.wait_procs(scoring, timeout=60)[1] == []
+    assert call.returncode == code
     code, log = finish(folder, "--score_processes=1")
     assert code == 0, log
     for name in ("curves.jsonl", "scores.jsonl", "table.md"):
@@ -273,12 +376,12 @@ def test_a_model_that_is_scored_already_is_not_scored_again(claim4, finished, tm
     assert claim4.main([*options, f"--workdir={tmp_path}"]) == 0
     assert not list(tmp_path.glob("*.safetensors")) + list(tmp_path.glob(".writing-*"))
     assert (tmp_path / "scores.jsonl").read_bytes() == before
-    other = tmp_path / "model-beta_tc_vae-0-9.safetensors"
+    other = tmp_path / "model-beta_tc_vae-1-4.safetensors"
     other.write_bytes(b"no model")
-    with pytest.raises(UserError, match=r"0-9.safetensors is broken, or of another model: remove"):
+    with pytest.raises(UserError, match=r"1-4.safetensors is broken, or of another model: remove"):
         claim4.main([*options, f"--workdir={tmp_path}"])
-    compact.save(other, {"x": jnp.ones(1)}, **(about | {"step": 9}))
-    with pytest.raises(UserError, match=r"0-9.safetensors is broken, or of another model: remove"):
+    compact.save(other, {"x": jnp.ones(1)}, **(about | {"seed": 1, "step": 4}))
+    with pytest.raises(UserError, match=r"1-4.safetensors is broken, or of another model: remove"):
         claim4.main([*options, f"--workdir={tmp_path}"])
 
 
@@ -438,8 +541,7 @@ def test_curves_are_means_over_the_seeds_that_have_come_so_far():
 def test_likeness_of_the_maps_of_a_model():
     """Over the pairs of active latents alone, against the form itself, pair after pair."""
 
-    grid = FactorGrid(("n",), (tuple(range(len(IMAGES))),))
-    data, variables = FactorData("noise", grid, IMAGES), {"params": vae_params()}
+    data, variables = NOISE, {"params": vae_params()}
     found = likeness.likeness(
         MODEL,
         variables,

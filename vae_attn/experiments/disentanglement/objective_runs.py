@@ -53,6 +53,11 @@ class Block(NamedTuple):
         """Of its runs."""
         return range(self.seed, self.seed + self.seeds)
 
+    @property
+    def runs(self) -> set[tuple[str, int]]:
+        """Objective and seed of each."""
+        return {(self.objective, seed) for seed in self.all_seeds}
+
     def __str__(self) -> str:
         """As it is logged."""
         last = f" to {self.all_seeds[-1]}" if self.seeds > 1 else ""
@@ -111,7 +116,7 @@ class Comparison:
         self._deadline, self._rate_seconds = deadline, rate_seconds
         self._score_processes, self._beside = score_processes, beside
         self._models = ModelFiles(folder)
-        self._first_seconds = 0.0  # of the last block's first part, which compiles
+        self._compile_seconds = self._part_seconds = 0.0  # as last seen; a part: to a save
         self._programs: dict[tuple[str, int], Program] = {}
         self._steps = next(iter(configs.values())).train.steps
         every = max(self._steps // _SAVES, 1)
@@ -127,33 +132,45 @@ class Comparison:
     def run(self) -> None:
         """Trains and scores what is missing, until the time is over."""
         config = next(iter(self._configs.values()))
-        for half_written in self._folder.glob(".writing-*"):  # by a call that was killed
-            half_written.unlink()
-        scored = dict(_rows(self._folder / "scores.jsonl")).keys()
-        waiting = self._models.waiting()
-        for about in scored & set(waiting):  # by a call that was killed just after
-            self._models.path(about).unlink()
-        plan = self._plan({*scored, *waiting})
-        waiting = [a for a in waiting if a not in scored and a.objective in self._configs]
+        plan = self._plan({*self._scored_here, *self._models.waiting()})
+        waiting = self._waiting(plan)
         if not plan and not waiting:
             return
         scoring = Scoring(config, self._data, processes=self._score_processes)
         try:
-            self._score(waiting, scoring)
+            self._score(waiting, scoring, at_least=1)
             if plan:
                 self._tell(plan)
             for n, block in enumerate(plan):
                 if n:
-                    self._require_time_for(self._first_seconds)
+                    self._require_time_for(self._compile_seconds + self._part_seconds)
                 self._train(block, scoring)
                 self.report()
             self._wait_for_scores(scoring, most=0)
             if scoring.under_way:
                 raise OutOfTimeError
+        except OutOfTimeError:
+            self._wait_for_scores(scoring, most=0)
+            raise
         finally:
             scoring.close()
             if left := len(self._models.waiting()):
                 _LOG.info("Models that wait for their scores: %d.", left)
+
+    @property
+    def _scored_here(self) -> set[About]:
+        return {about for about, _ in _rows(self._folder / "scores.jsonl")}
+
+    def _waiting(self, plan: list[Block]) -> list[About]:
+        """Models to be scored, after the removal of those that a call left as it was killed."""
+        scored, begun = self._scored_here, self._in_progress()
+        again = {run: 0 for block in plan for run in block.runs}  # from which step
+        if begun is not None:
+            again |= dict.fromkeys(begun[0].runs, begun[1])
+        for about in self._models.waiting():
+            if about in scored or about.step > again.get(about[:2], self._steps):
+                self._models.path(about).unlink()
+        return [about for about in self._models.waiting() if about.objective in self._configs]
 
     def _require_time_for(self, seconds: float) -> None:
         if time.monotonic() + seconds > self._deadline:
@@ -170,15 +187,14 @@ class Comparison:
         plan = []
         if (begun := self._in_progress()) is not None:
             block, step = begun
-            runs = {(block.objective, seed) for seed in block.all_seeds}
-            if any((*run, self._steps) not in trained for run in runs):
+            if any((*run, self._steps) not in trained for run in block.runs):
                 if block.objective not in self._configs or block.all_seeds[-1] >= self._num_seeds:
                     raise UserError(
                         f"{self._state} is of {block}, at step {step}, and only one unfinished run "
                         "can be kept: include it in --objectives and --seeds, or remove the file."
                     )
                 plan.append(block)
-                left -= runs
+                left -= block.runs
             else:  # killed just before its end
                 self._state.unlink()
         for first in range(0, self._num_seeds, self._seeds_at_once):
@@ -201,14 +217,14 @@ class Comparison:
 
     def _rate(self, block: Block) -> float:
         """Steps a second, of all seeds together, of a state that is thrown away; compiles."""
-        program, calls = self._program(block), 0
+        program, calls, begin = self._program(block), 0, time.monotonic()
         state = parallel.replicate(program.task.create(seed=0))
         for images, indices, _ in self._batches(block, start=0):
             state, metrics = program.update(state, images, indices)
             jax.block_until_ready(metrics)
             calls += 1
             if calls == 1:  # which compiled
-                begin = time.monotonic()
+                self._compile_seconds, begin = time.monotonic() - begin, time.monotonic()
             elif time.monotonic() - begin > self._rate_seconds:
                 break
         measured = max(calls - 1, 1) * program.at_once * block.seeds
@@ -241,8 +257,7 @@ class Comparison:
 
     def _train(self, block: Block, scoring: Scoring) -> None:
         """Runs to their end, from where they were saved if they were."""
-        began, self._first_seconds = time.monotonic(), 0.0
-        program = self._program(block)
+        program, began = self._program(block), time.monotonic()
         state, step = program.task.create(seed=block.seed), 0
         begun = self._in_progress()
         if begun is not None and begun[0] == block:
@@ -265,17 +280,17 @@ class Comparison:
             else:  # the models are enough
                 self._state.unlink(missing_ok=True)
             _LOG.info("%s: step %d of %d", block, step, self._steps)
-            took = time.monotonic() - began
-            self._first_seconds = self._first_seconds or took
+            self._part_seconds = time.monotonic() - began
             if step in self._marks:
+                # So that not many more models wait than can be scored at a time.
                 self._wait_for_scores(scoring, most=max(self._score_processes - block.seeds, 0))
                 self._score(
                     [About(block.objective, seed, step) for seed in block.all_seeds], scoring
                 )
             self._keep_scores(scoring.done())
             if step < self._steps:
-                self._require_time_for(took)
-            state, began = parallel.replicate(local), time.monotonic()
+                self._require_time_for(self._part_seconds)
+                state, began = parallel.replicate(local), time.monotonic()
 
     def _keep_curves(self, block: Block, step: int, pending: list) -> None:
         """Means of each seed's metrics over the steps since the last ones."""
@@ -291,8 +306,8 @@ class Comparison:
             if not math.isfinite(means["loss"]):
                 raise UserError(
                     f"{about.objective}, seed {seed}: the loss is {means['loss']} before step "
-                    f"{step}: remove {self._state} and leave the objective out with --objectives, "
-                    "or give a smaller train.learning_rate with --set in a new --workdir."
+                    f"{step}: give a smaller train.learning_rate with --set in a new --workdir, or "
+                    f"leave the objective out with --objectives, without {self._state}."
                 )
             self._append("curves.jsonl", about, means)
 
@@ -300,10 +315,10 @@ class Comparison:
         for seed, own in zip(block.all_seeds, seeds.split(variables, block.seeds), strict=True):
             self._models.keep(About(block.objective, seed, step), own)
 
-    def _score(self, models: Sequence[About], scoring: Scoring) -> None:
+    def _score(self, models: Sequence[About], scoring: Scoring, *, at_least: int = 0) -> None:
         for n, about in enumerate(models):
-            if n and time.monotonic() > self._deadline:
-                raise OutOfTimeError  # the files of the others wait
+            if n >= at_least:
+                self._require_time_for(0.0)  # the files of the others wait
             config = self._configs[about.objective].copy_and_resolve_references()
             config.seed = about.seed
             scoring.submit(about, config, self._models.path(about))
@@ -346,14 +361,16 @@ class Comparison:
     def _kept(self, name: str) -> list[Scored]:
         """The rows of all folders, in the order of objectives, seeds and steps."""
         found: dict[About, Scores] = {}
+        folders: dict[About, pathlib.Path] = {}
         for folder in (self._folder, *self._beside):
             rows = dict(_rows(folder / name))
-            if twice := sorted(rows.keys() & found.keys()):
+            for about in sorted(rows.keys() & found.keys()):
                 raise UserError(
-                    f"{folder / name} has {twice[0].objective}, seed {twice[0].seed}, step "
-                    f"{twice[0].step}, as another folder has: give only one of the two."
+                    f"{folder / name} has {about.objective}, seed {about.seed}, step {about.step}, "
+                    f"as {folders[about]} has: give only one of the two."
                 )
             found |= rows
+            folders |= dict.fromkeys(rows, folder)
         order = list(dict.fromkeys([*self._configs, *(about.objective for about in found)]))
         return [
             Scored(**about._asdict(), scores=found[about])
@@ -369,6 +386,8 @@ class Comparison:
             tables.write_markdown(found, self._folder / "table.md", title=title)
             drawn = objective_comparison.figure(self._kept("curves.jsonl"), models)
             figures.save(drawn, self._folder / "curves.png")
+        else:
+            _LOG.info("%s: no model is scored yet.", self._folder)
         size = sum(path.stat().st_size for path in self._folder.iterdir()) / 1e6
         _LOG.info("%s holds %.1f MB", self._folder, size)
         begun = self._in_progress()

@@ -1,4 +1,4 @@
-"""Models of a comparison of objectives between training and scores: a file each until then."""
+"""Scores the models of a comparison of objectives; one that waits for its scores is a file."""
 
 import concurrent.futures
 import contextlib
@@ -64,7 +64,7 @@ class ModelFiles:
 def _naming(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    except UserError as error:
+    except (UserError, TypeError) as error:  # TypeError: it says other things of itself
         raise UserError(
             f"{path} is broken, or of another model: remove it; its scores will be missing, and if "
             "it is of a run's last step, that run starts from its beginning."
@@ -78,6 +78,9 @@ def score(config: ml_collections.ConfigDict, path: pathlib.Path, data: FactorDat
       config: of its run.
       path: of the file.
       data: what it learned.
+
+    Raises:
+      UserError: if the file is broken.
     """
     task = objectives.make_task(config, data.pixels)
     template = jax.eval_shape(lambda: task.create(seed=0).variables)
@@ -91,7 +94,7 @@ def score(config: ml_collections.ConfigDict, path: pathlib.Path, data: FactorDat
 class Scoring:
     """Scores models in processes of their own, on the CPU, while the caller trains.
 
-    With no such process the caller itself scores each model at once.
+    With 0 processes the caller scores each model itself, in `submit`.
     """
 
     def __init__(
@@ -142,7 +145,7 @@ class Scoring:
           most: wait only until no more than these are under way.
 
         Raises:
-          UserError: if a process was ended from outside.
+          UserError: if a process was ended from outside, or a model's file is broken.
         """
         end = time.monotonic() + seconds
         while True:
@@ -176,8 +179,8 @@ def _unbroken() -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that scores models has ended; unless its error stands above, memory was too "
-            "small: give a smaller --score_processes. The same command resumes."
+            "a process that scores models has ended; unless its error stands above, perhaps for "
+            "lack of memory: give a smaller --score_processes. The same command resumes."
         ) from error
 
 
