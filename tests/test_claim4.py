@@ -318,8 +318,7 @@ def test_other_folders_are_reported_too(claim4, finished, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", [True, False])
-def test_scored_by_processes_of_their_own(kill, tmp_path):
+def test_scored_by_processes_of_their_own(tmp_path):
     """The same scores; a call that is over, or killed, leaves models that wait, and no process."""
     program = [sys.executable, str(ROOT / "launch" / "claim4.py"), *SETTINGS, "--steps=4"]
     program += ["--seeds=1", "--objectives=beta_tc_vae"]
@@ -344,17 +343,17 @@ def test_scored_by_processes_of_their_own(kill, tmp_path):
     assert "Traceback" not in log
     assert "Models that wait for their scores: 1." in log
     assert not (folder / "scores.jsonl").exists()
-    end, code = (signal.SIGKILL, -9) if kill else (signal.SIGTERM, 143)
-    with start(folder, "--score_processes=1") as call:
-        scoring = []
-        while not scoring:
-            time.sleep(0.2)
-            assert call.poll() is None, call.stderr.read()
-            children = psutil.Process(call.pid).children()
-            scoring = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
-        call.send_signal(end)
-    assert psutil.wait_procs(scoring, timeout=60)[1] == []
-    assert call.returncode == code
+    for end, expected in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
+        with start(folder, "--score_processes=1") as call:
+            scoring = []
+            while not scoring:
+                time.sleep(0.2)
+                assert call.poll() is None, call.stderr.read()
+                children = psutil.Process(call.pid).children()
+                scoring = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+            call.send_signal(end)
+        assert call.returncode == expected
+        assert psutil.wait_procs(scoring, timeout=60)[1] == []
     code, log = finish(folder, "--score_processes=1")
     assert code == 0, log
     for name in ("curves.jsonl", "scores.jsonl", "table.md"):
