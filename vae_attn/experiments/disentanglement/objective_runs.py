@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import math
 import pathlib
@@ -15,10 +14,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from vae_attn import whole_files
 from vae_attn.data.factor_grid import FactorData
 from vae_attn.errors import UserError
-from vae_attn.experiments.disentanglement import objective_comparison
+from vae_attn.experiments.disentanglement import objective_comparison, objective_rows
 from vae_attn.experiments.disentanglement.objective_comparison import Scored
 from vae_attn.experiments.disentanglement.objective_scoring import (
     About,
@@ -159,7 +157,7 @@ class Comparison:
 
     @property
     def _scored_here(self) -> set[About]:
-        return {about for about, _ in _rows(self._folder / "scores.jsonl")}
+        return {about for about, _ in objective_rows.read(self._folder / "scores.jsonl")}
 
     def _waiting(self, plan: list[Block]) -> list[About]:
         """Models to be scored, after the removal of those that a call left as it was killed."""
@@ -307,9 +305,10 @@ class Comparison:
                 raise UserError(
                     f"{about.objective}, seed {seed}: the loss is {means['loss']} before step "
                     f"{step}: give a smaller train.learning_rate with --set in a new --workdir, or "
-                    f"leave the objective out with --objectives, without {self._state}."
+                    f"leave the objective out with --objectives and remove {self._state.name} if "
+                    "it is there."
                 )
-            self._append("curves.jsonl", about, means)
+            objective_rows.append(self._folder / "curves.jsonl", about, means)
 
     def _keep_models(self, block: Block, step: int, variables: PyTree) -> None:
         for seed, own in zip(block.all_seeds, seeds.split(variables, block.seeds), strict=True):
@@ -330,8 +329,8 @@ class Comparison:
 
     def _keep_scores(self, found: Iterable[tuple[About, Scores]]) -> None:
         for about, scores in found:
-            curves = dict(_rows(self._folder / "curves.jsonl"))
-            self._append("scores.jsonl", about, curves[about] | scores)
+            curves = dict(objective_rows.read(self._folder / "curves.jsonl"))
+            objective_rows.append(self._folder / "scores.jsonl", about, curves[about] | scores)
             self._models.path(about).unlink()
 
     def _in_progress(self) -> tuple[Block, int] | None:
@@ -346,31 +345,13 @@ class Comparison:
     def _state(self) -> pathlib.Path:
         return self._folder / "in_progress.safetensors"
 
-    def _append(self, name: str, about: About, values: Scores) -> None:
-        # One row for each, whatever a call that was killed has written before.
-        rows = [row for row in _rows(self._folder / name) if row[0] != about]
-        rows.append((about, values))
-        with whole_files.writing(self._folder / name) as temporary:
-            lines = [json.dumps(row._asdict() | {"values": kept}) for row, kept in rows]
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
     def scored(self) -> list[Scored]:
         """All models that were scored."""
         return self._kept("scores.jsonl")
 
     def _kept(self, name: str) -> list[Scored]:
         """The rows of all folders, in the order of objectives, seeds and steps."""
-        found: dict[About, Scores] = {}
-        folders: dict[About, pathlib.Path] = {}
-        for folder in (self._folder, *self._beside):
-            rows = dict(_rows(folder / name))
-            for about in sorted(rows.keys() & found.keys()):
-                raise UserError(
-                    f"{folder / name} has {about.objective}, seed {about.seed}, step {about.step}, "
-                    f"as {folders[about]} has: give only one of the two."
-                )
-            found |= rows
-            folders |= dict.fromkeys(rows, folder)
+        found = objective_rows.joined([folder / name for folder in (self._folder, *self._beside)])
         order = list(dict.fromkeys([*self._configs, *(about.objective for about in found)]))
         return [
             Scored(**about._asdict(), scores=found[about])
@@ -409,15 +390,3 @@ def _blocks(objective: str, seeds_of: list[int]) -> list[Block]:
         else:
             blocks.append(Block(objective, seed))
     return blocks
-
-
-def _rows(path: pathlib.Path) -> list[tuple[About, dict[str, float]]]:
-    if not path.exists():
-        return []
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [(About(row["objective"], row["seed"], row["step"]), row["values"]) for row in rows]
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): restore it, or give another --workdir."
-        ) from error
