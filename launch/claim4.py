@@ -154,8 +154,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.steps < MARKS or options.steps % MARKS:
         parser.error(f"--steps={options.steps}: give a multiple of {MARKS}")
-    if not 0 <= options.minutes < math.inf:
-        parser.error(f"--minutes={options.minutes}: give a finite number, 0 or more")
+    for name in ("minutes", "rate_seconds"):
+        if not 0 <= (value := getattr(options, name)) < math.inf:
+            parser.error(f"--{name}={value}: give a finite number, 0 or more")
     for name, least in {"seeds": 1, "seeds_at_once": 1, "score_processes": 0}.items():
         if (value := getattr(options, name)) is not None and value < least:
             parser.error(f"--{name}={value}: give {least} or more")

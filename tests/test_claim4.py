@@ -406,12 +406,12 @@ def test_a_broken_file_is_named(claim4, finished, tmp_path):
 
 def test_options_that_cannot_be(claim4, capsys):
     for wrong in (
-        *("--minutes=inf", "--steps=201", "--seeds=0", "--seeds_at_once=0", "--score_processes=-1"),
-        "--set=train.beta",
+        *("--minutes=inf", "--rate_seconds=nan", "--rate_seconds=-1.0", "--steps=201", "--seeds=0"),
+        *("--seeds_at_once=0", "--score_processes=-1", "--set train.beta"),
     ):
         with pytest.raises(SystemExit):
-            claim4.parse(["--workdir=x", wrong])
-    assert "must be KEY=VALUE" in capsys.readouterr().err
+            claim4.parse(["--workdir=x", *wrong.split(" ")])
+        assert f"error: {wrong}" in capsys.readouterr().err
 
 
 # The state that travels
