@@ -503,13 +503,20 @@ def test_rank_correlation_by_hand():
 
 
 def test_tables():
-    over, means, _, paired, ranks = objective_comparison.tables(MODELS, baseline="a")
-    assert ["a", "mig", "0.515 ± 0.013"] in over.rows
+    earlier = [Scored("a", n, 5, {"mig": 0.1 * n, "likeness/paper": 0.01 * n}) for n in range(40)]
+    models = [*earlier, *MODELS]
+    over, means, _, paired, ranks = objective_comparison.tables(models, baseline="a")
+    assert ["a", "mig", f"{np.mean(range(40)) / 10:.3f} ± 1.169", "0.515 ± 0.013"] in over.rows
     assert means.rows[0] == ["objective", "seeds", "mig"]
     assert paired.rows[1][:2] == ["b", "4"]
     assert paired.rows[1][2].startswith("+0.138 (p ")
-    assert ranks.rows[1][0] == "likeness/paper"
-    assert ranks.rows[1][-1] == "8"
+    every, last = (
+        scipy.stats.spearmanr(*([m.scores[name] for m in these] for name in MODELS[0].scores))
+        for these in (models, MODELS)
+    )
+    assert every.pvalue < 1e-5 < last.pvalue  # the trend of one run is none between runs
+    expected = f"{every.statistic:+.2f} / {last.statistic:+.2f} (p {last.pvalue:.2g})"
+    assert ranks.rows[1] == ["likeness/paper", expected, "- / - (p -)", "- / - (p -)", "48 / 8"]
 
 
 def test_curves_are_means_over_the_seeds_that_have_come_so_far():

@@ -76,7 +76,7 @@ def tables(models: Sequence[Scored], *, baseline: str) -> list[Table]:
         _means(models, last, "Scores", SHOWN),
         _means(models, last, "What is paid and what is seen", BESIDE),
         _paired(models, last, baseline),
-        _ranks(models),
+        _ranks(models, last),
     ]
 
 
@@ -208,20 +208,29 @@ def _paired(models: Sequence[Scored], step: int, baseline: str) -> Table:
     return Table("Paired over seeds", rows, note)
 
 
-def _ranks(models: Sequence[Scored]) -> Table:
+def _ranks(models: Sequence[Scored], step: int) -> Table:
     names = dict.fromkeys(name for one in models for name in one.scores)
     measures = [name for name in names if name.startswith(("likeness/", "faithfulness/"))]
     measures += [name for name in ("kl", "reconstruction") if name in names]
+    sets = (models, [one for one in models if one.step == step])
     rows = [["measure without labels", *RANKED_BY, "models"]]
     for measure in measures:
-        found = [rank_correlation(models, measure=measure, score=score) for score in RANKED_BY]
-        cells = ["" if np.isnan(rho) else f"{rho:+.2f} (p {_p(p)})" for rho, p, _ in found]
-        rows.append([measure, *cells, str(found[0][2])])
+        found = [
+            [rank_correlation(these, measure=measure, score=score) for these in sets]
+            for score in RANKED_BY
+        ]
+        cells = [f"{_rho(every)} / {_rho(last)} (p {_p(p)})" for (every, *_), (last, p, _) in found]
+        rows.append([measure, *cells, " / ".join(str(count) for *_, count in found[0])])
     note = (
-        "Spearman's correlation over all models of the table above, at every step that was scored; "
-        "the models of one run are not independent, so that p is too small."
+        f"Spearman's correlation, over the models of all steps / of step {step:,} alone, and p of "
+        "the latter, which is not corrected for the number of tests. The models of one run are not "
+        "independent, so that the former has no p."
     )
     return Table("Selection without labels", rows, note)
+
+
+def _rho(rho: float) -> str:
+    return "-" if np.isnan(rho) else f"{rho:+.2f}"
 
 
 def _p(p: float) -> str:
