@@ -406,7 +406,14 @@ def test_a_broken_file_is_named(claim4, finished, tmp_path):
 
 def test_options_that_cannot_be(claim4, capsys):
     for wrong in (
-        *("--minutes=inf", "--rate_seconds=nan", "--rate_seconds=-1.0", "--steps=201", "--seeds=0"),
+        *(
+            "--minutes=inf",
+            "--minutes=-1.0",
+            "--rate_seconds=nan",
+            "--rate_seconds=-1.0",
+            "--steps=201",
+            "--seeds=0",
+        ),
         *("--seeds_at_once=0", "--score_processes=-1", "--set train.beta"),
     ):
         with pytest.raises(SystemExit):
@@ -506,7 +513,7 @@ def test_tables():
     earlier = [Scored("a", n, 5, {"mig": 0.1 * n, "likeness/paper": 0.01 * n}) for n in range(40)]
     models = [*earlier, *MODELS]
     over, means, _, paired, ranks = objective_comparison.tables(models, baseline="a")
-    assert ["a", "mig", f"{np.mean(range(40)) / 10:.3f} ± 1.169", "0.515 ± 0.013"] in over.rows
+    assert ["a", "mig", "1.950 ± 1.169", "0.515 ± 0.013"] in over.rows
     assert means.rows[0] == ["objective", "seeds", "mig"]
     assert paired.rows[1][:2] == ["b", "4"]
     assert paired.rows[1][2].startswith("+0.138 (p ")
@@ -514,9 +521,8 @@ def test_tables():
         scipy.stats.spearmanr(*([m.scores[name] for m in these] for name in MODELS[0].scores))
         for these in (models, MODELS)
     )
-    assert every.pvalue < 1e-5 < last.pvalue  # the trend of one run is none between runs
     expected = f"{every.statistic:+.2f} / {last.statistic:+.2f} (p {last.pvalue:.2g})"
-    assert ranks.rows[1] == ["likeness/paper", expected, "- / - (p -)", "- / - (p -)", "48 / 8"]
+    assert ranks.rows[1] == ["likeness/paper", expected, "", "", "48 / 8"]
 
 
 def test_curves_are_means_over_the_seeds_that_have_come_so_far():

@@ -219,12 +219,15 @@ def _ranks(models: Sequence[Scored], step: int) -> Table:
             [rank_correlation(these, measure=measure, score=score) for these in sets]
             for score in RANKED_BY
         ]
-        cells = [f"{_rho(every)} / {_rho(last)} (p {_p(p)})" for (every, *_), (last, p, _) in found]
+        cells = [
+            "" if np.isnan(every) else f"{every:+.2f} / {_rho(last)} (p {_p(p)})"
+            for (every, *_), (last, p, _) in found
+        ]
         rows.append([measure, *cells, " / ".join(str(count) for *_, count in found[0])])
     note = (
         f"Spearman's correlation, over the models of all steps / of step {step:,} alone, and p of "
-        "the latter, which is not corrected for the number of tests. The models of one run are not "
-        "independent, so that the former has no p."
+        "the latter, which is not corrected for the number of tests, and too small if the seeds of "
+        "an objective are alike. The models of one run are not independent: the former has no p."
     )
     return Table("Selection without labels", rows, note)
 
