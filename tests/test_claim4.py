@@ -1,4 +1,4 @@
-"""launch/claim4.py with small models: resumed, scored, compared; the state that travels."""
+"""launch/claim4.py with small models: resumed, scored, reported."""
 
 import concurrent.futures
 import functools
@@ -22,21 +22,17 @@ import numpy as np
 import optax
 import psutil
 import pytest
-import scipy.stats
 from dsprites_grids import small_grid
-from factor_model import IMAGES, LATENTS, MODEL, vae_params
+from factor_model import IMAGES
 
 from vae_attn.data import dsprites
 from vae_attn.data.factor_grid import FactorData, FactorGrid
 from vae_attn.errors import UserError
 from vae_attn.experiments.disentanglement import (
-    likeness,
     model_scores,
-    objective_comparison,
     objective_runs,
     objective_scoring,
 )
-from vae_attn.experiments.disentanglement.objective_comparison import Scored
 from vae_attn.models.discriminator import Discriminator
 from vae_attn.training import attention_loss, compact, factor, objectives
 
@@ -406,41 +402,19 @@ def test_a_broken_file_is_named(claim4, finished, tmp_path):
 
 def test_options_that_cannot_be(claim4, capsys):
     for wrong in (
-        *(
-            "--minutes=inf",
-            "--minutes=-1.0",
-            "--rate_seconds=nan",
-            "--rate_seconds=-1.0",
-            "--steps=201",
-            "--seeds=0",
-        ),
-        *("--seeds_at_once=0", "--score_processes=-1", "--set train.beta"),
+        "--minutes=inf",
+        "--minutes=-1.0",
+        "--rate_seconds=nan",
+        "--rate_seconds=-1.0",
+        "--steps=201",
+        "--seeds=0",
+        "--seeds_at_once=0",
+        "--score_processes=-1",
+        "--set train.beta",
     ):
         with pytest.raises(SystemExit):
             claim4.parse(["--workdir=x", *wrong.split(" ")])
         assert f"error: {wrong}" in capsys.readouterr().err
-
-
-# The state that travels
-
-
-def state_of(value=0.0):
-    params = {"w": jnp.linspace(0, 1, 7) + value}
-    moments = {"mu": jnp.linspace(1, 2, 7) / 3 + value, "count": jnp.int32(3)}
-    return {"step": jnp.int32(5), "params": params, "opt_state": moments}
-
-
-def test_the_state_is_kept_but_for_the_moments_last_digits(tmp_path):
-    path, state = tmp_path / "state.safetensors", state_of()
-    assert compact.read(path) is None
-    compact.save(path, state, objective="factor_vae", step=5)
-    assert compact.read(path) == {"objective": "factor_vae", "step": 5}
-    found = compact.load(path, state_of(9.0))
-    jax.tree.map(np.testing.assert_array_equal, found, compact.rounded(state))
-    np.testing.assert_array_equal(found["params"]["w"], state["params"]["w"])
-    np.testing.assert_allclose(found["opt_state"]["mu"], state["opt_state"]["mu"], rtol=2**-8)
-    assert (found["opt_state"]["mu"] != state["opt_state"]["mu"]).any()
-    assert [x.dtype for x in jax.tree.leaves(found)] == [x.dtype for x in jax.tree.leaves(state)]
 
 
 def test_a_whole_run_fits_into_what_travels(claim4, tmp_path):
@@ -455,131 +429,3 @@ def test_a_whole_run_fits_into_what_travels(claim4, tmp_path):
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     ]
     assert sum(sizes) / 1e6 == pytest.approx(44, abs=3)
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "other", "no_file"])
-def test_a_broken_state_is_refused(damage, tmp_path):
-    path, state = tmp_path / "state.safetensors", state_of()
-    compact.save(path, state, step=5)
-    content = bytearray(path.read_bytes())
-    if damage == "cut":
-        path.write_bytes(content[:-9])
-    if damage == "flipped":
-        content[-3] ^= 1
-        path.write_bytes(content)
-    if damage == "other":
-        state["params"]["w"] = jnp.zeros(8)
-    if damage == "no_file":
-        path.write_text("no state", encoding="utf-8")
-    with pytest.raises(UserError, match=r"state.safetensors is broken, or of another model: "):
-        compact.load(path, state)
-
-
-# The comparison
-
-DIFFERENCES = (0.1, 0.3, -0.05, 0.2)
-MODELS = [
-    Scored("a", seed, 10, {"mig": 0.5 + 0.01 * seed, "likeness/paper": 1.0 - seed})
-    for seed in range(4)
-] + [
-    Scored("b", seed, 10, {"mig": 0.5 + 0.01 * seed + d, "likeness/paper": 2.0 - d})
-    for seed, d in enumerate(DIFFERENCES)
-]
-
-
-def test_paired_test_against_scipys():
-    arguments = {"objective": "b", "baseline": "a", "step": 10, "score": "mig"}
-    mean, p, seeds = objective_comparison.paired(MODELS, **arguments)
-    b, a = ([m.scores["mig"] for m in MODELS if m.objective == name] for name in "ba")
-    assert (mean, seeds) == (pytest.approx(np.mean(DIFFERENCES)), 4)
-    assert p == pytest.approx(scipy.stats.ttest_rel(b, a).pvalue)
-    only = objective_comparison.paired(MODELS[:5], **arguments)
-    assert only[0] == pytest.approx(0.1)
-    assert np.isnan(only[1])
-    assert only[2] == 1
-
-
-def test_rank_correlation_by_hand():
-    """1 - 6 sum d^2 / (n (n^2 - 1))."""
-    scores = [(1.0, 0.2), (2.0, 0.1), (3.0, 0.4), (4.0, 0.3), (5.0, 0.9)]
-    models = [Scored("a", n, 1, {"x": x, "mig": y}) for n, (x, y) in enumerate(scores)]
-    rho, _, count = objective_comparison.rank_correlation(models, measure="x", score="mig")
-    assert (rho, count) == (pytest.approx(1 - 6 * 4 / 120), 5)
-    few = objective_comparison.rank_correlation(models[:2], measure="x", score="mig")
-    assert np.isnan(few[0])
-
-
-def test_tables():
-    earlier = [Scored("a", n, 5, {"mig": 0.1 * n, "likeness/paper": 0.01 * n}) for n in range(40)]
-    models = [*earlier, *MODELS]
-    over, means, _, paired, ranks = objective_comparison.tables(models, baseline="a")
-    assert ["a", "mig", "1.950 ± 1.169", "0.515 ± 0.013"] in over.rows
-    assert means.rows[0] == ["objective", "seeds", "mig"]
-    assert paired.rows[1][:2] == ["b", "4"]
-    assert paired.rows[1][2].startswith("+0.138 (p ")
-    every, last = (
-        scipy.stats.spearmanr(*([m.scores[name] for m in these] for name in MODELS[0].scores))
-        for these in (models, MODELS)
-    )
-    expected = f"{every.statistic:+.2f} / {last.statistic:+.2f} (p {last.pvalue:.2g})"
-    assert ranks.rows[1] == ["likeness/paper", expected, "", "", "48 / 8"]
-
-
-def test_curves_are_means_over_the_seeds_that_have_come_so_far():
-    trained = [
-        Scored("a", 0, 10, {"kl": 3.0, "discriminator_accuracy": 0.5}),
-        Scored("a", 1, 10, {"kl": 5.0}),
-        Scored("a", 0, 20, {"kl": 1.0}),
-        Scored("b", 0, 10, {"kl": 7.0}),
-    ]
-    trained += [Scored("a", 0, step, {"reconstruction": 900.0 / step}) for step in (1, 2, 30)]
-    drawn = objective_comparison.figure(trained, [Scored("b", 0, 10, {"mig": 0.3})])
-    axes = {axis.get_title(): axis for axis in drawn.axes}
-    lines = [line.get_xydata().tolist() for line in axes["KL, nats"].lines]
-    assert lines == [
-        [[10, 4.0], [20, 1.0]],
-        *([[10, 3.0], [20, 1.0]], [[10, 5.0]]),
-        [[10, 7.0]],
-    ]
-    (late,) = axes["reconstruction, nats, after a tenth"].lines
-    assert late.get_xydata().tolist() == [[30, 30.0]]
-    (mig,) = axes["MIG"].lines
-    assert mig.get_xydata().tolist() == [[10, 0.3]]
-    assert mig.get_color() == axes["KL, nats"].lines[-1].get_color()  # of the same objective
-    assert {text.get_text() for text in drawn.legends[0].get_texts()} == {"a", "b"}
-
-
-@pytest.mark.slow
-def test_likeness_of_the_maps_of_a_model():
-    """Over the pairs of active latents alone, against the form itself, pair after pair."""
-
-    data, variables = NOISE, {"params": vae_params()}
-    found = likeness.likeness(
-        MODEL,
-        variables,
-        data,
-        active=np.array([True, False, True, True]),
-        layer="conv2",
-        num_images=6,
-        seed=0,
-    )
-    x = data.pixels(data.sample(12, seed=0))
-    features = MODEL.apply(variables, x[:6], "conv2", method="features")
-    seen = attention_loss.Seen(MODEL, variables, "conv2", x[:6], features, x[6:])
-    assert set(found) == {f"likeness/{form}" for form in attention_loss.FORMS}
-    for form in ("paper", "jacobian_cosine"):
-        each = [
-            attention_loss.attention_loss(form, seen, jnp.array([pair]))[0].mean()
-            for pair in ((0, 2), (0, 3), (2, 3))
-        ]
-        assert found[f"likeness/{form}"] == pytest.approx(np.mean(each), rel=1e-4)
-    none = likeness.likeness(
-        MODEL,
-        variables,
-        data,
-        active=np.arange(LATENTS) == 1,
-        layer="conv2",
-        num_images=6,
-        seed=0,
-    )
-    assert none == {}
